@@ -1,0 +1,10 @@
+"""SteadyDancer for ComfyUI: a picture of a person and a dance video in, a video of that person dancing out."""
+
+WEB_DIRECTORY = "./web"
+
+
+async def comfy_entrypoint():
+    """Called by ComfyUI once at start. Nothing is imported before, so the package also loads without ComfyUI."""
+    from .nodes import SteadyDancerExtension
+
+    return SteadyDancerExtension()

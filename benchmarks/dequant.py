@@ -1,0 +1,125 @@
+"""How fast GGUF weights become numbers, beside the other ways that there are. Prints a table.
+
+    python benchmarks/dequant.py [--weights 16777216] [--dtype float16] [--threads N] [--peer PATH] [--device cuda]
+
+Columns are million weights a second; the best of five runs. `diffusers` and `gguf` are asked where they are installed, and a
+ComfyUI-GGUF checkout where --peer names it. On a GPU the last columns are GB/s of `bytes of a weight + 2` and the part of
+what a plain copy reaches there.
+"""
+
+import argparse
+import importlib.util
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def package(name: str, folder: Path):
+    """A package by path, without putting its parent on sys.path."""
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def rate(work, count: int, device: str) -> float:
+    """Million weights a second."""
+
+    def once() -> float:
+        start = time.perf_counter()
+        work()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    once()
+    return count / min(once() for _ in range(5)) / 1e6
+
+
+def contestants(args) -> dict:
+    """Name → function(blocks, kind name, ggml number, out) for every way that is installed."""
+    package("steadydancer_quant", ROOT / "quant")
+    from steadydancer_quant.blocks import BLOCKS, dequantise
+
+    ways = {"ours": lambda b, name, number, out: dequantise(b, BLOCKS[number], out)}
+    if args.device != "cpu":
+        from steadydancer_quant import triton_kernels
+
+        ways["ours, Triton"] = lambda b, name, number, out: (
+            triton_kernels.dequantise(b, number, out) if number in triton_kernels.KERNELS else None
+        )
+    if importlib.util.find_spec("diffusers"):
+        from diffusers.quantizers.gguf import utils
+
+        def diffusers(b, name, number, out):
+            function = getattr(utils, f"dequantize_blocks_{name}", None)
+            return function and function(b, BLOCKS[number].weights, BLOCKS[number].bytes, dtype=out.dtype)
+
+        ways["diffusers"] = diffusers
+    if importlib.util.find_spec("gguf") and args.device == "cpu":
+        import gguf
+
+        def gguf_py(b, name, number, out):
+            numbers = gguf.quants.dequantize(b.numpy(), gguf.GGMLQuantizationType(number))
+            return out.copy_(torch.from_numpy(numbers).view_as(out))
+
+        ways["gguf-py"] = gguf_py
+    if args.peer:
+        spec = importlib.util.spec_from_file_location("peer_dequant", Path(args.peer) / "dequant.py")
+        peer = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(peer)
+        functions = {int(kind): function for kind, function in peer.dequantize_functions.items()}
+        ways["ComfyUI-GGUF"] = lambda b, name, number, out: (
+            functions[number](b, BLOCKS[number].weights, BLOCKS[number].bytes, out.dtype)
+            if number in functions
+            else None
+        )
+    return ways
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=int, default=1 << 24)
+    parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--peer", help="a ComfyUI-GGUF checkout")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    ways = contestants(args)
+    from steadydancer_quant.blocks import BLOCKS
+
+    dtype = getattr(torch, args.dtype)
+    source = torch.zeros(args.weights, dtype=dtype, device=args.device)
+    copy = rate(lambda: torch.empty_like(source).copy_(source), args.weights, args.device) * 2 * dtype.itemsize / 1e3
+    print(f"torch {torch.__version__}, {args.device}, {args.threads} threads, to {args.dtype}; copy {copy:.1f} GB/s")
+    print(f"{'type':<8}" + "".join(f"{name:>14}" for name in ways) + "   against the best other   GB/s   of copy")
+    for number, kind in BLOCKS.items():
+        count = args.weights // kind.weights
+        blocks = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (count, kind.bytes), dtype=np.uint8))
+        blocks.view(torch.float16)[:] = blocks.view(torch.float16).nan_to_num(0, 0, 0)
+        blocks = blocks.to(args.device)
+        out = torch.empty(count * kind.weights, dtype=dtype, device=args.device)
+        speeds = {}
+        with torch.inference_mode():
+            for name, way in ways.items():
+                if way(blocks, kind.name, number, out) is not None:
+                    speeds[name] = rate(lambda way=way: way(blocks, kind.name, number, out), out.numel(), args.device)  # noqa: B023
+        ours = max(speed for name, speed in speeds.items() if name.startswith("ours"))
+        others = [speed for name, speed in speeds.items() if not name.startswith("ours")]
+        against = f"{ours / max(others):.1f}×" if others else ""
+        moved = ours * (kind.bytes / kind.weights + dtype.itemsize) / 1e3
+        row = "".join(f"{speeds[name]:>14.0f}" if name in speeds else f"{'':>14}" for name in ways)
+        print(f"{kind.name:<8}{row}   {against:>22}  {moved:>5.1f}  {moved / copy:>7.0%}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

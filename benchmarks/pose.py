@@ -1,0 +1,182 @@
+#!/usr/bin/env python3
+"""Speed of the pose pipeline: the steps around the nets, the nets, and both together. Prints a table.
+
+    python dev.py run -- python benchmarks/pose.py [--frames 16] [--people 1] [--device cpu|cuda] [--nets]
+
+Without --nets only the steps around them are timed, with our own rasteriser. Weights are random: speed does not depend on them.
+"""
+
+import argparse
+import importlib.util
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+spec = importlib.util.spec_from_file_location("steadydancer_cli", ROOT / "cli.py")
+cli = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(cli)
+cli.load_package()
+
+from steadydancer.pose import crops, detect  # noqa: E402
+from steadydancer.pose.align import align  # noqa: E402
+from steadydancer.pose.draw import draw  # noqa: E402
+from steadydancer.pose.estimate import Net, Settings, estimate  # noqa: E402
+from steadydancer.pose.keypoints import Poses  # noqa: E402
+from steadydancer.pose.raster import NumpyPainter  # noqa: E402
+from steadydancer.pose.rtmpose import PoseNet  # noqa: E402
+from steadydancer.pose.styles import STYLES  # noqa: E402
+from steadydancer.pose.yolox import YOLOX  # noqa: E402
+
+WIDTH, HEIGHT = 720, 1280
+# controlnet_aux e8b689a, measured around its nets on 2 CPU cores: see the project's notes.
+PUBLISHED_MS = 47
+
+
+class ConstantDetector:
+    """One sure person, at no cost."""
+
+    def __init__(self, device):
+        self.rows = torch.zeros(1, 8400, 85, device=device)
+        self.rows[0, 6400 + 3280 % 400, :6] = torch.tensor([0.0, 0.0, 2.2, 2.9, 1.0, 1.0])
+
+    def __call__(self, pictures):
+        return self.rows.expand(len(pictures), -1, -1)
+
+
+class ConstantPose:
+    """Fixed points, at no cost."""
+
+    def __init__(self, device):
+        random = torch.Generator().manual_seed(0)
+        self.answer = tuple(torch.rand(1, 133, bins, generator=random).to(device) for bins in (576, 768))
+
+    def __call__(self, crops):
+        return tuple(part.expand(len(crops), -1, -1) for part in self.answer)
+
+
+def timed(work, repeats: int, device) -> tuple[float, float]:
+    """Wall and CPU seconds a call, the best of `repeats` after one to warm up. CPU time says more on a busy machine."""
+    best = cpu = float("inf")
+    for i in range(repeats + 1):
+        start, burnt = time.perf_counter(), time.process_time()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        if i:
+            best, cpu = min(best, time.perf_counter() - start), min(cpu, time.process_time() - burnt)
+    return best, cpu
+
+
+def dancer(frames: int) -> Poses:
+    """A body with hands at a plausible size, moving a little."""
+    random = np.random.default_rng(0)
+    x = np.array([0, 0, -90, -150, -190, 90, 150, 190, -50, -60, -60, 50, 60, 60, -15, 15, -30, 30.0])
+    y = np.array([-90, 0, 0, 130, 250, 0, 130, 250, 300, 520, 740, 300, 520, 740, -105, -105, -95, -95.0])
+    points = np.zeros((frames, 1, 134, 2))
+    points[:, 0, :18] = np.stack([360 + x, 330 + y], -1) + random.uniform(-9, 9, (frames, 18, 2))
+    for part, wrist in ((slice(92, 113), 7), (slice(113, 134), 4)):
+        points[:, 0, part] = points[:, 0, [wrist]] + random.uniform(-45, 45, (frames, 21, 2))
+    return Poses(points, np.ones((frames, 1, 134), np.float32), WIDTH, HEIGHT)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--nets", action="store_true", help="also time the nets, and onnxruntime where it is installed")
+    parser.add_argument("--threads", type=int, default=0, help="torch's threads; 0 leaves its own choice")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+    frames = torch.rand(args.frames, HEIGHT, WIDTH, 3)
+    rows = []
+
+    def add(name: str, work, items: int) -> np.ndarray:
+        wall, cpu = (seconds / items * 1000 for seconds in timed(work, args.repeats, device))
+        rows.append((name, wall, cpu))
+        return np.array([wall, cpu])
+
+    poses, reference, style = dancer(args.frames), dancer(1), STYLES["SteadyDancer"]
+    region = crops.regions(np.array([[140.0, 180, 580, 1120]]), 288, 384)[0]
+    loaded = frames[0].to(device)
+    with torch.no_grad():
+        add("letterbox", lambda: detect.letterbox(frames[:4].to(device)), 4)
+        add("crop", lambda: crops.normalised(crops.crop(loaded, region, 288, 384)), 1)
+        fixed = ConstantDetector(device), ConstantPose(device)
+        nets = Net(fixed[0], device, 4), Net(fixed[1], device, 16, 288, 384)
+        whole = add("pipeline without nets", lambda: estimate(frames, *nets, Settings(detect_every=1)), args.frames)
+        add(
+            "pipeline without nets, detecting every 5",
+            lambda: estimate(frames, *nets, Settings(detect_every=5)),
+            args.frames,
+        )
+        whole += add("align", lambda: align(poses, reference, WIDTH, HEIGHT), args.frames)
+        whole += add("draw (own rasteriser, 2x)", lambda: draw(poses, style, NumpyPainter), args.frames)
+        rows.append(("all of it, every frame detected", *whole))
+        rows.append(("controlnet_aux around its nets (published measurement)", PUBLISHED_MS, PUBLISHED_MS))
+        if args.nets:
+            time_nets(add, frames, device)
+    print(f"{WIDTH}x{HEIGHT}, {args.frames} frames, {device}, {torch.get_num_threads()} threads")
+    print(f"{'':56} {'wall':>9} {'CPU':>9}  ms a frame")
+    for name, wall, cpu in rows:
+        print(f"{name:56} {wall:9.2f} {cpu:9.2f}  {1000 / wall:9.1f} frames/s")
+
+
+def time_nets(add, frames: torch.Tensor, device: torch.device) -> None:
+    half = device.type == "cuda"
+    pose, found = PoseNet(1.0, 1.0, 288, 384, False).eval().to(device), {}
+    if half:
+        pose.backbone.half()
+    for name, size in (("YOLOX-s", (0.33, 0.5)), ("YOLOX-m", (0.67, 0.75)), ("YOLOX-l", (1.0, 1.0))):
+        found[name] = YOLOX(*size, 80).eval().to(device)
+        if half:
+            found[name].half()
+    pictures, inputs = torch.rand(4, 3, 640, 640, device=device) * 255, torch.randn(4, 3, 384, 288, device=device)
+    for name, net in found.items():
+        add(f"{name}, torch, batch 4", lambda net=net: net(pictures), 4)
+    for batch in (1, 4):
+        add(f"DWPose-l, torch, batch {batch}", lambda batch=batch: pose(inputs[:batch]), batch)
+    if not half:
+        time_onnxruntime(add, {"YOLOX-l": (found["YOLOX-l"], pictures[:1]), "DWPose-l": (pose, inputs[:1])})
+    constant = ConstantDetector(device)
+
+    def detector(x):
+        found["YOLOX-l"](x)  # its random weights find nobody: its time counts, the constant's box is used
+        return constant(x)
+
+    nets = Net(detector, device, 16 if half else 1), Net(pose, device, 64 if half else 4, 288, 384)
+
+    def run() -> None:
+        draw(estimate(frames, *nets, Settings(detect_every=5)), STYLES["SteadyDancer"], NumpyPainter)
+
+    add("end to end: YOLOX-l every 5, DWPose-l, drawing", run, len(frames))
+
+
+def time_onnxruntime(add, nets: dict) -> None:
+    try:
+        import onnx  # noqa: F401 (torch's exporter needs it)
+        import onnxruntime
+    except ImportError:
+        print("onnx or onnxruntime is not installed: left out")
+        return
+    import tempfile
+
+    for name, (net, x) in nets.items():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "net.onnx"
+            torch.onnx.export(net, (x,), path, dynamo=False, input_names=["input"])
+            session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            add(
+                f"{name}, onnxruntime, batch 1", lambda session=session, x=x: session.run(None, {"input": x.numpy()}), 1
+            )
+
+
+if __name__ == "__main__":
+    sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+    main()

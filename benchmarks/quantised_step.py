@@ -1,0 +1,127 @@
+"""Step time and peak memory of SteadyDancer 14B in GGUF against bf16, with random weights. Needs an NVIDIA GPU to mean much.
+
+    python benchmarks/quantised_step.py --comfyui PATH [--kinds bf16 Q4_K Q8_0] [--frames 81] [--width 832] [--height 480]
+                                        [--loras 0] [--keys 14b|tiny]
+
+Each kind is loaded and placed by ComfyUI, then evaluated four times; the first is not counted. Nothing is written to disk.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def state_dict(keys: str, kind: str) -> dict[str, torch.Tensor]:
+    """Random weights in the published layout; Linear weights of the blocks in `kind`, the rest in float32 or bf16."""
+    from steadydancer.quant.blocks import BLOCKS, BY_NAME
+    from steadydancer.quant.layout import packed
+
+    tensors = {}
+    for line in (ROOT / f"tests/golden/steadydancer_{keys}.keys.tsv").read_text("utf-8").splitlines():
+        if not line.strip():
+            continue
+        key, sizes = line.split("\t")[:2]
+        shape = tuple(map(int, sizes.split(",")))
+        if kind != "bf16" and key.startswith("blocks.") and key.endswith(".weight") and len(shape) == 2:
+            block = BY_NAME[kind]
+            number = next(number for number, entry in BLOCKS.items() if entry is block)
+            data = torch.randint(0, 256, (shape[0], shape[1] // block.weights, block.bytes), dtype=torch.uint8)
+            data.view(torch.float16).clamp_(-1e-3, 1e-3).nan_to_num_(1e-3)
+            tensors[key] = packed(data.view(shape[0], -1), number, torch.bfloat16)
+        else:
+            scale = max(1, shape[-1]) ** -0.5
+            tensors[key] = (torch.randn(shape) * scale).to(torch.bfloat16)
+    return tensors
+
+
+def measure(args, kind: str) -> None:
+    import comfy.model_management as mm
+    import comfy.sd
+    from steadydancer.quant.ops import packed_operations
+    from steadydancer.quant.patches import with_packed_patches
+
+    operations = packed_operations()
+    options = {} if kind == "bf16" else {"custom_operations": operations}
+    model = comfy.sd.load_diffusion_model_state_dict(state_dict(args.keys, kind), {**options, "dtype": torch.bfloat16})
+    if kind != "bf16":
+        model = with_packed_patches(model, operations.scratch)
+    for _ in range(args.loras):
+        model = with_lora(model)
+    mm.load_models_gpu([model], memory_required=0)
+    device, dtype = model.load_device, torch.bfloat16
+    t, h, w = (args.frames - 1) // 4 + 1, args.height // 8, args.width // 8
+    latent = lambda channels, frames=t: torch.randn(1, channels, frames, h, w, device=device, dtype=dtype)  # noqa: E731
+    inputs = {
+        "context": torch.randn(1, 512, 4096, device=device, dtype=dtype),
+        "clip_fea": torch.randn(1, 257, 1280, device=device, dtype=dtype),
+        "clip_fea_pose": torch.randn(1, 257, 1280, device=device, dtype=dtype),
+        "pose_latents": latent(16),
+        "ref_latent": latent(16, 1),
+        "ref_pose_latent": latent(16, 1),
+    }
+    x, timestep = latent(36), torch.full((1,), 731.0, device=device)
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(4):
+            start = time.perf_counter()
+            model.model.diffusion_model(x, timestep, **inputs)
+            if on_gpu:
+                torch.cuda.synchronize(device)
+            seconds.append(time.perf_counter() - start)
+    peak = torch.cuda.max_memory_allocated(device) / 1e9 if on_gpu else float("nan")
+    dynamic = "dynamic" if model.is_dynamic() else "static"
+    weights = model.model_size() / 1e9
+    print(f"{kind:<8} {dynamic:<8} {weights:>7.2f} {peak:>8.2f} {min(seconds[1:]):>8.3f}", flush=True)
+    mm.unload_all_models()
+
+
+def with_lora(model, rank: int = 64):
+    """The model with one random LoRA on all attention weights."""
+    from comfy.weight_adapter.lora import LoRAAdapter
+
+    patches = {}
+    for name, module in model.model.diffusion_model.named_modules():
+        if "attn." in name and hasattr(module, "in_features"):
+            up, down = torch.randn(module.out_features, rank) * 1e-3, torch.randn(rank, module.in_features) * 1e-3
+            patches[f"diffusion_model.{name}.weight"] = LoRAAdapter(set(), (up, down, None, None, None, None))
+    model = model.clone()
+    model.add_patches(patches)
+    return model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--comfyui", required=True)
+    parser.add_argument("--kinds", nargs="+", default=["bf16", "Q8_0", "Q4_K"])
+    parser.add_argument("--keys", choices=("14b", "tiny"), default="14b")
+    parser.add_argument("--loras", type=int, default=0)
+    parser.add_argument("--frames", type=int, default=81)
+    parser.add_argument("--width", type=int, default=832)
+    parser.add_argument("--height", type=int, default=480)
+    args = parser.parse_args()
+    sys.argv = sys.argv[:1]
+    sys.path.insert(0, args.comfyui)
+    if not torch.cuda.is_available():
+        from comfy.cli_args import args as flags
+
+        flags.cpu = True
+    sys.path.append(str(ROOT / "tests"))
+    import support  # noqa: F401  (loads the package)
+    from steadydancer.dancer.model import register
+
+    register()
+    print(f"{'kind':<8} {'placing':<8} {'weights':>7} {'peak GB':>8} {'s a step':>8}")
+    for kind in args.kinds:
+        measure(args, kind)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+#!/usr/bin/env python3
+"""The operator's door: what a pod needs without a browser. `python cli.py --help` lists it; ComfyUI is not needed."""
+
+import argparse
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+COMMANDS = ("queue", "download", "list", "verify", "select", "r2")
+ROOT = Path(__file__).resolve().parent
+
+
+def load_package() -> ModuleType:
+    """Loads this folder as the package `steadydancer`, whatever the folder is called.
+
+    The folder itself must not be on sys.path: its `nodes/` would hide ComfyUI's nodes.py.
+    """
+    if "steadydancer" not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            "steadydancer", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+        )
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["steadydancer"] = module
+        spec.loader.exec_module(module)
+    return sys.modules["steadydancer"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one subcommand and returns its exit code: 0 done, 1 failed with a sentence on stderr, 2 wrong usage."""
+    load_package()
+    parser = argparse.ArgumentParser(prog="cli.py", description=__doc__)
+    subparsers = parser.add_subparsers(dest="command", required=True)
+    for name in COMMANDS:
+        command = importlib.import_module(f"steadydancer.commands.{name}")
+        command.add_parser(subparsers).set_defaults(run=command.run)
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+    except (OSError, ValueError, RuntimeError) as err:
+        print(err, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a cp1252 console cannot print every file name
+    sys.exit(main())

@@ -1,0 +1,15 @@
+"""The subcommands of cli.py, one file each: `add_parser(subparsers)` declares it, `run(args) -> int` does it."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).absolute().parents[1]
+
+
+def comfyui() -> Path | None:
+    """The base folder of the ComfyUI that this package is installed in, or None."""
+    called = Path(sys.argv[0]).absolute().parent  # the package may be linked into custom_nodes
+    for folder in (called, ROOT):
+        if folder.parent.name == "custom_nodes":
+            return folder.parents[1]
+    return None

@@ -1,0 +1,98 @@
+"""Fetches model files: profiles, variants or single files, checked and resumable."""
+
+import argparse
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from .. import environment
+from ..loaders import hub
+from ..loaders.catalog import ModelFile
+from ..loaders.download import ensure_all
+from ..loaders.errors import DownloadCancelled, DownloadError
+from ..loaders.places import Places
+from ..loaders.select import files_of, profiles_from_environment
+from ..loaders.transfer import Patience
+from ..progress import TerminalLine
+from . import comfyui
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser("download", help="fetch model files", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="profile|variant|file", help="`cli.py list` shows them")
+    parser.add_argument("--from-env", action="store_true", help="also what the ENABLE_… variables ask for")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be fetched (also DRY_RUN=true)")
+    parser.add_argument("--jobs", type=int, default=1, help="files fetched at a time; each uses 8 connections")
+    add_models_dir(parser)
+    return parser
+
+
+def add_models_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--models-dir", type=Path, help="default: MODELS_DIR, else the models folder of this ComfyUI")
+
+
+def models(args) -> Places:
+    """The models folder: as asked, as the environment says, or of the ComfyUI that this package is installed in."""
+    if args.models_dir or environment.text("MODELS_DIR"):
+        return Places((args.models_dir or Path(environment.text("MODELS_DIR"))).expanduser())
+    if base := comfyui():
+        return Places(base / "models")
+    raise ValueError("Where the models belong is not known here. Give --models-dir or set MODELS_DIR.")
+
+
+def run(args) -> int:
+    names = args.names + (profiles_from_environment() if args.from_env else [])
+    if not names:
+        if args.from_env:
+            print("No ENABLE_… variable is true: nothing to fetch.")
+            return 0
+        raise ValueError("Nothing was named. Give a profile such as steadydancer; `cli.py list` shows them.")
+    if args.jobs < 1:
+        raise ValueError("--jobs must be at least 1.")
+    files, where = files_of(names), models(args)
+    patience = Patience(timeout=environment.number("DOWNLOAD_TIMEOUT", Patience.timeout))
+    missing = show(files, where, patience)
+    if args.dry_run or environment.flag("DRY_RUN") or not missing:
+        return 0
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    try:
+        ensure_all(files, where, TerminalLine(), stopped.is_set, args.jobs, patience)
+    except DownloadCancelled:
+        print("\nStopped. What was fetched is kept for the next time.", file=sys.stderr)
+        return 130
+    print(f"\nAll {len(files)} files are in {where.models_dir}.")
+    return 0
+
+
+def show(files: list[ModelFile], where: Places, patience: Patience) -> int:
+    """Prints the plan and returns how many files are missing. The publisher is asked for sizes the catalogue lacks."""
+    missing, bytes_missing, exact = 0, 0, True
+    print(f"{'file':<58} {'bytes':>16}  state")
+    for file in files:
+        path = where.find(file)
+        size, sure = (path.stat().st_size, True) if path and path.is_file() else published_size(file, patience)
+        if not path:
+            missing, bytes_missing, exact = missing + 1, bytes_missing + size, exact and sure
+        name = path.name if path else file.name or f"{file.id} (name from the listing)"
+        state = "present" if path else f"missing, from {file.sources[0].where}"
+        print(f"{file.folder + '/' + name:<58} {f'{size:,}' if sure else f'about {size:,}':>16}  {state}")
+    about = "" if exact else "about "
+    print(f"{missing} of {len(files)} files to fetch, {about}{bytes_missing:,} bytes, into {where.models_dir}")
+    return missing
+
+
+def published_size(file: ModelFile, patience: Patience) -> tuple[int, bool]:
+    """Bytes of a file that is not here, and whether somebody states them."""
+    if file.bytes:
+        return file.bytes, True
+    if not hub.offline():
+        quick = Patience(attempts=1, timeout=min(10.0, patience.timeout))
+        try:
+            remotes = hub.resolve(file, file.sources[0], quick, lambda: False)
+            return sum(remote.size or 0 for remote in remotes), all(remote.size is not None for remote in remotes)
+        except DownloadError as err:
+            print(f"  {err}", file=sys.stderr)
+    return file.size, False

@@ -1,0 +1,166 @@
+"""`cli.py r2 test | upload | sync | ls`: Cloudflare R2 and other S3 buckets, with the nodes' profiles and journal."""
+
+import argparse
+import sys
+import threading
+import time
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ..progress import TerminalLine, size
+from . import comfyui
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser("r2", help="save to Cloudflare R2 or another S3 bucket", description=__doc__)
+    actions = parser.add_subparsers(dest="action", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--profile", default="auto", help="a profile's name, or name:bucket (default: %(default)s)")
+    common.add_argument("--config", type=Path, help="TOML file with profiles (default: ComfyUI's own)")
+    common.add_argument("--comfyui", type=Path, help="ComfyUI's folder (default: the one the package is installed in)")
+
+    test = actions.add_parser("test", parents=[common], help="write, read, list and delete a small object")
+    test.set_defaults(action=_test)
+
+    upload = actions.add_parser("upload", parents=[common], help="send files; the last line is the last one's key")
+    upload.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    upload.add_argument("--key", help="key template (default: {prefix}/{date}/{name})")
+    upload.add_argument("--prefix", help="instead of the profile's prefix")
+    upload.add_argument("--overwrite", action="store_true", help="replace an object of the same name")
+    upload.set_defaults(action=_upload)
+
+    sync = actions.add_parser("sync", parents=[common], help="send what a folder holds and was not sent yet")
+    sync.add_argument("folder", nargs="?", type=Path, help="default: ComfyUI's output folder")
+    sync.add_argument("--watch", action="store_true", help="go on until stopped")
+    sync.set_defaults(action=_sync)
+
+    listing = actions.add_parser("ls", parents=[common], help="list objects")
+    listing.add_argument("--prefix", default="", help="only keys that begin so")
+    listing.set_defaults(action=_ls)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 when everything went well, 1 when something did not arrive."""
+    return args.action(args, _bucket(args))
+
+
+def _bucket(args: argparse.Namespace):
+    from ..storage import profiles
+    from ..storage.client import Bucket
+
+    base = _comfyui(args)
+    config = args.config or profiles.config_file((base or Path.home()) / "user" / "__steadydancer" / "r2.toml")
+    if args.config and not args.config.is_file():
+        raise ValueError(f"There is no file {args.config}. Correct --config.")
+    profile = profiles.find(args.profile, config)
+    if profile is None:
+        raise ValueError(
+            "No save profile is set up. Set R2_ENDPOINT, R2_BUCKET, R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY, "
+            f"or describe one in {config}."
+        )
+    return Bucket(profile)
+
+
+def _comfyui(args: argparse.Namespace) -> Path | None:
+    """ComfyUI's base folder: asked for, or where the package is installed, or None."""
+    return args.comfyui.absolute() if args.comfyui else comfyui()
+
+
+def _journal(folder: Path | None):
+    """The journal that ComfyUI's nodes use too; without ComfyUI, one inside the folder that is sent."""
+    from ..storage.journal import FILE, Journal
+
+    if folder is None:
+        return None
+    if (folder / "user").is_dir():
+        return Journal(folder / "user" / "__steadydancer" / FILE)
+    return Journal(folder / ".steadydancer" / FILE)
+
+
+def _test(args: argparse.Namespace, bucket) -> int:
+    import secrets
+
+    profile = bucket.profile
+    print(f"profile  {profile.name}")
+    print(f"endpoint {urlsplit(profile.endpoint).netloc or 'AWS'}")
+    print(f"bucket   {bucket.name}")
+    key, content = f"steadydancer-test-{secrets.token_hex(8)}.json", {"test": secrets.token_hex(8)}
+    steps = {
+        "write": lambda: bucket.write_json(key, content, None),
+        "read": lambda: bucket.read_json(key)[0] == content,
+        "list": lambda: [item["Key"] for item in bucket.list(key)] == [key],
+        "delete": lambda: bucket.delete(key),
+    }
+    try:
+        for name, step in steps.items():
+            started = time.monotonic()
+            if step() is False:
+                raise RuntimeError(
+                    f"What was written could not be found again at '{name}'. Check the bucket's settings."
+                )
+            print(f"{name:8} ok, {1000 * (time.monotonic() - started):.0f} ms")
+    except BaseException:
+        with suppress(RuntimeError):  # the first error is the one to tell
+            bucket.delete(key)
+        raise
+    return 0
+
+
+def _upload(args: argparse.Namespace, bucket) -> int:
+    from ..storage import keys
+    from ..storage.upload import deliver
+
+    missing = [path for path in args.files if not path.is_file()]
+    if missing:
+        raise ValueError(f"There is no file {missing[0]}. Nothing was sent.")
+    journal, failed = _journal(_comfyui(args)), 0
+    for path in (path.resolve() for path in args.files):
+        prefix = bucket.profile.prefix if args.prefix is None else args.prefix
+        tokens = {"prefix": prefix, **keys.file_times(path.stat().st_mtime), **keys.file_names(path.name)}
+        key = keys.fill(args.key or keys.TEMPLATE, tokens)
+        with journal.claim(path) if journal else nullcontext(True) as ours:
+            try:
+                if not ours:
+                    raise RuntimeError(f"{path.name} is being sent by ComfyUI or a sync. Wait for it, or try again.")
+                print(deliver(bucket, path, key, journal, args.overwrite, TerminalLine(path.name)).key)
+            except RuntimeError as err:
+                print(err, file=sys.stderr)
+                failed += 1
+    return 1 if failed else 0
+
+
+def _sync(args: argparse.Namespace, bucket) -> int:
+    from ..storage.sync import Sync
+
+    base = _comfyui(args)
+    folder = args.folder or (base / "output" if base else None)
+    if folder is None or not folder.is_dir():
+        raise ValueError(f"There is no folder {folder or 'to send'}. Name one: cli.py r2 sync FOLDER")
+    folder = folder.resolve()
+    inside_comfyui = base or (folder.parent if (folder.parent / "user").is_dir() else folder)
+    sync = Sync(folder, bucket, _journal(inside_comfyui))
+
+    def sent(path: Path, key: str) -> None:
+        print(f"{path.relative_to(folder)} → {key}", flush=True)
+
+    if args.watch:
+        sync.run(threading.Event(), sent)
+        return 0
+    total = count = sync.round(on_sent=sent)
+    if sync.unfinished:
+        print("Waiting for what is still being written. Ctrl-C ends it.", file=sys.stderr)
+    while sync.unfinished:
+        time.sleep(0.5)
+        count = sync.round(on_sent=sent)
+        total += count
+    left = sync.waiting - count
+    print(f"{total} sent, {left} left", file=sys.stderr)
+    return 1 if left else 0
+
+
+def _ls(args: argparse.Namespace, bucket) -> int:
+    for item in bucket.list(args.prefix):
+        print(f"{item['LastModified']:%Y-%m-%d %H:%M:%S}  {size(item['Size']):>9}  {item['Key']}")
+    return 0

@@ -1,0 +1,1 @@
+"""SteadyDancer: network, registration, conditioning, guidance, sampling."""

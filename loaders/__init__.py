@@ -1,0 +1,1 @@
+"""From a variant id to a ready ComfyUI object."""

@@ -1,0 +1,157 @@
+"""From files to ComfyUI objects: models now, text encoders, image encoders and VAEs when somebody first uses them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import comfy.clip_vision
+import comfy.model_management
+import comfy.sd
+import comfy.utils
+import folder_paths
+import torch
+
+from ..quant.fp8 import with_true_formats
+from ..quant.ops import packed_operations
+from ..quant.patches import with_packed_patches
+from .places import Places
+from .read import diffusion_tensors, text_encoder_tensors
+
+
+class ComfyPlaces(Places):
+    """ComfyUI's model folders, those of extra_model_paths.yaml among them."""
+
+    def __init__(self):
+        super().__init__(folder_paths.models_dir)
+
+    def folders(self, folder: str) -> list[Path]:
+        if folder not in folder_paths.folder_names_and_paths:
+            return super().folders(folder)
+        paths = map(Path, folder_paths.get_folder_paths(folder))
+        return sorted(paths, key=lambda path: path.name != folder)  # models/unet is searched, but nothing is put there
+
+
+class OnFirstUse:
+    """A ComfyUI object that is fetched and loaded when something first asks it for anything.
+
+    Until then it has no attributes; afterwards it has those of the loaded object and is in every way one of its class.
+    A failure leaves it as it was, so the next use tries again.
+    """
+
+    def __init__(self, load: Callable[[], object]):
+        self.__dict__["load_now"] = load
+
+    def __getattribute__(self, name: str):
+        mine = object.__getattribute__(self, "__dict__")
+        # ComfyUI looks for a patcher on every result that it keeps, to count memory: that is not a use.
+        if "load_now" in mine and name != "patcher" and not name.startswith("__"):
+            loaded = mine["load_now"]()
+            del mine["load_now"]
+            mine.update(loaded.__dict__)
+        return object.__getattribute__(self, name)
+
+
+class LazyCLIP(OnFirstUse, comfy.sd.CLIP):
+    pass
+
+
+class LazyClipVision(OnFirstUse, comfy.clip_vision.ClipVisionModel):
+    pass
+
+
+class LazyVAE(OnFirstUse, comfy.sd.VAE):
+    pass
+
+
+def load_diffusion(paths: list[Path]):
+    """A MODEL from one file, safetensors or GGUF, or from the shards of one. Raises ValueError where this cannot be."""
+    if len(paths) > 1:
+        return load_shards([str(path) for path in paths])
+    load = load_gguf if paths[0].suffix.lower() == ".gguf" else load_one
+    return load(str(paths[0]))
+
+
+def load_one(path: str, disable_dynamic: bool = False):
+    """A MODEL from a safetensors file. Scaled fp8 keeps the format that its tensors have."""
+    tensors, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
+    if "_quantization_metadata" not in (metadata or {}):
+        tensors = with_true_formats(tensors, Path(path).name)
+    model = comfy.sd.load_diffusion_model_state_dict(tensors, metadata=metadata, disable_dynamic=disable_dynamic)
+    return known(model, path, load_one)
+
+
+def load_gguf(path: str, disable_dynamic: bool = False):
+    """A MODEL from a GGUF file: whatever ComfyUI's detection knows. Computes in bfloat16 where the device can."""
+    device = comfy.model_management.get_torch_device()
+    dtype = torch.bfloat16 if comfy.model_management.should_use_bf16(device) else None
+    operations = packed_operations()
+    options = {"custom_operations": operations} | ({"dtype": dtype} if dtype else {})
+    tensors = diffusion_tensors(Path(path), dtype or torch.float16)
+    model = comfy.sd.load_diffusion_model_state_dict(tensors, model_options=options, disable_dynamic=disable_dynamic)
+    return with_packed_patches(known(model, path, load_gguf), operations.scratch)
+
+
+def load_shards(paths: list[str], disable_dynamic: bool = False):
+    """A MODEL from files that each hold a part of the tensors. float32 shards run in bfloat16, as published."""
+    tensors = {}
+    for path in paths:
+        tensors.update(comfy.utils.load_torch_file(path))
+    options = {"dtype": torch.bfloat16}
+    model = comfy.sd.load_diffusion_model_state_dict(tensors, model_options=options, disable_dynamic=disable_dynamic)
+    return known(model, paths, load_shards)
+
+
+def known(model, source: str | list[str], load: Callable):
+    """The model that ComfyUI recognised, able to be loaded once more. Raises ValueError where it recognised none."""
+    if model is None:
+        name = Path(source).name if isinstance(source, str) else Path(source[0]).parent.name
+        raise ValueError(f"{name} is not a model that ComfyUI knows. Choose another file, or fetch it again.")
+    model.cached_patcher_init = (load, (source,))
+    return model
+
+
+def with_lora(model, path: Path):
+    """The MODEL with a LoRA at full strength."""
+    lora = comfy.utils.load_torch_file(str(path), safe_load=True)
+    return comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)[0]
+
+
+def load_clip(paths: list[Path], clip_type: str) -> comfy.sd.CLIP:
+    kind = comfy.sd.CLIPType[clip_type.upper()]
+    embeddings = folder_paths.get_folder_paths("embeddings")
+    if paths[0].suffix.lower() == ".gguf":
+        return load_gguf_clip(str(paths[0]), kind, embeddings)
+    return comfy.sd.load_clip([str(path) for path in paths], embedding_directory=embeddings, clip_type=kind)
+
+
+def load_gguf_clip(path: str, kind: comfy.sd.CLIPType, embeddings: list[str], disable_dynamic: bool = False):
+    """A CLIP from a T5 or UMT5 encoder's GGUF file."""
+    operations = packed_operations()
+    clip = comfy.sd.load_text_encoder_state_dicts(
+        [text_encoder_tensors(Path(path), torch.float16)],
+        embedding_directory=embeddings,
+        clip_type=kind,
+        model_options={"custom_operations": operations},
+        disable_dynamic=disable_dynamic,
+    )
+    clip.patcher = with_packed_patches(clip.patcher, operations.scratch)
+    clip.patcher.cached_patcher_init = (gguf_clip_patcher, (path, kind, embeddings))
+    return clip
+
+
+def gguf_clip_patcher(path: str, kind: comfy.sd.CLIPType, embeddings: list[str], disable_dynamic: bool = False):
+    return load_gguf_clip(path, kind, embeddings, disable_dynamic).patcher
+
+
+def load_clip_vision(paths: list[Path]) -> comfy.clip_vision.ClipVisionModel:
+    model = comfy.clip_vision.load(str(paths[0]))
+    if model is None:
+        raise ValueError(f"{paths[0].name} is not an image encoder that ComfyUI knows. Fetch it again.")
+    return model
+
+
+def load_vae(paths: list[Path]) -> comfy.sd.VAE:
+    tensors, metadata = comfy.utils.load_torch_file(str(paths[0]), return_metadata=True)
+    vae = comfy.sd.VAE(sd=tensors, metadata=metadata)
+    vae.throw_exception_if_invalid()
+    vae.patcher.cached_patcher_init = (comfy.sd.load_vae_patcher, (str(paths[0]), metadata, None))
+    return vae

@@ -1,0 +1,283 @@
+"""From a catalogue entry to a checked file on disk: found, or fetched once from the first source that has it."""
+
+import contextlib
+import contextvars
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from ..progress import program_ends
+from . import hub, places
+from .catalog import ModelFile, Source, catalogue
+from .errors import DownloadCancelled, DownloadError, NoRoom
+from .places import Places
+from .transfer import Cancelled, Patience, Progress, Remote, Transfer
+
+log = logging.getLogger(__name__)
+
+
+def ensure(
+    file: ModelFile | str,
+    where: Places | Path | str,
+    progress: Progress = lambda done, total: None,
+    cancelled: Cancelled = lambda: False,
+    patience: Patience | None = None,
+    say: Callable[[str], None] = log.warning,
+) -> Path:
+    """The path of a catalogue file (or its id), fetched into the models folder `where` if it is not there.
+
+    `progress(done, total)` counts bytes. Asks nothing of the network when the file is there. Raises DownloadError with
+    what to do, DownloadCancelled within a second of `cancelled()`, ValueError for an unknown id.
+    """
+    if isinstance(file, str):
+        if file not in catalogue().files:
+            raise ValueError(f"The catalogue has no file '{file}'.")
+        file = catalogue().files[file]
+    where = where if isinstance(where, Places) else Places(where)
+    patience = patience or Patience()
+    path = where.find(file)
+    before = stamp(path)
+    if path:
+        if file.sha256 and path.is_file() and not places.recorded(path):
+            say(f"{path.name} is checked once against its published sha256.")
+        reason = places.damage(path, file, progress, cancelled)
+        if not reason:
+            return path
+        kept = aside(path, file.format)
+        say(f"{path.name} {reason}: fetching it again." + (f" What is there is kept as {kept.name}." if kept else ""))
+    if hub.offline():
+        raise DownloadError(by_hand(file, where))
+    refused = []
+    for number, source in enumerate(file.sources, 1):
+        try:
+            remotes = hub.resolve(file, source, patience, cancelled)
+            if source.kind == "snapshot":
+                return fetch_snapshot(file, where.target(file), remotes, progress, cancelled, patience)
+            expect(file, source, remotes[0])
+            target = path or inside(where.target(file), "" if file.name else remotes[0].name)
+            return fetch(remotes[0], file, target, before, progress, cancelled, patience)
+        except NoRoom:
+            raise
+        except DownloadError as err:
+            if number < len(file.sources):
+                say(f"{err} Trying the next source.")
+            refused.append(err)
+    if len(refused) == 1:
+        raise refused[0]
+    raise DownloadError(f"No source could give {file.name or file.id}. " + " ".join(map(str, refused))) from refused[0]
+
+
+def ensure_all(
+    files: Iterable[ModelFile],
+    where: Places,
+    progress: Progress = lambda done, total: None,
+    cancelled: Cancelled = lambda: False,
+    jobs: int = 1,
+    patience: Patience | None = None,
+    say: Callable[[str], None] = log.warning,
+) -> list[Path]:
+    """The paths of several files, `jobs` of them fetched at a time, with one progress for all.
+
+    Raises the first failure after the others that had begun have ended.
+    """
+    files = list(files)
+    counts = {file.id: (0, 0 if where.find(file) else file.size) for file in files}
+    failed = threading.Event()
+    reporting = threading.Lock()
+
+    def stopped() -> bool:
+        return failed.is_set() or cancelled() or program_ends()
+
+    def one(file: ModelFile) -> Path:
+        def count(done: int, total: int):
+            with reporting:
+                counts[file.id] = (done, total)
+                progress(sum(done for done, _ in counts.values()), sum(total for _, total in counts.values()))
+
+        try:
+            path = ensure(file, where, count, stopped, patience, say)
+            counts[file.id] = (counts[file.id][1], counts[file.id][1])
+            return path
+        except BaseException:
+            failed.set()
+            raise
+
+    if jobs == 1:  # no pool: Python would wait for its thread, and so for the download, before it exits
+        return [one(file) for file in files]
+    with ThreadPoolExecutor(jobs) as pool:
+        # with the caller's context: ComfyUI keeps in it which prompt and node a progress belongs to
+        futures = [pool.submit(contextvars.copy_context().run, one, file) for file in files]
+    errors = [error for future in futures if (error := future.exception())]
+    if errors:
+        raise min(errors, key=lambda error: isinstance(error, DownloadCancelled))  # the cause, not its effect
+    return [future.result() for future in futures]
+
+
+def by_hand(file: ModelFile, where: Places) -> str:
+    """Which file to place where, for a machine without network."""
+    size = f"{file.size / 1e9:.1f} GB, " if file.size else ""
+    target = where.target(file)
+    wanted = f"it at {target}" if file.name else f"a file named like {file.patterns[0]} into {target}"
+    return (
+        f"{file.name or file.id} is not here and HF_HUB_OFFLINE forbids fetching it. "
+        f"Place {wanted} ({size}from {hub.page(file.sources[0])}), "
+        "or unset HF_HUB_OFFLINE."
+    )
+
+
+def inside(folder: Path, name: str) -> Path:
+    """`folder`/`name`, unless the name, which a server gave, leads out of the folder (on Windows, by backslashes)."""
+    target = Path(os.path.abspath(folder / name))
+    if not target.is_relative_to(os.path.abspath(folder)):
+        raise DownloadError(f"{name} cannot be fetched: its name leads out of {folder}. Place the file by hand.")
+    return target
+
+
+def expect(file: ModelFile, source: Source, remote: Remote) -> None:
+    """Refuses, before a byte is fetched, a published file that is not the one the catalogue knows."""
+    other_size = file.bytes and remote.size and file.bytes != remote.size
+    other_hash = file.sha256 and remote.sha256 and not remote.sha256.startswith(file.sha256)
+    if other_size or other_hash:
+        raise DownloadError(
+            f"{source.where} now publishes another {remote.name} than the one that this version was tested with. "
+            "Update SteadyDancer, or place the file by hand."
+        )
+
+
+def fetch(
+    remote: Remote,
+    file: ModelFile,
+    target: Path,
+    before: tuple | None,
+    progress: Progress,
+    cancelled: Cancelled,
+    patience: Patience,
+) -> Path:
+    """Fetches one file to `target`: one transfer at a time across threads and processes, checked before it is visible.
+
+    `before` is the stamp of the target that was found wanting.
+    """
+    from filelock import FileLock, Timeout
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(str(target) + ".lock")
+    part = target.with_name(target.name + ".part")
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=0.2)
+        except Timeout:
+            if cancelled():
+                raise DownloadCancelled from None
+            progress(other_transfer(part), remote.size or file.size)
+    try:
+        if target.is_file() and stamp(target) != before:
+            return target  # another prompt or process has just fetched it
+        transfer = Transfer(remote, part, patience)
+        transfer.resume()
+        make_room(file, remote, target, part)
+        sha256 = transfer.run(progress, cancelled)
+        check(file, remote, part, sha256, transfer.notes)
+        place(part, target, file.format)
+        transfer.notes.unlink(missing_ok=True)
+        places.record(target, sha256)
+    finally:
+        lock.release()
+    with contextlib.suppress(OSError):  # Windows, while another process waits for it
+        Path(lock.lock_file).unlink()  # only now: a waiting process finds the file finished
+    return target
+
+
+def stamp(path: Path | None) -> tuple[int, int] | None:
+    """Tells one state of a file from another; None where there is none."""
+    if path is None or not path.is_file():
+        return None
+    return path.stat().st_mtime_ns, path.stat().st_size
+
+
+def other_transfer(part: Path) -> int:
+    """How many bytes the process that holds the lock has written down."""
+    try:
+        return json.loads(part.with_name(part.name + ".json").read_text())["done"]
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+def make_room(file: ModelFile, remote: Remote, target: Path, part: Path) -> None:
+    held = 0  # what an earlier run left takes its full size at once where files cannot be sparse
+    if part.exists():
+        stat = part.stat()
+        held = stat.st_blocks * 512 if hasattr(stat, "st_blocks") else stat.st_size
+    needed = (remote.size or file.size) - held
+    free = shutil.disk_usage(target.parent).free
+    if needed > free:
+        raise NoRoom(
+            f"Not enough disk space for {target.name}: it needs {needed / 1e9:.1f} GB more, {free / 1e9:.1f} GB are free "
+            f"in {target.parent}. Free some space, or choose a smaller variant."
+        )
+
+
+def check(file: ModelFile, remote: Remote, part: Path, sha256: str, notes: Path) -> None:
+    """Compares what arrived with what was promised; what is wrong is kept under a name that nothing loads."""
+    wrong = next((hash for hash in (file.sha256, remote.sha256) if hash and not sha256.startswith(hash)), "")
+    cut = "" if wrong else places.cut_short(part, file.format)
+    if not wrong and not cut:
+        return
+    aside = part.with_name(f"{part.name.removesuffix('.part')}.wrong-{sha256[:12]}")
+    os.replace(part, aside)
+    notes.unlink(missing_ok=True)
+    raise DownloadError(
+        f"{remote.name} arrived damaged: {f'its sha256 is not {wrong[:12]}…' if wrong else f'it {cut}'}. "
+        f"It is kept as {aside.name} and is not used. Try again; if it stays so, the server has a bad copy."
+    )
+
+
+def aside(target: Path, format: str) -> Path | None:
+    """Where a whole file that is not the published one is kept, for it may be somebody's own; None for a broken one."""
+    if not target.is_file() or places.cut_short(target, format):
+        return None
+    mark = places.recorded(target).get("sha256", "")[:12] or target.stat().st_mtime_ns
+    return target.with_name(f"{target.name}.wrong-{mark}")
+
+
+def place(part: Path, target: Path, format: str) -> None:
+    """Makes the finished file visible in one step, on the disk before its name is."""
+    with open(part, "r+b") as file:
+        os.fsync(file.fileno())
+    kept = aside(target, format)
+    for attempt in range(20):
+        try:
+            if kept and target.is_file():
+                os.replace(target, kept)
+            os.replace(part, target)
+            return
+        except PermissionError as err:
+            if attempt == 19:
+                raise DownloadError(
+                    f"{target.name} was fetched again but the damaged one is in use. "
+                    "Restart ComfyUI and run the workflow again: nothing is fetched twice."
+                ) from err
+            time.sleep(0.1)  # Windows: a virus scanner looks at every new file for a moment
+
+
+def fetch_snapshot(
+    file: ModelFile, root: Path, remotes: list[Remote], progress: Progress, cancelled: Cancelled, patience: Patience
+) -> Path:
+    """Fetches every file of a repository into `root`; the record's last entry says that it is whole."""
+    total, done = sum(remote.size or 0 for remote in remotes), 0
+    for remote in remotes:
+        target = inside(root, remote.name)
+        old = places.recorded(target) if target.is_file() else {}
+        if not old or old["size"] != remote.size or (remote.sha256 and old["sha256"] != remote.sha256):
+            report = partial(lambda base, count, _: progress(base + count, total), done)
+            fetch(remote, file, target, stamp(target), report, cancelled, patience)
+        done += remote.size or 0
+    progress(total, total)
+    places.write(root, places.WHOLE, {"files": [remote.name for remote in remotes]})
+    return root

@@ -1,0 +1,147 @@
+"""What is in a GGUF file, as a state dict that ComfyUI's own detection and models understand."""
+
+import ctypes
+import re
+import struct
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+import comfy.memory_management
+import torch
+
+from ..quant.blocks import dequantise
+from ..quant.gguf_file import GGUFFile, TensorPlace, open_gguf, shaped
+from ..quant.layout import packed
+
+TEXT_ENCODERS = ("t5", "t5encoder")
+LANGUAGE_MODELS = ("llama", "qwen2", "qwen2vl", "qwen3", "qwen3vl", "gemma2", "gemma3", "clip-vision", "mmproj")
+# llama.cpp's names of T5's layers → the names that T5 was published with.
+T5_LAYERS = {
+    "attn_q": "0.SelfAttention.q",
+    "attn_k": "0.SelfAttention.k",
+    "attn_v": "0.SelfAttention.v",
+    "attn_o": "0.SelfAttention.o",
+    "attn_rel_b": "0.SelfAttention.relative_attention_bias",
+    "attn_norm": "0.layer_norm",
+    "ffn_gate": "1.DenseReluDense.wi_0",
+    "ffn_up": "1.DenseReluDense.wi_1",
+    "ffn_down": "1.DenseReluDense.wo",
+    "ffn_norm": "1.layer_norm",
+}
+T5_ENDS = {"token_embd.weight": "shared.weight", "enc.output_norm.weight": "encoder.final_layer_norm.weight"}
+
+
+def diffusion_tensors(path: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """All tensors of a diffusion model's file. Packed ones stand for `dtype`.
+
+    Raises ValueError when the file is damaged, of an unknown type, or of a text encoder.
+    """
+    file = open_gguf(path)
+    kind = file.metadata.get("general.architecture", "")
+    if kind in TEXT_ENCODERS or kind in LANGUAGE_MODELS:
+        raise ValueError(
+            f"{path.name} is a text encoder ({kind}), not a diffusion model. Put it into models/text_encoders, "
+            "and choose a diffusion model here."
+        )
+    return {name: tensor for name, tensor in tensors(file, dtype)}
+
+
+def text_encoder_tensors(path: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """All tensors of a T5 or UMT5 encoder under their published names, and its tokenizer as `spiece_model`.
+
+    Raises ValueError when the file is damaged, of an unknown type, or of another model.
+    """
+    file = open_gguf(path)
+    kind = file.metadata.get("general.architecture", "")
+    if kind not in TEXT_ENCODERS:
+        raise ValueError(
+            f"{path.name} is no T5 or UMT5 encoder but '{kind}', which cannot be loaded from GGUF here. "
+            "Choose its safetensors file."
+        )
+    found = {t5_name(name): tensor for name, tensor in tensors(file, dtype)}
+    if "tokenizer.ggml.tokens" in file.arrays:
+        found["spiece_model"] = torch.frombuffer(bytearray(sentencepiece_model(file)), dtype=torch.uint8)
+    return found
+
+
+def t5_name(name: str) -> str:
+    layer = re.fullmatch(r"enc\.blk\.(\d+)\.(\w+)\.(weight|bias)", name)
+    if layer and layer[2] in T5_LAYERS:
+        return f"encoder.block.{layer[1]}.layer.{T5_LAYERS[layer[2]]}.{layer[3]}"
+    return T5_ENDS.get(name, name)
+
+
+def tensors(file: GGUFFile, dtype: torch.dtype) -> Iterable[tuple[str, torch.Tensor]]:
+    """Name and tensor. Packed stays what a Linear or an Embedding can work with: a two-dimensional `.weight`."""
+    raw = file_slices(file) if comfy.memory_management.aimdo_enabled else file.raw
+    for name, place in file.tensors.items():
+        shape_key = f"comfy.gguf.orig_shape.{name}"
+        shape = tuple(file.array(shape_key)) if shape_key in file.arrays else place.shape
+        if place.block is None:
+            yield name, raw(name).view(shape)
+        elif name.endswith(".weight") and len(shape) == 2 and shape == place.shape:
+            yield name, packed(raw(name), place.number, dtype)
+        else:
+            yield name, dequantise(raw(name), place.block, torch.empty(place.shape)).view(shape)
+
+
+def file_slices(file: GGUFFile):
+    """`raw` for ComfyUI's dynamic memory: tensors that also say where in the file they lie, so that it can read them
+    straight into pinned memory."""
+    import comfy_aimdo.model_mmap
+
+    memory = comfy_aimdo.model_mmap.ModelMMAP(str(file.path))
+    handle, lock = memory.get_file_handle(), threading.Lock()
+    view = memoryview((ctypes.c_uint8 * len(file.buffer)).from_address(memory.get()))
+
+    def raw(name: str) -> torch.Tensor:
+        place: TensorPlace = file.tensors[name]
+        data = torch.frombuffer(view[place.start : place.start + place.bytes], dtype=torch.uint8)
+        storage = data.untyped_storage()
+        storage._comfy_tensor_file_slice = comfy.memory_management.TensorFileSlice(
+            handle, lock, place.start, place.bytes
+        )
+        storage._comfy_tensor_mmap_refs = (memory, view)
+        return shaped(data, place)
+
+    return raw
+
+
+def sentencepiece_model(file: GGUFFile) -> bytes:
+    """The SentencePiece model that a GGUF holds in pieces, as its protobuf file (sentencepiece_model.proto)."""
+    meta = file.metadata
+    tokens = file.array("tokenizer.ggml.tokens")
+    scores = file.array("tokenizer.ggml.scores")
+    kinds = file.array("tokenizer.ggml.token_type") if "tokenizer.ggml.token_type" in file.arrays else [1] * len(tokens)
+    out = bytearray()
+    for token, score, kind in zip(tokens, scores, kinds):
+        piece = part(1, token.encode()) + b"\x15" + struct.pack("<f", score) + number(3, kind)
+        out += part(1, piece)
+    trainer = number(3, 1) + number(4, len(tokens)) + number(35, 1 if 6 in kinds else 0)
+    ids = {"unknown": 40, "bos": 41, "eos": 42, "padding": 43}
+    for name, field in ids.items():
+        trainer += number(field, meta.get(f"tokenizer.ggml.{name}_token_id", -1))
+    out += part(2, trainer)
+    normalizer = number(3, int(meta.get("tokenizer.ggml.add_space_prefix", True)))
+    normalizer += number(4, int(meta.get("tokenizer.ggml.remove_extra_whitespaces", True)))
+    if "tokenizer.ggml.precompiled_charsmap" in file.arrays:
+        normalizer = part(2, bytes(file.array("tokenizer.ggml.precompiled_charsmap"))) + normalizer
+    return bytes(out + part(3, normalizer))
+
+
+def varint(value: int) -> bytes:
+    value &= (1 << 64) - 1
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def number(field: int, value: int) -> bytes:
+    return varint(field << 3) + varint(value)
+
+
+def part(field: int, content: bytes) -> bytes:
+    return varint(field << 3 | 2) + varint(len(content)) + content

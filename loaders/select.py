@@ -1,0 +1,86 @@
+"""What a name stands for: profiles, variants, `auto`, and the environment toggles of rented machines."""
+
+import difflib
+import itertools
+import re
+
+from .. import environment
+from .catalog import Catalogue, ModelFile, Profile, catalogue
+
+
+def automatic(family: str = "steadydancer") -> str:
+    """The variant id that `auto` means: STEADYDANCER_VARIANT and STEADYDANCER_GGUF_MODEL, else fp8.
+
+    Raises ValueError naming the variable when its value is none of the family's variants.
+    """
+    wish = environment.text("STEADYDANCER_VARIANT", "auto").lower()
+    if wish == "auto":
+        return f"{family}/fp8"
+    if wish in ("fp8", "fp16"):
+        return f"{family}/{wish}"
+    if wish == "gguf":
+        quant = environment.text("STEADYDANCER_GGUF_MODEL", "Q4_K_M")
+        return match(f"{family}/{quant}", catalogue()) or refuse("STEADYDANCER_GGUF_MODEL", quant, quants(family))
+    return refuse("STEADYDANCER_VARIANT", wish, ["auto", "fp8", "fp16", "gguf"])
+
+
+def quants(family: str) -> list[str]:
+    """The family's GGUF types, smallest first."""
+    names = (name.partition("/") for name in catalogue().variants)
+    return [variant for owner, _, variant in names if owner == family and re.match(r"Q\d", variant)]
+
+
+def refuse(variable: str, value: str, choices: list[str]):
+    raise ValueError(f"{variable} is '{value}', which there is not. Set it to one of {', '.join(choices)}.")
+
+
+def match(name: str, book: Catalogue) -> str | None:
+    """The variant id that equals `name` but for upper and lower case."""
+    return next((variant for variant in book.variants if variant.lower() == name.lower()), None)
+
+
+def files_of(names: list[str]) -> list[ModelFile]:
+    """The files that profiles, variants and file ids stand for, each once, in the order of the names.
+
+    Raises ValueError for an unknown name, with the names most like it.
+    """
+    book = catalogue()
+    found: dict[str, ModelFile] = {}
+    for name in names:
+        items = profile_items(book.profiles[name]) if name in book.profiles else [name]
+        for item in items:
+            item = automatic(item.removesuffix("/auto")) if item.endswith("/auto") else item
+            variant = match(item, book)
+            if not variant and item not in book.files:
+                known = [*book.profiles, *book.variants, *book.files]
+                near = difflib.get_close_matches(item, known, n=4, cutoff=0.4)
+                offer = f"Did you mean {' or '.join(near)}?" if near else "`cli.py list` shows what there is."
+                raise ValueError(f"'{item}' is not in the catalogue. {offer}")
+            for file in book.variants[variant].files if variant else (item,):
+                found[file] = book.files[file]
+    return list(found.values())
+
+
+def profile_items(profile: Profile) -> list[str]:
+    """A profile's items with its variables filled in; a comma list in one makes an item of each."""
+    choices = {name: split(environment.text(name, default)) for name, default in profile.choices.items()}
+    items = []
+    for item in profile.items:
+        used = [name for name in choices if f"{{{name}}}" in item]
+        for values in itertools.product(*(choices[name] for name in used)):
+            items.append(item.format(**dict(zip(used, values))))
+    return items
+
+
+def split(text: str) -> list[str]:
+    """The names in a text that separates them by commas, blanks or lines."""
+    return [part for part in re.split(r"[\s,]+", text) if part]
+
+
+def profiles_from_environment() -> list[str]:
+    """The profiles whose toggles are all true."""
+    return [
+        profile.name
+        for profile in catalogue().profiles.values()
+        if profile.env and all(environment.flag(name) for name in profile.env)
+    ]

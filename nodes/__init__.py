@@ -1,0 +1,42 @@
+"""What the user sees: schemas and wiring, one file a family. Algorithms live in the other rooms."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from ..dancer.model import register
+from . import r2_watch
+from .conditioning import SteadyDancerFitImage, SteadyDancerToVideo
+from .driving_video import SteadyDancerDrivingVideo
+from .examples import place_example_inputs
+from .loaders import SteadyDancerCatalogLoader, SteadyDancerDownload, SteadyDancerLoader
+from .pose import SteadyDancerPoseAlign, SteadyDancerPoseDraw, SteadyDancerPoseEstimator, SteadyDancerPoseTrack
+from .r2 import SteadyDancerR2SaveImages, SteadyDancerR2SaveVideo, SteadyDancerR2Upload
+from .sampling import SteadyDancerFlowUniPC, SteadyDancerGuider, SteadyDancerSchedule
+from .selector import SteadyDancerVariantSelector
+
+
+class SteadyDancerExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        register()
+        place_example_inputs()
+        r2_watch.start()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [
+            SteadyDancerLoader,
+            SteadyDancerCatalogLoader,
+            SteadyDancerDownload,
+            SteadyDancerVariantSelector,
+            SteadyDancerFitImage,
+            SteadyDancerToVideo,
+            SteadyDancerDrivingVideo,
+            SteadyDancerPoseEstimator,
+            SteadyDancerPoseTrack,
+            SteadyDancerPoseAlign,
+            SteadyDancerPoseDraw,
+            SteadyDancerGuider,
+            SteadyDancerSchedule,
+            SteadyDancerFlowUniPC,
+            SteadyDancerR2SaveVideo,
+            SteadyDancerR2SaveImages,
+            SteadyDancerR2Upload,
+        ]

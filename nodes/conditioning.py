@@ -1,0 +1,245 @@
+"""From a picture and pose frames to what the sampler takes."""
+
+import comfy.model_management
+import node_helpers
+import torch
+from comfy_api.latest import io
+
+from ..dancer.conditioning import (
+    FRAME_STEP,
+    SIZE_STEP,
+    fitted_size,
+    image_condition,
+    match_length,
+    resize,
+    same_aspect,
+)
+from .progress import say
+
+AREAS = {"480p (832×480)": 832 * 480, "576p (1024×576)": 1024 * 576, "720p (1280×720)": 1280 * 720}
+CUSTOM = "custom"
+MAX_SIDE = 4096
+MAX_FRAMES = 4096
+
+
+class SteadyDancerFitImage(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SteadyDancerFitImage",
+            display_name="Fit Reference Image",
+            category="SteadyDancer",
+            description="Sizes the picture for the model: about the chosen area at the picture's own aspect, in multiples "
+            "of 16. Take width and height for the rest of the graph from here.",
+            search_aliases=["resize", "reference image", "aspect"],
+            inputs=[
+                io.Image.Input("image", tooltip="The picture of the person who will dance."),
+                io.Combo.Input(
+                    "area",
+                    options=[*AREAS, CUSTOM],
+                    default="576p (1024×576)",
+                    tooltip="How many pixels a frame has. The shape stays the picture's own. More pixels take more time "
+                    "and memory. 'custom' uses width and height below.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=576,
+                    min=SIZE_STEP,
+                    max=MAX_SIDE,
+                    step=SIZE_STEP,
+                    tooltip="Only for area 'custom': width in pixels, a multiple of 16.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=1024,
+                    min=SIZE_STEP,
+                    max=MAX_SIDE,
+                    step=SIZE_STEP,
+                    tooltip="Only for area 'custom': height in pixels, a multiple of 16.",
+                ),
+                io.Combo.Input(
+                    "fit",
+                    options=["crop", "pad", "stretch", "off"],
+                    default="crop",
+                    tooltip="Where the shapes differ, which only 'custom' can cause: crop cuts the edges, pad adds black bars, stretch squashes the "
+                    "picture as the published code does, off refuses.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image"),
+                io.Int.Output(display_name="width"),
+                io.Int.Output(display_name="height"),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, image, area, width, height, fit) -> io.NodeOutput:
+        picture_height, picture_width = image.shape[1:3]
+        if area != CUSTOM:
+            width, height = fitted_size(picture_width, picture_height, AREAS[area])
+        require_size(width, height)
+        if not same_aspect(picture_width, picture_height, width, height):
+            if fit == "off":
+                raise ValueError(
+                    f"The picture is {picture_width}×{picture_height} and does not have the shape of {width}×{height}. "
+                    "Choose what to do with it in 'fit' (crop, pad or stretch), or an area that keeps its shape."
+                )
+            done = {"crop": "cropped", "pad": "padded with black", "stretch": "stretched"}[fit]
+            say(cls.hidden.unique_id, f"{picture_width}×{picture_height} {done} to {width}×{height}")
+        return io.NodeOutput(resize(image, width, height, "crop" if fit == "off" else fit), width, height)
+
+
+class SteadyDancerToVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SteadyDancerToVideo",
+            display_name="SteadyDancer Conditioning",
+            category="SteadyDancer",
+            description="Joins text, picture and pose video into what the sampler takes.",
+            search_aliases=["pose video", "image to video", "dance"],
+            inputs=[
+                io.Conditioning.Input(
+                    "positive", tooltip="The encoded prompt: describe the person, the motion, the face."
+                ),
+                io.Conditioning.Input("negative", tooltip="The encoded negative prompt."),
+                io.Vae.Input("vae", tooltip="The Wan 2.1 VAE."),
+                io.ClipVisionOutput.Input(
+                    "clip_vision_output",
+                    optional=True,
+                    tooltip="The picture through CLIP Vision Encode with crop 'none'.",
+                ),
+                io.ClipVisionOutput.Input(
+                    "pose_clip_vision_output",
+                    optional=True,
+                    tooltip="The first pose frame through CLIP Vision Encode with crop 'none'.",
+                ),
+                io.Image.Input("start_image", tooltip="The picture, best from Fit Reference Image."),
+                io.Image.Input(
+                    "pose_video",
+                    tooltip="The drawn poses, one image a frame. A shorter one is held on its last frame, a longer one "
+                    "is cut.",
+                ),
+                io.Image.Input(
+                    "negative_pose_video",
+                    optional=True,
+                    tooltip="The same poses with the body's proportions changed, for pose guidance. Leave it open to do "
+                    "without.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=576,
+                    min=SIZE_STEP,
+                    max=MAX_SIDE,
+                    step=SIZE_STEP,
+                    tooltip="Width of the video in pixels, a multiple of 16. Take it from Fit Reference Image.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=1024,
+                    min=SIZE_STEP,
+                    max=MAX_SIDE,
+                    step=SIZE_STEP,
+                    tooltip="Height of the video in pixels, a multiple of 16. Take it from Fit Reference Image.",
+                ),
+                io.Int.Input(
+                    "length",
+                    default=81,
+                    min=1,
+                    max=MAX_FRAMES,
+                    step=FRAME_STEP,
+                    tooltip="Frames of the video: 1, 5, 9 … The model was made for 81, five seconds at 16 frames a "
+                    "second. For more, put Wan Context Windows between the model and the guider.",
+                ),
+                io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="How many videos to make at once."),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive"),
+                io.Conditioning.Output(display_name="negative"),
+                io.Conditioning.Output(display_name="pose_negative", tooltip="Empty without a negative pose video."),
+                io.Latent.Output(display_name="latent", tooltip="Empty latent of the video's size."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        positive,
+        negative,
+        vae,
+        start_image,
+        pose_video,
+        width,
+        height,
+        length,
+        batch_size,
+        clip_vision_output=None,
+        pose_clip_vision_output=None,
+        negative_pose_video=None,
+    ) -> io.NodeOutput:
+        require_size(width, height)
+        if (length - 1) % FRAME_STEP:
+            shorter = length - (length - 1) % FRAME_STEP
+            raise ValueError(
+                f"The length is {length} frames, but the VAE packs frames by four after the first. "
+                f"Use {shorter} or {shorter + FRAME_STEP}."
+            )
+        wan = vae.latent_channels == 16 and vae.latent_dim == 3 and vae.temporal_compression_decode() == 4
+        if not wan or vae.spacial_compression_decode() != 8:
+            raise ValueError(
+                "The connected VAE is not for Wan 2.1 video, so SteadyDancer cannot read what it encodes. "
+                "Load wan_2.1_vae.safetensors."
+            )
+        if start_image.shape[0] == 0:
+            raise ValueError("The start image is an empty batch. Connect a picture.")
+        notes = []
+        if not same_aspect(start_image.shape[2], start_image.shape[1], width, height):
+            notes.append(f"picture cropped from {start_image.shape[2]}×{start_image.shape[1]} to {width}×{height}")
+
+        def encode_pose(frames, name):
+            if frames.shape[0] == 0:
+                raise ValueError(f"The {name} has no frames. Connect one with at least one image.")
+            if frames.shape[0] < length:
+                notes.append(f"{name} has {frames.shape[0]} frames: held on the last one up to {length}")
+            elif frames.shape[0] > length:
+                notes.append(f"{name} has {frames.shape[0]} frames: cut to {length}")
+            return vae.encode(match_length(resize(frames[:length], width, height), length))
+
+        shared = image_condition(vae, resize(start_image[:1], width, height), length)
+        shared["pose_video_latent"] = encode_pose(pose_video, "pose video")
+        if clip_vision_output is not None:
+            shared["clip_vision_output"] = clip_vision_output
+        if pose_clip_vision_output is not None:
+            shared["pose_clip_vision_output"] = pose_clip_vision_output
+        pose_negative = None
+        if negative_pose_video is not None:
+            pose_negative = node_helpers.conditioning_set_values(
+                positive,
+                {
+                    **shared,
+                    "pose_video_latent": encode_pose(negative_pose_video, "negative pose video"),
+                    "ref_pose_latent": shared["pose_video_latent"][:, :, :1],
+                },
+            )
+        if notes:
+            say(cls.hidden.unique_id, "; ".join(notes))
+        latent = torch.zeros(
+            [batch_size, *shared["pose_video_latent"].shape[1:]],
+            device=comfy.model_management.intermediate_device(),
+        )
+        return io.NodeOutput(
+            node_helpers.conditioning_set_values(positive, shared),
+            node_helpers.conditioning_set_values(negative, shared),
+            pose_negative,
+            {"samples": latent},
+        )
+
+
+def require_size(width: int, height: int) -> None:
+    if width % SIZE_STEP or height % SIZE_STEP:
+        nearest = [max(SIZE_STEP, round(side / SIZE_STEP) * SIZE_STEP) for side in (width, height)]
+        raise ValueError(
+            f"The size is {width}×{height}, but the model needs multiples of 16. Use {nearest[0]}×{nearest[1]}."
+        )

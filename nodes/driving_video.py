@@ -1,0 +1,82 @@
+"""The dance: a piece of a video as frames and sound."""
+
+import psutil
+import torch
+from comfy_api.latest import io
+
+from ..storage.read_video import Stopped, read_clip
+from .progress import NodeProgress, cancelled, stop
+
+MODEL_FPS = "16 (the model's)"
+SOURCE_FPS = "the video's own"
+
+
+class SteadyDancerDrivingVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SteadyDancerDrivingVideo",
+            display_name="Driving Video",
+            category="SteadyDancer",
+            description="Takes a piece of a dance video as frames, with its sound. Reads only what is asked for.",
+            search_aliases=["load video", "trim", "frame rate", "fps", "dance", "audio"],
+            inputs=[
+                io.Video.Input("video", tooltip="The dance, from Load Video. Any file that ComfyUI reads."),
+                io.Float.Input(
+                    "start", default=0.0, min=0.0, max=86400.0, step=0.1, tooltip="Where to begin, in seconds."
+                ),
+                io.Int.Input(
+                    "frames",
+                    default=81,
+                    min=0,
+                    max=100000,
+                    tooltip="How many frames; 81 is what the model was made for, five seconds. 0 is all.",
+                ),
+                io.Combo.Input(
+                    "fps",
+                    options=[MODEL_FPS, SOURCE_FPS],
+                    tooltip="Frames a second. The model's 16 keeps the dance's speed and sound. The video's own takes every "
+                    "frame, as the published code does; then give fps to the saved video too.",
+                ),
+                io.Int.Input(
+                    "longest_side",
+                    default=1280,
+                    min=0,
+                    max=8192,
+                    step=16,
+                    tooltip="Scale larger videos down to so many pixels, to save memory. 0 keeps the size.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images"),
+                io.Audio.Output(
+                    display_name="audio", tooltip="The sound of this piece; empty where the video has none."
+                ),
+                io.Float.Output(display_name="fps"),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, video, start, frames, fps, longest_side) -> io.NodeOutput:
+        begin, length = video.get_active_trim_window()
+        try:
+            clip = read_clip(
+                video.get_stream_source(),
+                begin + start,
+                frames,
+                16.0 if fps == MODEL_FPS else 0.0,
+                longest_side,
+                max(length - start, 1e-3) if length else 0.0,
+                psutil.virtual_memory().available,
+                NodeProgress(cls.hidden.unique_id),
+                cancelled,
+            )
+        except Stopped:
+            stop()
+            raise
+        audio = None
+        if clip.sound is not None:
+            audio = {"waveform": torch.from_numpy(clip.sound)[None], "sample_rate": clip.sample_rate}
+        return io.NodeOutput(torch.from_numpy(clip.frames), audio, clip.fps)

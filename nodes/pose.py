@@ -1,0 +1,381 @@
+"""From a dance to the pose video: estimate, track, align, draw."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
+
+from .. import environment
+from ..pose import interchange, smooth
+from ..pose.align import align
+from ..pose.augment import augment
+from ..pose.draw import draw
+from ..pose.estimate import MISSING, NO_PERSON, Settings, Stopped, estimate, rgb
+from ..pose.keypoints import Poses
+from ..pose.styles import STYLES
+from ..pose.track import track
+from . import pose_nets
+from .pose_nets import AUTO, DETECTORS, POSE_NETS
+from .progress import NodeProgress, cancelled, say, stop
+
+CATEGORY = "SteadyDancer/pose"
+PoseKeypoint = io.Custom("POSE_KEYPOINT")
+TORCH, ONNXRUNTIME = "torch", "onnxruntime on the CPU"
+FLAGS = {"detect_body": "DWPOSE_DETECT_BODY", "detect_hand": "DWPOSE_DETECT_HAND", "detect_face": "DWPOSE_DETECT_FACE"}
+RESOLUTION = "DWPOSE_RESOLUTION"
+SHEET = 8  # pictures of the preview
+
+
+def _flag_input(name: str, what: str):
+    return io.Combo.Input(
+        name,
+        options=[AUTO, "yes", "no"],
+        default=AUTO,
+        tooltip=f"Keep the {what}. auto: {FLAGS[name]} if it is set, else yes.",
+        advanced=True,
+    )
+
+
+class SteadyDancerPoseEstimator(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SteadyDancerPoseEstimator",
+            display_name="DWPose Estimator (video)",
+            category=CATEGORY,
+            description="Finds people and their 133 body, hand and face points in a picture or video.",
+            search_aliases=["dwpose", "openpose", "pose detection", "keypoints", "preprocessor", "rtmw"],
+            inputs=[
+                io.Image.Input("image", tooltip="One picture, or the frames of a video."),
+                io.BoundingBox.Input(
+                    "bboxes",
+                    optional=True,
+                    force_input=True,
+                    tooltip="Where the people are, from another detector, instead of YOLOX.",
+                ),
+                io.Int.Input(
+                    "max_people",
+                    default=1,
+                    min=0,
+                    max=32,
+                    tooltip="How many people, the most prominent first. 0 is all.",
+                ),
+                io.Int.Input(
+                    "detect_every",
+                    default=5,
+                    min=1,
+                    max=60,
+                    tooltip="Look for people in every so many frames only; their boxes in between are interpolated. 1 for "
+                    "very quick moves.",
+                ),
+                io.Float.Input(
+                    "person_threshold",
+                    default=0.5,
+                    min=0.05,
+                    max=0.95,
+                    step=0.05,
+                    tooltip="How sure the detector must be of a person.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "keypoint_threshold",
+                    default=0.3,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Less sure points are not shown to other nodes. Our own nodes still see them.",
+                    advanced=True,
+                ),
+                _flag_input("detect_body", "body and feet"),
+                _flag_input("detect_hand", "hands"),
+                _flag_input("detect_face", "face"),
+                io.Int.Input(
+                    "resolution",
+                    default=0,
+                    min=0,
+                    max=8192,
+                    step=8,
+                    tooltip="Short side in pixels of the canvas that the points are given for. 0: DWPOSE_RESOLUTION if it is "
+                    "set, else the picture's own size. The estimate itself always sees the whole picture.",
+                    advanced=True,
+                ),
+                io.Boolean.Input(
+                    "flip_test",
+                    default=False,
+                    tooltip="Average with the mirror image: a little more exact, twice the time.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "no_person",
+                    options=list(NO_PERSON),
+                    tooltip="Where nobody is found: nothing, or look at the whole frame as if it were one person.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "missing_frames",
+                    options=list(MISSING),
+                    default="interpolate",
+                    tooltip="A person lost for some frames: empty, the previous pose held, or interpolated.",
+                    advanced=True,
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=0,
+                    min=0,
+                    max=256,
+                    tooltip="Pictures at once. 0: as many as memory allows. Halved when memory runs out.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "detector",
+                    options=pose_nets.choices(DETECTORS),
+                    tooltip="auto: yolox_l.onnx, fetched if it is missing. Or a YOLOX s, m, l file in models/detection.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "pose_model",
+                    options=pose_nets.choices(POSE_NETS),
+                    tooltip="auto: dw-ll_ucoco_384.onnx, fetched if it is missing. Or a DWPose or RTMW file in "
+                    "models/detection: .onnx, .pth or .safetensors.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "runtime",
+                    options=[TORCH, ONNXRUNTIME],
+                    tooltip="torch runs on your GPU. Without one, an installed onnxruntime is faster.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[PoseKeypoint.Output("keypoints", display_name="keypoints")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_):
+        return [environment.text(name) for name in (*FLAGS.values(), RESOLUTION)]
+
+    @classmethod
+    def execute(
+        cls,
+        image,
+        max_people,
+        detect_every,
+        person_threshold,
+        keypoint_threshold,
+        detect_body,
+        detect_hand,
+        detect_face,
+        resolution,
+        flip_test,
+        no_person,
+        missing_frames,
+        batch_size,
+        detector,
+        pose_model,
+        runtime,
+        bboxes=None,
+    ) -> io.NodeOutput:
+        shown = {
+            name: _flag(name, value) for name, value in zip(FLAGS, (detect_body, detect_hand, detect_face), strict=True)
+        }
+        settings = Settings(
+            body=shown["detect_body"],
+            hands=shown["detect_hand"],
+            face=shown["detect_face"],
+            person_threshold=person_threshold,
+            detect_every=detect_every,
+            max_people=max_people,
+            flip_test=flip_test,
+            no_person=no_person,
+            missing=missing_frames,
+        )
+        onnx, finder = runtime == ONNXRUNTIME, None
+        boxes = None if bboxes is None else given_boxes(bboxes, len(image))
+        if boxes is None:
+            finder = pose_nets.detector(pose_nets.path_of(detector, "yolox-l"), batch_size, onnx)
+        net = pose_nets.pose_net(pose_nets.path_of(pose_model, "dw-ll-ucoco-384"), batch_size, onnx)
+        progress = NodeProgress(cls.hidden.unique_id)
+        try:
+            poses = estimate(image, finder, net, settings, boxes, progress, cancelled)
+        except Stopped:
+            stop()
+            raise
+        height, width = image.shape[1:3]
+        side = resolution or int(environment.number(RESOLUTION, 0))
+        if side:
+            poses = poses.resized(*(round(v * side / min(width, height)) for v in (width, height)))
+        frames = int(poses.present.any(1).sum())
+        say(cls.hidden.unique_id, f"{poses.points.shape[1]} people; somebody in {frames} of {len(image)} frames")
+        sheet = contact_sheet(image, poses.resized(width, height))
+        return io.NodeOutput(interchange.write(poses, keypoint_threshold), ui=ui.PreviewImage(sheet, cls=cls))
+
+
+def _flag(name: str, value: str) -> bool:
+    return environment.flag(FLAGS[name], True) if value == AUTO else value == "yes"
+
+
+def given_boxes(value: list | dict, frames: int) -> dict[int, np.ndarray]:
+    """Core's BOUNDING_BOX (one box, a list for all frames, or a list for each frame; the last repeats) by frame [k, 5]."""
+    value = [value] if isinstance(value, dict) else list(value)
+    nested = value if value and isinstance(value[0], list) else [value]
+    found = {}
+    for frame in range(frames):
+        rows = [
+            [box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"], box.get("score", 1.0)]
+            for box in nested[min(frame, len(nested) - 1)]
+        ]
+        found[frame] = np.array(rows, float).reshape(-1, 5)
+    return found
+
+
+def contact_sheet(image: torch.Tensor, poses: Poses) -> torch.Tensor:
+    """Up to 8 frames side by side with the poses over them, [1, height, width, 3]."""
+    chosen = np.unique(np.linspace(0, len(image) - 1, min(SHEET, len(image))).round().astype(int))
+    height = min(320, image.shape[1])
+    width = max(1, round(height * image.shape[2] / image.shape[1]))
+    small = rgb(image[chosen]).movedim(-1, 1).float().cpu()
+    small = torch.nn.functional.interpolate(small, (height, width), mode="area").movedim(1, -1)
+    some = Poses(poses.points[chosen], poses.scores[chosen], poses.width, poses.height).resized(width, height)
+    drawn = torch.from_numpy(draw(some, STYLES["preview"]))
+    return torch.cat(list(torch.where(drawn.amax(-1, keepdim=True) > 0, drawn, small * 0.6)), 1)[None]
+
+
+class SteadyDancerPoseTrack(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SteadyDancerPoseTrack",
+            display_name="Track and Smooth Pose",
+            category=CATEGORY,
+            description="Keeps people apart from frame to frame, fills short gaps and smooths jitter.",
+            search_aliases=["tracking", "jitter", "stabilise", "temporal filter"],
+            inputs=[
+                PoseKeypoint.Input("keypoints", tooltip="Poses of a video, from any estimator."),
+                io.Int.Input(
+                    "max_people", default=0, min=0, max=32, tooltip="Keep the most prominent people only. 0 is all."
+                ),
+                io.Int.Input(
+                    "fill_gaps", default=5, min=0, max=60, tooltip="Interpolate points lost for at most so many frames."
+                ),
+                io.Int.Input(
+                    "smoothing",
+                    default=0,
+                    min=0,
+                    max=31,
+                    tooltip="Frames to smooth over, 0 is off; 7 is mild. Without lag and not over jumps, yet quick hands "
+                    "lose some of their snap.",
+                ),
+            ],
+            outputs=[PoseKeypoint.Output("keypoints", display_name="keypoints")],
+        )
+
+    @classmethod
+    def execute(cls, keypoints, max_people, fill_gaps, smoothing) -> io.NodeOutput:
+        poses = track(interchange.read(keypoints), max_people)
+        poses = smooth.fill_gaps(poses, fill_gaps)
+        return io.NodeOutput(interchange.write(smooth.smooth(poses, smoothing) if smoothing > 2 else poses))
+
+
+class SteadyDancerPoseAlign(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SteadyDancerPoseAlign",
+            display_name="Align Pose to Reference",
+            category=CATEGORY,
+            description="Gives the dancer's poses the body of the person in the picture, so that the person keeps their "
+            "proportions. The negative is the same dance by a body that changes in every frame, for pose guidance.",
+            search_aliases=["retarget", "proportions", "pose transfer", "steadydancer"],
+            inputs=[
+                PoseKeypoint.Input("driving", tooltip="Poses of the dance video."),
+                PoseKeypoint.Input("reference", tooltip="The pose of the person in the picture."),
+                io.Int.Input(
+                    "width",
+                    default=576,
+                    min=16,
+                    max=4096,
+                    step=16,
+                    tooltip="Width of the video; from Fit Reference Image.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=1024,
+                    min=16,
+                    max=4096,
+                    step=16,
+                    tooltip="Height of the video; from Fit Reference Image.",
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=["robust", "official"],
+                    tooltip="robust measures sure joints over several frames and copes with half bodies. official is the "
+                    "authors' script: person 0, frame 0, every joint.",
+                ),
+                io.Int.Input(
+                    "measured_frames",
+                    default=5,
+                    min=1,
+                    max=100,
+                    tooltip="robust only: the body is measured in the first so many frames in which it is surely seen.",
+                    advanced=True,
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Seed of the negative poses' changes.",
+                ),
+            ],
+            outputs=[
+                PoseKeypoint.Output("positive", display_name="positive"),
+                PoseKeypoint.Output("negative", display_name="negative"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, driving, reference, width, height, mode, measured_frames, seed) -> io.NodeOutput:
+        poses = align(interchange.read(driving), interchange.read(reference), width, height, mode, measured_frames)
+        return io.NodeOutput(interchange.write(poses), interchange.write(augment(poses, seed)))
+
+
+class SteadyDancerPoseDraw(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SteadyDancerPoseDraw",
+            display_name="Draw Pose",
+            category=CATEGORY,
+            description="Draws poses as pictures, the way the model that takes them was trained.",
+            search_aliases=["openpose", "skeleton", "pose video", "controlnet"],
+            inputs=[
+                PoseKeypoint.Input("keypoints", tooltip="Poses to draw; the pictures have their canvas size."),
+                io.Combo.Input(
+                    "style",
+                    options=[name for name in STYLES if name != "preview"],
+                    tooltip="SteadyDancer: thin lines, red and blue exchanged, no face. DWPose and controlnet_aux: for "
+                    "ControlNet-like models.",
+                ),
+                io.Float.Input(
+                    "threshold",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="How sure a point must be to be drawn. 0 takes the style's own (0.35 for SteadyDancer, else 0.3).",
+                    advanced=True,
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="images")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, keypoints, style, threshold) -> io.NodeOutput:
+        chosen = STYLES[style] if not threshold else replace(STYLES[style], threshold=threshold)
+        progress = NodeProgress(cls.hidden.unique_id)
+        images = draw(interchange.read(keypoints), chosen, progress=progress, cancelled=cancelled)
+        stop()
+        return io.NodeOutput(torch.from_numpy(images))

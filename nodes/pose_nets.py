@@ -1,0 +1,155 @@
+"""The detector and the pose net as ComfyUI runs them: found on disk or fetched, on its device, cancelled between layers."""
+
+import threading
+from functools import lru_cache
+from pathlib import Path
+
+import comfy.model_management as mm
+import comfy.model_patcher
+import folder_paths
+import torch
+
+from ..loaders.build import ComfyPlaces
+from ..loaders.catalog import catalogue
+from ..pose.estimate import Net, Stopped
+from ..pose.weights import load_detector, load_pose_net
+from .loaders import fetch
+from .progress import cancelled
+
+AUTO = "auto"
+DETECTORS, POSE_NETS = ("yolox",), ("dw-", "dwpose", "rtmw", "rtmpose")
+SUFFIXES = (".onnx", ".pth", ".safetensors")
+# Memory of one item in float32 with its activations, and how many pay off at once.
+DETECTOR_BYTES, DETECTOR_MOST = 300e6, 16
+POSE_BYTES, POSE_MOST = 80e6, 64
+
+
+def choices(words: tuple[str, ...]) -> list[str]:
+    """What a user can choose: the published weights, fetched when missing, or a file that is on disk."""
+    names = {path.name for path in _files() if any(word in path.name.lower() for word in words)}
+    return [AUTO, *sorted(names)]
+
+
+def path_of(choice: str, file_id: str) -> Path:
+    """The weights file: the chosen one, or for auto the catalogue's, wherever it lies."""
+    if choice == AUTO and ComfyPlaces().find(catalogue().files[file_id]):
+        return fetch(file_id)[0]
+    name = catalogue().files[file_id].name if choice == AUTO else choice
+    path = next((path for path in _files() if path.name == name), None)
+    if path is None and choice != AUTO:
+        raise ValueError(f"The file {name} is not in models/detection any more. Choose another one, or auto.")
+    return path or fetch(file_id)[0]
+
+
+def _files() -> list[Path]:
+    """Weights in ComfyUI's detection folders, and those that controlnet_aux has downloaded for itself."""
+    folders = [Path(folder) for folder in folder_paths.get_folder_paths("detection")]
+    folders += [Path(p) / "comfyui_controlnet_aux" / "ckpts" for p in folder_paths.get_folder_paths("custom_nodes")]
+    found = [path for folder in folders if folder.is_dir() for path in sorted(folder.rglob("*"))]
+    return [path for path in found if path.suffix in SUFFIXES]
+
+
+def detector(path: Path, batch: int, onnxruntime: bool) -> Net:
+    """YOLOX ready to run, `batch` pictures at once (0 = as memory allows)."""
+    if onnxruntime:
+        return _session(str(path), path.stat().st_mtime_ns).net(batch or 1)
+    patched = _patched(str(path), path.stat().st_mtime_ns, load_detector)
+    return Net(patched, patched.device, batch or _batch(patched.device, DETECTOR_BYTES, DETECTOR_MOST, 1))
+
+
+def pose_net(path: Path, batch: int, onnxruntime: bool) -> Net:
+    """DWPose or RTMW ready to run, `batch` crops at once (0 = as memory allows)."""
+    if onnxruntime:
+        return _session(str(path), path.stat().st_mtime_ns).net(batch or 4)
+    patched = _patched(str(path), path.stat().st_mtime_ns, load_pose_net)
+    size = patched.model.width, patched.model.height
+    return Net(patched, patched.device, batch or _batch(patched.device, POSE_BYTES, POSE_MOST, 4), *size)
+
+
+def _batch(device: torch.device, item_bytes: float, most: int, on_cpu: int) -> int:
+    if device.type == "cpu":
+        return on_cpu
+    return int(min(max(mm.get_free_memory(device) / 2 / item_bytes, 1), most))
+
+
+class Patched:
+    """A net under ComfyUI's memory management. Cancel takes effect before its next convolution."""
+
+    def __init__(self, model: torch.nn.Module):
+        self.device = mm.get_torch_device()
+        if mm.should_use_fp16(self.device):
+            trunk = [model.backbone, model.neck] if hasattr(model, "head") else [model]
+            for part in trunk:
+                if part is not None:
+                    part.half()
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                layer.register_forward_pre_hook(stop_between_layers)
+        self.model = model
+        # Read here, since core exchanges the class at start-up.
+        make = comfy.model_patcher.CoreModelPatcher
+        self.patcher = make(model, load_device=self.device, offload_device=mm.unet_offload_device())
+
+    def __call__(self, x: torch.Tensor):
+        mm.load_model_gpu(self.patcher)
+        with torch.no_grad():
+            return self.model(x)
+
+
+def stop_between_layers(*_) -> None:
+    if cancelled():
+        raise Stopped
+
+
+@lru_cache(maxsize=2)
+def _patched(path: str, _changed: int, load) -> Patched:
+    """The two nets in use stay in memory, or wherever ComfyUI moves them."""
+    return Patched(load(Path(path)))
+
+
+class Session:
+    """The same with an installed onnxruntime on the CPU, which is faster there."""
+
+    def __init__(self, path: str):
+        try:
+            import onnxruntime
+        except ImportError as err:
+            raise ValueError("onnxruntime is not installed. Choose the runtime torch, or install onnxruntime.") from err
+        if not path.endswith(".onnx"):
+            raise ValueError("onnxruntime reads .onnx files only. Choose the runtime torch, or an .onnx file.")
+        self.options = onnxruntime.RunOptions
+        try:
+            self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        except Exception as err:  # its own kinds, all of them a bad file
+            raise ValueError(f"{Path(path).name} cannot be read. Download it again.") from err
+        self.input = self.session.get_inputs()[0]
+
+    def net(self, batch: int) -> Net:
+        fixed, _, height, width = self.input.shape
+        return Net(self, torch.device("cpu"), fixed if isinstance(fixed, int) else batch, width, height)
+
+    def __call__(self, x: torch.Tensor):
+        options, done = self.options(), threading.Event()
+
+        def watch() -> None:
+            while not done.wait(0.1):
+                if cancelled():
+                    options.terminate = True
+                    return
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            parts = [torch.from_numpy(part) for part in self.session.run(None, {self.input.name: x.numpy()}, options)]
+        except Exception:
+            if cancelled():
+                raise Stopped from None
+            raise
+        finally:
+            done.set()
+        return parts[0] if len(parts) == 1 else tuple(parts)
+
+
+@lru_cache(maxsize=2)
+def _session(path: str, _changed: int) -> Session:
+    return Session(path)

@@ -1,0 +1,97 @@
+"""Chooses the variant of a model that suits this machine."""
+
+import comfy.model_management
+import torch
+from comfy_api.latest import io
+
+from ..loaders import build, selector
+from ..loaders.catalog import catalogue
+
+GENERATIONS = ("auto", *selector.rules()["generations"])
+
+
+def this_card() -> selector.Card:
+    """The GPU that ComfyUI computes on, with all memory that other programs do not use.
+
+    What ComfyUI itself holds counts as free, so that the second prompt chooses what the first did. Half a GB more or less
+    in other programs does not matter. Without a GPU it is half of the computer's memory.
+    """
+    device = comfy.model_management.get_torch_device()
+    if device.type != "cuda":
+        return selector.Card("this computer", comfy.model_management.get_total_memory(device) / 2e9, 0)
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    for loaded in comfy.model_management.current_loaded_models:
+        patcher = loaded.model
+        if patcher is not None and patcher.is_dynamic() and patcher.load_device == device:
+            free += patcher.loaded_size()
+    major, minor = torch.cuda.get_device_capability(device)
+    total = torch.cuda.get_device_properties(device).total_memory
+    return selector.Card("this GPU", min(free, total) // 5e8 / 2, 10 * major + minor)
+
+
+class SteadyDancerVariantSelector(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        known = {variant.id for family in selector.families() for variant in selector.formats(family).values()}
+        options = [variant for variant in catalogue().variants if variant in known]
+        return io.Schema(
+            node_id="SteadyDancerVariantSelector",
+            display_name="GGUF / fp8 Selector",
+            category="SteadyDancer",
+            description="Chooses the variant of a model that suits this GPU, and says why. Connect it to a loader.",
+            search_aliases=["gguf", "fp8", "quantisation", "vram", "auto"],
+            inputs=[
+                io.Combo.Input("family", options=selector.families(), tooltip="Which model is to be chosen from."),
+                io.Float.Input(
+                    "budget",
+                    default=0.0,
+                    min=0.0,
+                    max=1024.0,
+                    step=0.5,
+                    tooltip="GPU memory in GB that may be used. 0 is all of this GPU that other programs leave.",
+                ),
+                io.Combo.Input(
+                    "preference",
+                    options=["auto", *selector.PREFERENCES],
+                    default="auto",
+                    tooltip="quality: least error that fits. balanced: fast, and hard to tell from the original. speed: all "
+                    "weights on the card. smallest: the smallest download. auto is balanced unless GPU_TIER says otherwise.",
+                ),
+                io.Combo.Input(
+                    "generation",
+                    options=list(GENERATIONS),
+                    default="auto",
+                    tooltip="The card's generation, which decides whether fp8 is multiplied natively. auto asks the card.",
+                ),
+            ],
+            outputs=[
+                io.Combo.Output("variant", display_name="variant", options=options),
+                io.String.Output("reason", display_name="reason"),
+            ],
+        )
+
+    @classmethod
+    def choose(cls, family, budget, preference, generation) -> selector.Choice:
+        card = this_card()
+        gb = budget or card.gb
+        sm = card.sm if generation == "auto" else selector.rules()["generations"][generation]
+        places = build.ComfyPlaces()
+
+        def here(variant):
+            return all(places.find(catalogue().files[file]) for file in variant.diffusion)
+
+        return selector.select(family, selector.Card(card.name, gb, sm), preference, here)
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs):
+        """The choice itself: what comes after runs again only when it changes."""
+        try:
+            choice = cls.choose(**inputs)
+            return [choice.variant, choice.reason]
+        except (ValueError, KeyError, TypeError) as err:  # inputs that are linked are not known yet
+            return [str(err)]
+
+    @classmethod
+    def execute(cls, family, budget, preference, generation) -> io.NodeOutput:
+        choice = cls.choose(family, budget, preference, generation)
+        return io.NodeOutput(choice.variant, choice.reason)

@@ -1,0 +1,1 @@
+"""DWPose nets, keypoint formats, alignment, augmentation, drawing, tracking."""

@@ -1,0 +1,133 @@
+"""The weights inside an .onnx file, in the order in which the graph uses them, without the onnx package.
+
+An ONNX file is a protobuf message; only the few fields below are looked at (see onnx.proto in the ONNX project).
+"""
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+GRAPH = 7
+NODE, INITIALIZER = 1, 5
+NODE_INPUT, NODE_OUTPUT, NODE_OP, NODE_ATTRIBUTE = 1, 2, 4, 5
+ATTRIBUTE_TENSOR = 5
+DIMS, DATA_TYPE, FLOATS, NAME, RAW, EXTERNAL = 1, 2, 4, 8, 9, 14
+DTYPES = {1: np.dtype("<f4"), 10: np.dtype("<f2"), 11: np.dtype("<f8")}
+
+
+@dataclass
+class Weights:
+    """What a graph multiplies with, in execution order; arrays are views into the file."""
+
+    convolutions: list[tuple[np.ndarray, np.ndarray | None]] = field(default_factory=list)  # weight, bias
+    matrices: list[np.ndarray] = field(default_factory=list)  # [inputs, outputs]
+    factors: list[np.ndarray] = field(default_factory=list)  # of element-wise products
+    summands: list[np.ndarray] = field(default_factory=list)
+
+
+def read(path: Path) -> Weights:
+    """Reads an .onnx file. Raises ValueError in plain words when it is none or keeps its weights elsewhere."""
+    with path.open("rb") as file:
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    try:
+        return _weights(next(part for number, part in _fields(data) if number == GRAPH))
+    except (StopIteration, IndexError, ValueError, TypeError) as err:
+        if isinstance(err, ValueError) and err.args and str(err).startswith("it "):
+            raise
+        raise ValueError("it is not a whole ONNX file") from err
+
+
+def _weights(graph: memoryview) -> Weights:
+    tensors: dict[str, np.ndarray] = {}
+    nodes = []
+    for number, part in _fields(graph):
+        if number == INITIALIZER:
+            name, tensor = _tensor(part)
+            tensors[name] = tensor
+        elif number == NODE:
+            nodes.append(part)
+    found = Weights()
+    for node in nodes:
+        fields = list(_fields(node))
+        op = next((bytes(v).decode() for number, v in fields if number == NODE_OP), "")
+        inputs = [bytes(v).decode() for number, v in fields if number == NODE_INPUT]
+        output = next(bytes(v).decode() for number, v in fields if number == NODE_OUTPUT)
+        held = [tensors.get(name) for name in inputs]
+        if op == "Constant":
+            values = [v for number, v in fields if number == NODE_ATTRIBUTE]
+            inner = next((v for value in values for number, v in _fields(value) if number == ATTRIBUTE_TENSOR), None)
+            tensors[output] = None if inner is None else _tensor(inner)[1]
+        elif op == "Identity":
+            tensors[output] = held[0]
+        elif op == "BatchNormalization":
+            raise ValueError("it was exported without folding its normalisation layers")
+        elif op == "Conv":
+            if held[1] is None:
+                raise ValueError("it is quantised or compressed")
+            found.convolutions.append((held[1], held[2] if len(held) > 2 else None))
+        elif op in ("MatMul", "Mul", "Add"):
+            kept = {"MatMul": found.matrices, "Mul": found.factors, "Add": found.summands}[op]
+            kept += [tensor for tensor in held if tensor is not None]
+    return found
+
+
+def _tensor(data: memoryview) -> tuple[str, np.ndarray | None]:
+    """Name and values of a TensorProto; None for kinds that hold no weights (indices, shapes)."""
+    shape, kind, name, raw, floats = [], 0, "", None, []
+    for number, value in _fields(data):
+        if number == DIMS:
+            shape += [value] if isinstance(value, int) else list(_packed(value))
+        elif number == DATA_TYPE:
+            kind = value
+        elif number == NAME:
+            name = bytes(value).decode()
+        elif number == RAW:
+            raw = value
+        elif number == FLOATS:
+            floats.append(value)
+        elif number == EXTERNAL:
+            raise ValueError("it keeps its weights in a second file, which is not supported")
+    if kind not in DTYPES:
+        return name, None
+    if raw is None:
+        raw = b"".join(bytes(value) for value in floats)
+    return name, np.frombuffer(raw, DTYPES[kind]).reshape(shape)
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Field numbers and values of a protobuf message: whole numbers, or the bytes of what is nested."""
+    at = 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        number, kind = key >> 3, key & 7
+        if kind == 0:
+            value, at = _varint(data, at)
+            yield number, value
+            continue
+        size = {1: 8, 5: 4}.get(kind)
+        if kind == 2:
+            size, at = _varint(data, at)
+        if size is None or at + size > len(data):
+            raise ValueError("broken protobuf")
+        yield number, data[at : at + size]
+        at += size
+
+
+def _packed(data: memoryview) -> Iterator[int]:
+    at = 0
+    while at < len(data):
+        value, at = _varint(data, at)
+        yield value
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at

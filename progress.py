@@ -1,0 +1,64 @@
+"""How far, how fast and how much longer, in the words that nodes and commands share, and when to stop counting."""
+
+import concurrent.futures.thread
+import sys
+import time
+
+
+class Meter:
+    """Words for a counter. `unit` names what is counted: "B" is shown in GB or MB with its rate, others as they are."""
+
+    def __init__(self, unit: str):
+        self.unit = unit
+        self.total = None
+
+    def line(self, done: int, total: int) -> str:
+        """'3.1 of 16.4 GB, 42 MB/s, 5 min left'. What was there at the first call does not count as speed."""
+        if self.total != total:
+            self.start, self.first, self.total = time.monotonic(), done, total
+        seconds = time.monotonic() - self.start
+        rate = (done - self.first) / seconds if seconds > 0 else 0.0
+        if self.unit == "B":
+            scale, name = (1e9, "GB") if total >= 1e9 else (1e6, "MB")
+            counted, speed = f"{done / scale:.1f} of {total / scale:.1f} {name}", f"{rate / 1e6:.0f} MB/s"
+        else:
+            counted, speed = f"{done} of {total} {self.unit}", f"{rate:.1f} {self.unit}/s"
+        left = f"{time_left((total - done) / rate)} left" if rate > 0 else "starting"
+        return ", ".join((counted, speed, left))
+
+
+class TerminalLine:
+    """`progress(done, total)` of bytes for commands: a terminal's line that changes, elsewhere one every ten seconds."""
+
+    def __init__(self, name: str = ""):
+        self.name = f"{name}: " if name else ""
+        self.meter, self.last, self.live = Meter("B"), time.monotonic(), sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int) -> None:
+        line, now = self.name + self.meter.line(done, total), time.monotonic()
+        if now - self.last >= (0.2 if self.live else 10.0) or (self.live and done == total):
+            self.last = now
+            ending = "\n" if done == total or not self.live else ""
+            sys.stderr.write((f"\r{line:<78}" if self.live else line) + ending)
+            sys.stderr.flush()
+
+
+def time_left(seconds: float) -> str:
+    """Seconds as a person says them: 40 s, 5 min, 1 h 20 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def size(count: int) -> str:
+    """Bytes as a person says them: 12.3 MB, 4 KB."""
+    for scale, name in ((1e9, "GB"), (1e6, "MB")):
+        if count >= scale:
+            return f"{count / scale:.1f} {name}"
+    return f"{count / 1e3:.0f} KB"
+
+
+def program_ends() -> bool:
+    """Whether Python has begun to exit: it waits for the threads of pools, and they for whole files."""
+    return getattr(concurrent.futures.thread, "_shutdown", False)

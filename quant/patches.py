@@ -1,0 +1,121 @@
+"""LoRA on packed weights: a plain one runs beside the layer, as two thin products; other patches unpack the weight."""
+
+from contextlib import contextmanager
+from functools import lru_cache
+
+import comfy.utils
+import torch
+from comfy.model_patcher import LowVramPatch
+from comfy.patcher_extension import CallbacksMP
+from comfy.weight_adapter.lora import LoRAAdapter
+
+from .layout import is_packed
+
+
+class SideBranch:
+    """out += up · (down · input) for all plain LoRAs of a layer at once: their ranks lie side by side."""
+
+    def __init__(self, patches: list[tuple]):
+        downs, ups = [], []
+        for strength, adapter, *_ in patches:
+            up, down, alpha = adapter.weights[:3]
+            scale = strength * (1.0 if alpha is None else alpha / down.shape[0])
+            downs.append(down.flatten(1))
+            ups.append(up.flatten(1).float() * scale)
+        self.down = torch.cat([down.float() for down in downs])
+        self.up = torch.cat(ups, 1)
+        self.ready: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes on a GPU, in 16 bits."""
+        return 2 * (self.down.numel() + self.up.numel())
+
+    def __call__(self, input: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        where = (input.device, input.dtype)
+        if where not in self.ready:
+            self.ready[where] = (self.down.to(*where), self.up.to(*where))
+        down, up = self.ready[where]
+        thin = torch.nn.functional.linear(input, down)
+        out.view(-1, out.shape[-1]).addmm_(thin.flatten(0, -2), up.t())
+        return out
+
+
+def is_plain(patch: tuple) -> bool:
+    """Whether a patch is up · down and nothing else: no DoRA, no middle, no part of the weight, nothing subtracted."""
+    _, adapter, strength_model, offset, function = patch
+    if not isinstance(adapter, LoRAAdapter) or offset is not None or function is not None or strength_model != 1.0:
+        return False
+    _, _, _, mid, dora, reshape = adapter.weights
+    return mid is None and dora is None and reshape is None
+
+
+class PackedPatcher:
+    """Mixed into the patcher class of ComfyUI's choice: keeps patches of packed weights away from what would unpack,
+    change and pack again, and hands them to the layers instead."""
+
+    def packed_layers(self) -> dict[str, torch.nn.Module]:
+        """Weight key → layer, of those that a patch is meant for."""
+        layers = {}
+        for key in self.patches:
+            if key.endswith(".weight"):
+                layer = comfy.utils.get_attr(self.model, key.removesuffix(".weight"))
+                if hasattr(layer, "side_branch") and is_packed(layer.weight):
+                    layers[key] = layer
+        return layers
+
+    @contextmanager
+    def patches_aside(self):
+        layers = self.packed_layers()
+        patches, wrappers = self.patches, self.weight_wrapper_patches
+        aside = {key: patches[key] for key in layers if not all(map(is_plain, patches[key]))}
+        self.patches = {key: value for key, value in patches.items() if key not in layers}
+        self.weight_wrapper_patches = wrappers | {
+            key: [LowVramPatch(key, aside), *wrappers.get(key, [])] for key in aside
+        }
+        try:
+            yield {key: layer for key, layer in layers.items() if key not in aside}, patches
+        finally:
+            self.patches, self.weight_wrapper_patches = patches, wrappers
+
+    def load(self, device_to=None, lowvram_model_memory=0, *args, **kwargs):
+        with self.patches_aside() as (plain, patches):
+            self.drop_side_branches()
+            taken = 0
+            for key, layer in plain.items():
+                layer.side_branch = SideBranch(patches[key])
+                taken += layer.side_branch.nbytes
+            if 0 < lowvram_model_memory < 1e32:
+                lowvram_model_memory = max(1, lowvram_model_memory - taken)
+            return super().load(device_to, lowvram_model_memory, *args, **kwargs)
+
+    def partially_unload(self, *args, **kwargs):
+        with self.patches_aside():
+            return super().partially_unload(*args, **kwargs)
+
+    def unpatch_model(self, device_to=None, unpatch_weights=True):
+        super().unpatch_model(device_to, unpatch_weights)
+        if unpatch_weights:
+            self.drop_side_branches()
+
+    def drop_side_branches(self) -> None:
+        for module in self.model.modules():
+            if getattr(module, "side_branch", None) is not None:
+                module.side_branch = None
+
+    def clone(self, *args, **kwargs):
+        return with_packed_patches(super().clone(*args, **kwargs))
+
+
+@lru_cache
+def packed_class(base: type) -> type:
+    return type(f"Packed{base.__name__}", (PackedPatcher, base), {})
+
+
+def with_packed_patches(patcher, scratch=None):
+    """The patcher, with patches of packed weights going their own way, and `scratch` emptied after every run."""
+    if not isinstance(patcher, PackedPatcher):
+        patcher.__class__ = packed_class(type(patcher))
+    if scratch is not None:
+        patcher.add_callback(CallbacksMP.ON_CLEANUP, lambda _: scratch.clear())
+    return patcher

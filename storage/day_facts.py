@@ -1,0 +1,56 @@
+"""metadata.json beside a day's objects: for each of them how it was made, so that a bucket explains itself."""
+
+import random
+import time
+from collections.abc import Mapping
+
+from .client import Bucket, KeyTaken
+
+NAME = "metadata.json"
+TRIES = 6
+
+
+def facts_of_graph(prompt: Mapping[str, Mapping], node_id: str) -> dict[str, object]:
+    """What can be read off an API prompt above one node: seed, variant, models and prompt texts, by input name.
+
+    Linked inputs are followed, so another branch's seed is not taken.
+    """
+    facts, models, texts, todo, seen = {}, [], [], [node_id], set()
+    while todo:
+        current = todo.pop(0)
+        if current in seen or current not in prompt:
+            continue
+        seen.add(current)
+        for name, value in prompt[current].get("inputs", {}).items():
+            if isinstance(value, list):
+                todo.append(str(value[0]))
+            elif name in ("seed", "noise_seed"):
+                facts.setdefault("seed", value)
+            elif name == "variant":
+                facts.setdefault("variant", value)
+            elif name in ("unet_name", "ckpt_name", "model_name", "lora_name", "model") and isinstance(value, str):
+                models.append(value)
+            elif name == "text" and isinstance(value, str):
+                texts.append(value)
+    return facts | {name: found for name, found in (("models", models), ("prompt", texts)) if found}
+
+
+def add(bucket: Bucket, facts: Mapping[str, Mapping[str, object]]) -> None:
+    """Adds the facts of objects, by key, to the metadata.json of their folder.
+
+    Several machines may write at once: each write is refused if the file changed since it was read, and is tried again.
+    """
+    folders: dict[str, dict] = {}
+    for key, values in facts.items():
+        folder, slash, name = key.rpartition("/")
+        folders.setdefault(folder + slash + NAME, {})[name] = dict(values)
+    for beside, fresh in folders.items():
+        for attempt in range(TRIES):
+            day, etag = bucket.read_json(beside)
+            try:
+                bucket.write_json(beside, day | fresh, etag)
+                break
+            except KeyTaken:
+                if attempt == TRIES - 1:
+                    raise
+                time.sleep(random.uniform(0.2, 1.0))  # R2 takes one write a second to the same key

@@ -1,0 +1,129 @@
+"""Fixtures of all layers. See tests/README.md for who uses which."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import support
+from steadydancer import dev
+
+LAYERS = ("unit", "parts", "contract", "e2e", "browser")
+# A developer's own settings must not decide whether a test passes.
+PACKAGE_VARIABLES = ("STEADYDANCER_", "ENABLE_", "DWPOSE_", "TURBO_", "R2_", "AWS_", "WAN_", "CIVITAI_", "HF_")
+FAILED = pytest.StashKey[bool]()
+servers = []
+
+
+def pytest_addoption(parser):
+    parser.addoption("--update-snapshot", action="store_true", help="store what /object_info says of our nodes now")
+    parser.addoption("--update-thumbnails", action="store_true", help="make the screenshots the templates' pictures")
+
+
+def pytest_configure(config):
+    config.failed_key = FAILED
+    for name in [name for name in os.environ if name.startswith(PACKAGE_VARIABLES)]:
+        del os.environ[name]
+
+
+def pytest_collection_modifyitems(items):
+    """Quick layers first. Units go before anything that puts ComfyUI on sys.path."""
+
+    def layer(item) -> int:
+        folder = item.path.relative_to(support.TESTS).parts[0]
+        return LAYERS.index(folder) if folder in LAYERS else len(LAYERS)
+
+    items.sort(key=layer)
+
+
+def pytest_runtest_setup(item):
+    for server in servers:
+        server.revive()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+        for server in servers:
+            if server in item.funcargs.values():
+                report.sections.append((f"ComfyUI's log, {' '.join(server.flags)}", server.log_tail()))
+    return report
+
+
+@pytest.fixture(scope="session")
+def comfyui_path() -> Path:
+    """The ComfyUI that dev.py finds."""
+    try:
+        return dev.find_comfyui()
+    except dev.Problem as problem:
+        pytest.fail(str(problem))
+
+
+@pytest.fixture(scope="session")
+def comfyui(comfyui_path, tmp_path_factory) -> Path:
+    """ComfyUI in this process, on the CPU, with our model classes registered, for tests that call comfy.* directly.
+
+    Its models, input and output folders lie in the folder that is returned.
+    """
+    base = tmp_path_factory.mktemp("in-process")
+    sys.path.insert(0, str(comfyui_path))
+    from comfy.cli_args import args
+
+    args.cpu = True
+    args.disable_api_nodes = True
+    args.base_directory = str(base)
+
+    import folder_paths
+    import steadydancer
+    from server import PromptServer
+
+    for folder in (
+        "models/diffusion_models",
+        "models/vae",
+        "models/text_encoders",
+        "models/clip_vision",
+        "models/loras",
+    ):
+        (base / folder).mkdir(parents=True)
+    for folder in (folder_paths.get_input_directory(), folder_paths.get_output_directory()):
+        Path(folder).mkdir(exist_ok=True)
+
+    async def start() -> None:
+        PromptServer(asyncio.get_running_loop())  # nodes send their progress lines to its one instance
+        extension = await steadydancer.comfy_entrypoint()
+        await extension.on_load()
+        await extension.get_node_list()
+
+    asyncio.run(start())
+    return base
+
+
+@pytest.fixture(scope="session")
+def start_comfy(comfyui_path, tmp_path_factory):
+    """start_comfy(*flags, variables={}) → a running `support.server.Server`; equal calls share one.
+
+    All of them are stopped at the end of the session; stop one earlier with `.stop()` and the next call starts afresh.
+    """
+    from support.server import Server
+
+    def start(*flags: str, variables: dict[str, str] | None = None) -> Server:
+        for server in servers:
+            if server.flags == flags and server.variables == (variables or {}) and server.alive():
+                return server
+        base = tmp_path_factory.mktemp("comfyui")
+        server = Server(comfyui_path, base, flags, variables)
+        servers.append(server)
+        return server.start()
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def comfy(start_comfy):
+    """The session's ComfyUI server: `comfy.run(prompt)`, `comfy.object_info()`, `comfy.events()`, …"""
+    return start_comfy()

@@ -1,0 +1,215 @@
+"""GGUF and fp8 in ComfyUI's own loader and network, against float32."""
+
+import pytest
+import torch
+from steadydancer.quant.blocks import BY_NAME
+from support import tiny
+from support.golden import Golden
+from support.tiny_gguf import write_steadydancer_gguf
+
+KINDS = ["F16", "BF16", *BY_NAME]
+FAMILIES = [["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"], ["Q4_0", "Q5_0", "Q8_0"], ["Q4_1", "Q5_1"]]
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return Golden()
+
+
+@pytest.fixture(scope="module")
+def gguf_path(comfyui):
+    return lambda kind: write_steadydancer_gguf(comfyui / "models/diffusion_models" / f"dancer-{kind}.gguf", kind)
+
+
+def load(path):
+    from steadydancer.loaders.build import load_diffusion
+
+    return load_diffusion([path])
+
+
+def velocity(model, golden, network=None):
+    inputs = golden.network_inputs()
+    x = inputs.pop("x")
+    with torch.inference_mode():
+        return (network or model.model.diffusion_model)(x, torch.full((1,), 731.0), **inputs).float()
+
+
+def loaded(model):
+    import comfy.model_management
+
+    comfy.model_management.load_models_gpu([model])
+    return model
+
+
+def relative(a, b):
+    return ((a - b).norm() / b.norm()).item()
+
+
+def test_every_type_computes_what_float32_does_within_its_bits(comfyui, gguf_path, golden):
+    exact = golden.numbers["out.noise_pred"][None]
+    errors = {}
+    for kind in KINDS:
+        model = load(gguf_path(kind))
+        assert type(model.model).__name__ == "SteadyDancerBase"
+        errors[kind] = relative(velocity(model, golden), exact)
+        print(f"{kind:8} error against float32 {errors[kind]:8.4%}")
+    assert errors["Q8_0"] < 0.01 and errors["F16"] < 0.005 and errors["BF16"] < 0.01
+    for family in FAMILIES:
+        assert [errors[kind] for kind in family] == sorted((errors[kind] for kind in family), reverse=True), family
+    assert errors["Q4_K"] < 0.15 and errors["Q6_K"] < 0.03 and errors["IQ4_NL"] < 0.15
+
+
+def test_packed_weights_have_true_shapes_and_packed_sizes(comfyui, gguf_path):
+    from comfy.quant_ops import QuantizedTensor
+
+    model = load(gguf_path("Q4_K"))
+    weight = model.model.diffusion_model.blocks[0].ffn[0].weight
+    assert isinstance(weight, QuantizedTensor) and weight.ndim == 2
+    assert weight.nbytes == weight.numel() // 256 * 144
+    whole = load(tiny.write_steadydancer(comfyui / "models/diffusion_models/dancer.safetensors", "fp16"))
+    count = {True: 0, False: 0}
+    for packed, patcher in ((True, model), (False, whole)):
+        count[packed] = sum(p.numel() for p in patcher.model.diffusion_model.parameters())
+    assert count[True] == count[False]
+    assert model.model_size() < 0.8 * whole.model_size()
+
+
+def test_the_published_files_quirks_are_restored(comfyui, gguf_path, golden):
+    """Norms that lost their leading 1, and a quantised in_proj_weight, arrive as plain float32."""
+    from steadydancer.quant.gguf_file import open_gguf
+
+    path = gguf_path("Q5_0")
+    file = open_gguf(path)
+    key = "condition_embedding_align."
+    assert file.tensors[key + "norm1.weight"].shape == (128, 1, 1)
+    assert file.tensors[key + "cross_attn.in_proj_weight"].block.name == "Q5_0"
+    network = load(path).model.diffusion_model
+    assert network.condition_embedding_align.norm1.weight.shape == (1, 128, 1, 1)
+    for name, parameter in network.named_parameters():
+        if name.startswith(("condition_embedding_", "patch_embedding")):
+            assert parameter.dtype == torch.float32 and type(parameter.data) is torch.Tensor, name
+
+
+def lora_of(comfyui):
+    import comfy.utils
+
+    path = tiny.write_lora(comfyui / "models/loras/side.safetensors", rank=4)
+    return comfy.utils.load_torch_file(str(path))
+
+
+def dense_twin(path):
+    """The file's network with its packed weights unpacked into ordinary ones."""
+    twin = load(path).model.diffusion_model
+    for module in twin.modules():
+        if hasattr(module, "side_branch") and module.weight is not None:
+            weight = module.weight.to(torch.float32)
+            weight = weight.dequantize() if hasattr(weight, "_qdata") else weight
+            module.weight = torch.nn.Parameter(weight, requires_grad=False)
+    return twin
+
+
+def add_to(network, lora, strength):
+    layers = {key.rpartition(".lora_down")[0] for key in lora if "lora_down" in key}
+    for layer in layers:
+        module = network.get_submodule(layer.removeprefix("diffusion_model."))
+        up, down = lora[f"{layer}.lora_up.weight"].float(), lora[f"{layer}.lora_down.weight"].float()
+        module.weight = torch.nn.Parameter(module.weight + strength * up @ down, requires_grad=False)
+    return network
+
+
+@pytest.mark.parametrize("kind", ["Q4_K", "Q8_0"])
+def test_lora_equals_lora_on_the_unpacked_model(comfyui, gguf_path, golden, kind):
+    import comfy.sd
+
+    model = load(gguf_path(kind))
+    lora = lora_of(comfyui)
+    plain = velocity(loaded(model), golden)
+    expected = velocity(model, golden, add_to(dense_twin(gguf_path(kind)), lora, 0.5 + 0.7))
+    with_one = comfy.sd.load_lora_for_models(model, None, lora, 0.5, 0)[0]
+    with_two = comfy.sd.load_lora_for_models(with_one, None, lora, 0.7, 0)[0]
+    found = velocity(loaded(with_two), golden)
+    layer = model.model.diffusion_model.blocks[0].self_attn.q
+    assert layer.side_branch.down.shape[0] == 8 and not layer.weight_function and hasattr(layer.weight, "_qdata")
+    assert relative(found, plain) > 0.01
+    assert relative(found, expected) < 1e-3
+    assert torch.equal(velocity(loaded(model), golden), plain)  # the model itself is as it was
+
+
+def test_a_patch_that_is_no_plain_lora_unpacks_the_weight(comfyui, gguf_path, golden):
+    model = load(gguf_path("Q4_K"))
+    plain = velocity(loaded(model), golden)
+    key = "diffusion_model.blocks.0.ffn.0.weight"
+    twin = dense_twin(gguf_path("Q4_K"))
+    diff = torch.randn(twin.blocks[0].ffn[0].weight.shape, generator=torch.Generator().manual_seed(0)) * 0.05
+    patched = model.clone()
+    patched.add_patches({key: ("diff", (diff,))}, 0.5)
+    found = velocity(loaded(patched), golden)
+    twin.blocks[0].ffn[0].weight.data += 0.5 * diff
+    assert relative(found, plain) > 1e-3
+    assert relative(found, velocity(model, golden, twin)) < 1e-5
+    assert torch.equal(velocity(loaded(model), golden), plain)
+
+
+def test_torch_compile_gives_the_same(comfyui, gguf_path, golden):
+    model = loaded(load(gguf_path("Q4_K")))
+    layer = model.model.diffusion_model.blocks[0].ffn[0]
+    x = torch.randn(1, 32, layer.in_features)
+    with torch.inference_mode():
+        torch._dynamo.reset()
+        compiled = torch.compile(layer, backend="aot_eager")
+        assert torch.allclose(compiled(x), layer(x), atol=1e-5)
+        block = torch.compile(model.model.diffusion_model.blocks[0], backend="aot_eager", fullgraph=False)
+        network = model.model.diffusion_model
+        plain = velocity(model, golden)
+        original, network.blocks[0] = network.blocks[0], block
+        assert relative(velocity(model, golden), plain) < 1e-5
+        network.blocks[0] = original
+
+
+def test_partly_offloaded_it_computes_the_same(comfyui, gguf_path, golden):
+    """ComfyUI's static placement with room for half of the model, on the CPU as both devices."""
+    import comfy.sd
+
+    model = load(gguf_path("Q4_K"))
+    lora = lora_of(comfyui)
+    patched = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)[0]
+    whole = velocity(loaded(patched), golden)
+    patched.detach()
+    patched.patch_model(torch.device("cpu"), lowvram_model_memory=model.model_size() // 2)
+    assert model.model.model_lowvram
+    assert torch.equal(velocity(patched, golden), whole)
+    patched.partially_unload(torch.device("cpu"), model.model_size())
+    assert torch.equal(velocity(patched, golden), whole)
+    patched.detach()
+    assert all(getattr(module, "side_branch", None) is None for module in model.model.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_scaled_fp8_is_loaded_in_its_own_format(comfyui, golden, dtype):
+    """Scales as Kijai's converter picks them: the largest weight becomes the largest number of the format."""
+    tensors = {"scaled_fp8": torch.zeros(0, dtype=dtype)}
+    for key, tensor in tiny.weights("steadydancer_tiny.keys.tsv").items():
+        if key.endswith(".weight") and tensor.ndim == 2 and not key.startswith("condition_embedding_"):
+            scale = tensor.abs().max().reshape(1) / torch.finfo(dtype).max
+            tensors[key] = (tensor / scale).to(dtype)
+            tensors[key.removesuffix("weight") + "scale_weight"] = scale
+        else:
+            tensors[key] = tensor
+    name = str(dtype).removeprefix("torch.")
+    path = tiny.write(comfyui / f"models/diffusion_models/dancer-{name}.safetensors", tensors)
+    model = load(path)
+    weight = model.model.diffusion_model.blocks[0].ffn[0].weight
+    assert weight._qdata.dtype == dtype
+    error = relative(velocity(model, golden), golden.numbers["out.noise_pred"][None])
+    print(f"{name}: error against float32 {error:.4%}")
+    assert error < {torch.float8_e4m3fn: 0.06, torch.float8_e5m2: 0.12}[dtype]
+
+
+def test_fp8_with_scales_of_blocks_is_refused(comfyui):
+    tensors = {
+        "blocks.0.self_attn.q.weight": torch.zeros(256, 256, dtype=torch.float8_e4m3fn),
+        "blocks.0.self_attn.q.scale_weight": torch.ones(256, 4, 1),
+    }
+    path = tiny.write(comfyui / "models/diffusion_models/blockwise.safetensors", tensors)
+    with pytest.raises(ValueError, match="blockwise.safetensors has a scale for every block"):
+        load(path)

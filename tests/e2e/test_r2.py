@@ -1,0 +1,403 @@
+"""The R2 nodes in a real server with a strict S3 server behind it: what arrives, what is kept, what never leaks."""
+
+import json
+import os
+import re
+import time
+import urllib.error
+
+import av
+import pytest
+from steadydancer.storage import encode
+from support import ROOT
+from support.s3_server import MIB, Fault, StrictS3
+from support.workflows import load
+
+CANARY = "canary-secret-7f3a9c"
+WORKFLOW = {"nodes": [{"id": 7, "type": "SteadyDancerR2SaveVideo"}], "links": [], "version": 0.4}
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory):
+    with StrictS3(tmp_path_factory.mktemp("s3"), secret=CANARY).running() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def calm(s3):
+    yield
+    s3.faults.clear()
+    s3.bytes_per_second = 0
+
+
+@pytest.fixture(scope="module")
+def pod(start_comfy, s3):
+    """A server whose environment holds the profile, as on a rented machine."""
+    return start_comfy(variables=s3.profile)
+
+
+def graph(prefix="video/clip", color=0x3366CC, frames=8, size=64, **inputs) -> dict:
+    """Plain frames with a tone → MP4 → bucket."""
+    defaults = {
+        "profile": "auto",
+        "crf": 19,
+        "after_upload": "keep the local file",
+        "share_safe": False,
+        "key": "{prefix}/{date}/{name}",
+        "overwrite": False,
+        "link_minutes": 0,
+        "day_facts": False,
+    }
+    empty = {"width": size, "height": size, "batch_size": frames, "color": color}
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": empty},
+        "2": {"class_type": "EmptyAudio", "inputs": {"duration": 0.5, "sample_rate": 44100, "channels": 2}},
+        "3": {"class_type": "CreateVideo", "inputs": {"images": ["1", 0], "audio": ["2", 0], "fps": 16.0}},
+        "7": {
+            "class_type": "SteadyDancerR2SaveVideo",
+            "inputs": {"video": ["3", 0], "filename_prefix": prefix, **defaults, **inputs},
+            "_meta": {"title": "My save"},
+        },
+    }
+
+
+def upload_graph(file: str, **inputs) -> dict:
+    defaults = {"profile": "auto", "key": "{prefix}/{date}/{name}", "overwrite": False, "link_minutes": 0}
+    return {"1": {"class_type": "SteadyDancerR2Upload", "inputs": {"file": file, **defaults, **inputs}}}
+
+
+def said(result) -> str:
+    return next(output["text"][0] for output in result.outputs.values() if "text" in output)
+
+
+def key_of(result) -> str:
+    return re.search(r"s3://renders/(\S+),", said(result))[1]
+
+
+def test_video_arrives_with_sound_and_its_graph(pod, s3):
+    prompt = graph()
+    result = pod.succeed(prompt, workflow=WORKFLOW)
+    (path,) = result.files
+    assert s3.body(key_of(result)) == path.read_bytes()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d/clip_00001_\.mp4", key_of(result))
+    with av.open(str(path)) as video:
+        assert [stream.codec_context.name for stream in video.streams] == ["h264", "aac"]
+        assert sum(1 for _ in video.decode(video=0)) == 8
+    tags = encode.video_tags(path)
+    assert json.loads(tags["workflow"]) == WORKFLOW and json.loads(tags["prompt"]) == prompt
+
+
+def test_the_shipped_prompt_runs_as_it_is(pod, s3):
+    result = pod.succeed(load(ROOT / "example_workflows" / "api" / "save_to_r2.json"))
+    assert s3.body("newest.mp4") == next(path for path in result.files if path.suffix == ".mp4").read_bytes()
+
+
+def test_the_same_graph_again_is_cached_and_sends_nothing(pod, s3):
+    pod.succeed(graph("again"))
+    before = len(s3.requests)
+    assert "7" in pod.succeed(graph("again")).cached and len(s3.requests) == before
+
+
+def test_headless_prompts_have_a_prompt_tag_only(pod):
+    (path,) = pod.succeed(graph("headless")).files
+    tags = encode.video_tags(path)
+    assert "workflow" not in tags and "prompt" in tags
+
+
+def test_share_safe_leaves_no_graph(pod, s3):
+    (path,) = pod.succeed(graph("safe", share_safe=True), workflow=WORKFLOW).files
+    assert b"SteadyDancerR2SaveVideo" not in path.read_bytes()
+
+
+def loaded(pod, source, **inputs) -> dict:
+    name = pod.upload_image(source)
+    prompt = graph("copied", **inputs)
+    del prompt["1"], prompt["2"]
+    prompt["3"] = {"class_type": "LoadVideo", "inputs": {"file": name}}
+    return prompt
+
+
+def packets(path) -> list[bytes]:
+    with av.open(str(path)) as video:
+        return [bytes(packet) for packet in video.demux(video=0) if packet.size]
+
+
+def test_an_h264_mp4_is_copied_and_gets_the_new_graph(pod):
+    (source,) = pod.succeed(graph("source", color=0x112233), workflow=WORKFLOW).files
+    other = {"nodes": [], "version": 0.4, "other": True}
+    (copy,) = pod.succeed(loaded(pod, source), workflow=other).files
+    assert packets(copy) == packets(source)
+    assert json.loads(encode.video_tags(copy)["workflow"]) == other
+
+
+@pytest.mark.parametrize("crf", [19, 20])
+def test_a_video_in_memory_is_saved_like_a_file(pod, s3, crf):
+    (source,) = pod.succeed(graph("source3", color=0x778899), workflow=WORKFLOW).files
+    prompt = loaded(pod, source, crf=crf, share_safe=crf == 20)
+    prompt["4"] = {"class_type": "VideoInMemory", "inputs": {"video": ["3", 0]}}
+    prompt["7"]["inputs"]["video"] = ["4", 0]
+    result = pod.succeed(prompt)
+    (copy,) = result.files
+    assert packets(copy) == packets(source) and s3.body(key_of(result)) == copy.read_bytes()
+    assert b'"nodes"' not in copy.read_bytes()
+
+
+def test_a_copied_video_drops_the_old_graph(pod):
+    (source,) = pod.succeed(graph("source2", color=0x445566), workflow=WORKFLOW).files
+    (headless,) = pod.succeed(loaded(pod, source, crf=20)).files
+    assert not encode.video_tags(headless).get("workflow")
+    (safe,) = pod.succeed(loaded(pod, source, share_safe=True), workflow=WORKFLOW).files
+    assert b"SteadyDancerR2SaveVideo" not in safe.read_bytes() and packets(safe) == packets(source)
+
+
+def test_other_codecs_and_trims_are_encoded(pod, tmp_path):
+    source = tmp_path / "source.mkv"
+    with av.open(str(source), "w") as video:
+        stream = video.add_stream("mpeg4", rate=16)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for _ in range(32):
+            video.mux(stream.encode(av.VideoFrame(64, 64, "rgb24")))
+        video.mux(stream.encode())
+    prompt = loaded(pod, source)
+    (whole,) = pod.succeed(prompt).files
+    with av.open(str(whole)) as video:
+        assert video.streams.video[0].codec_context.name == "h264"
+        assert sum(1 for _ in video.decode(video=0)) == 32
+    trim = {"video": ["3", 0], "start_time": 0.5, "duration": 1.0, "strict_duration": False}
+    prompt["4"] = {"class_type": "Video Slice", "inputs": trim}
+    prompt["7"]["inputs"]["video"] = ["4", 0]
+    (trimmed,) = pod.succeed(prompt).files
+    with av.open(str(trimmed)) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 16
+
+
+def test_delete_after_the_check(pod, s3):
+    result = pod.succeed(graph("gone", after_upload="delete the local file after the check"))
+    assert key_of(result) in s3.objects
+    assert not list((pod.base_directory / "output").glob("gone*")) and not result.files
+    journal = (pod.base_directory / "user" / "__steadydancer" / "r2_journal.jsonl").read_text("utf-8")
+    assert re.search(rf'"key": "{key_of(result)}", "sent": true', journal)
+
+
+def test_without_a_profile_it_stays_local_and_says_so(comfy):
+    result = comfy.succeed(graph("local", after_upload="delete the local file after the check"))
+    assert "no save profile is set up" in said(result) and result.files[0].exists()
+
+
+def test_images_arrive_in_every_format(pod, s3):
+    for format in ("png", "webp", "jpg"):
+        prompt = graph(f"images/{format}", frames=12, day_facts=True)
+        prompt["7"]["class_type"] = "SteadyDancerR2SaveImages"
+        inputs = prompt["7"]["inputs"]
+        del inputs["video"], inputs["crf"], prompt["2"], prompt["3"]
+        inputs |= {"images": ["1", 0], "format": format, "quality": 90, "key": "i/{name}"}
+        result = pod.succeed(prompt, workflow=WORKFLOW)
+        assert len(result.files) == 12
+        for path in result.files:
+            assert s3.body(f"i/{path.name}") == path.read_bytes()
+            assert json.loads(encode.image_tags(path)["workflow"]) == WORKFLOW
+    assert len(json.loads(s3.body("i/metadata.json"))) == 36
+
+
+def test_facts_beside_the_object(pod, s3):
+    prompt = graph("facts", key="facts/{name}", day_facts=True)
+    prompt["1"]["inputs"]["seed"] = 123  # what a sampler above would have
+    started = time.monotonic()
+    pod.succeed(prompt)
+    took = time.monotonic() - started
+    (facts,) = json.loads(s3.body("facts/metadata.json")).values()
+    assert facts["seed"] == 123 and (facts["width"], facts["height"]) == (64, 64)
+    assert 0 < facts["seconds"] <= took + 1
+
+
+def test_key_tokens(pod, s3):
+    prompt = graph("tokens", key="{title}/{prompt_id}/{counter}.{ext}")
+    assert f"My save/{pod.succeed(prompt).prompt_id}/00001.mp4" in s3.objects
+
+
+@pytest.mark.parametrize(
+    "prefix, name",
+    [
+        ("../../escape", "escape_00001_.mp4"),
+        ("C:\\temp\\win", "C_/temp/win_00001_.mp4"),
+        ("bell\a\x00\r\nname", "bellname_00001_.mp4"),
+        ("L" * 300, "L" * 200 + "_00001_.mp4"),
+        ("dance 💃🏽/é", "dance 💃🏽/é_00001_.mp4"),
+    ],
+)
+def test_hostile_names_are_confined(pod, s3, prefix, name):
+    (path,) = pod.succeed(graph(prefix)).files
+    assert path == pod.base_directory / "output" / name and path.exists()
+    assert any(key.endswith("/" + path.name) for key in s3.objects)
+
+
+def test_a_failed_upload_keeps_the_file_and_the_retry_node_sends_it(pod, s3):
+    s3.faults.append(Fault("403", "PutObject", 9))
+    failed = pod.run(graph("kept"))
+    assert "Object Read & Write" in failed.error
+    assert "kept_00001_.mp4" in failed.error and "Upload File to R2" in failed.error
+    path = pod.base_directory / "output" / "kept_00001_.mp4"
+    assert path.exists()
+    s3.faults.clear()
+    result = pod.succeed(upload_graph("kept_00001_.mp4"))
+    assert s3.body(key_of(result)) == path.read_bytes()
+
+
+@pytest.mark.parametrize("file", ["../comfyui.log", "", "none.mp4", "/etc/passwd"])
+def test_upload_is_confined_to_the_output_folder(pod, file):
+    result = pod.run(upload_graph(file))
+    assert "There is no file" in result.error and "output folder" in result.error
+
+
+def test_a_workflow_cannot_name_another_endpoint(pod):
+    from support.client import Refused
+
+    with pytest.raises(Refused):
+        pod.queue(upload_graph("x.mp4", profile="https://evil.example/steal"))
+    info = pod.object_info()
+    for node_id in ("SteadyDancerR2SaveVideo", "SteadyDancerR2SaveImages", "SteadyDancerR2Upload"):
+        inputs = {name for group in info[node_id]["input"].values() for name in group}
+        assert not inputs & {"endpoint", "bucket", "access_key_id", "secret_access_key", "session_token", "url"}
+
+
+def cancel(pod, prompt, s3, started: str) -> tuple[object, float]:
+    """Presses Cancel once the server has seen `started`; the result, and the seconds until the prompt had ended."""
+    before = len(s3.requests)
+    prompt_id = pod.queue(prompt)
+    end = time.monotonic() + 60
+    while not any(operation == started for operation, _ in s3.requests[before:]) and time.monotonic() < end:
+        time.sleep(0.02)
+    time.sleep(0.5)
+    pressed = time.monotonic()
+    pod.interrupt()
+    result = pod.wait(prompt_id)
+    return result, time.monotonic() - pressed
+
+
+def test_cancel_during_a_gigabyte(pod, s3):
+    path = pod.base_directory / "output" / "big.mp4"
+    with path.open("wb") as file:
+        file.truncate(1024 * MIB)
+    s3.bytes_per_second = 100e6
+    result, seconds = cancel(pod, upload_graph("big.mp4"), s3, "UploadPart")
+    print(f"\ncancel during 1 GB: {seconds:.2f} s")
+    assert result.interrupted and seconds <= 1.0
+    end = time.monotonic() + 5
+    while s3.uploads and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not s3.uploads and not any("big.mp4" in key for key in s3.objects)
+    assert path.stat().st_size == 1024 * MIB
+    s3.bytes_per_second = 0
+    assert key_of(pod.succeed(graph("after_cancel"))) in s3.objects
+    path.unlink()
+
+
+def test_cancel_while_encoding_leaves_no_half_file(pod, s3):
+    prompt = graph("halfway", frames=400, size=512)
+    prompt_id = pod.queue(prompt)
+    folder = pod.base_directory / "output"
+    end = time.monotonic() + 60
+    while not list(folder.glob("halfway*")) and time.monotonic() < end:
+        time.sleep(0.01)
+    pressed = time.monotonic()
+    pod.interrupt()
+    result = pod.wait(prompt_id)
+    assert result.interrupted and time.monotonic() - pressed <= 1.0
+    assert not list(folder.glob("halfway*"))
+
+
+def test_the_secret_is_nowhere(pod, s3, tmp_path):
+    result = pod.succeed(graph("canary", day_facts=True, link_minutes=5), workflow=WORKFLOW)
+    s3.faults.append(Fault("403", "PutObject", 9))
+    failed = pod.run(graph("canary_failed"))
+    s3.faults.clear()
+    places = {
+        "log": pod.log(),
+        "history": json.dumps(pod.get("/history")),
+        "jobs": json.dumps(pod.get("/api/jobs")),
+        "object_info": json.dumps(pod.object_info()),
+        "settings": json.dumps(pod.get("/settings")),
+        "route": json.dumps(pod.get("/steadydancer/r2")),
+        "queue": json.dumps(pod.get("/queue")),
+        "error": failed.error,
+        "headers at the server": json.dumps(s3.headers),
+        "object metadata": json.dumps([there["headers"] for there in s3.objects.values()]),
+        "userdata": json.dumps(pod.get("/userdata?dir=.&recurse=true")),
+    }
+    places |= {f"object {key}": s3.body(key).decode("latin-1") for key in s3.objects}
+    for path in [*pod.base_directory.rglob("*")]:
+        if path.is_file() and not path.is_symlink() and "custom_nodes" not in path.parts:
+            places[str(path)] = path.read_bytes().decode("latin-1")
+    assert [name for name, text in places.items() if CANARY in text] == []
+    # The link that was asked for is shown under the node only.
+    assert [name for name, text in places.items() if "X-Amz-Signature" in text] == []
+    assert result.succeeded and len(places) > 20
+
+
+def test_the_link_is_shown_and_opens(pod, s3):
+    with pod.events() as events:
+        pod.succeed(graph("linked", link_minutes=5))
+        end = time.monotonic() + 5
+        while "X-Amz-Signature" not in str(events) and time.monotonic() < end:
+            time.sleep(0.05)
+    assert "X-Amz-Expires=300" in str(events)
+
+
+def test_system_user_folder_is_not_served(pod):
+    pod.succeed(graph("journaled"))
+    assert (pod.base_directory / "user" / "__steadydancer" / "r2_journal.jsonl").exists()
+    for address in ("/userdata/..%2F__steadydancer%2Fr2_journal.jsonl", "/userdata/__steadydancer%2Fr2_journal.jsonl"):
+        with pytest.raises(urllib.error.HTTPError):
+            pod.get_bytes(address)
+
+
+def test_metadata_can_be_disabled(start_comfy, s3):
+    server = start_comfy("--disable-metadata", variables=s3.profile)
+    try:
+        (path,) = server.succeed(graph("bare"), workflow=WORKFLOW).files
+        assert not set(encode.video_tags(path)) & set(encode.GRAPH_TAGS)
+    finally:
+        server.stop()
+
+
+def test_the_output_folder_is_kept_while_the_server_runs(start_comfy, s3):
+    server = start_comfy(variables=s3.profile | {"ENABLE_R2_SYNC": "true"})
+    try:
+        output = server.base_directory / "output"
+        moved = server.base_directory / "Moved.PNG"
+        moved.write_bytes(b"a picture")
+        os.utime(moved, (time.time() - 99,) * 2)
+        moved.rename(output / "Moved.PNG")
+        save = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "core"}}
+        prompt = graph("both")
+        prompt["8"] = save
+        server.succeed(prompt)
+        end = time.monotonic() + 30
+        while server.get("/steadydancer/r2")["sent"] < 9 and time.monotonic() < end:
+            time.sleep(0.2)
+        time.sleep(3)
+        status = server.get("/steadydancer/r2")
+        assert status == {"enabled": True, "problem": "", "sent": 9, "waiting": 0, "sending": [], "failed": []}
+        names = [key.rpartition("/")[2] for key in s3.objects]
+        assert names.count("both_00001_.mp4") == 1  # by the node, not again by the sync
+        assert names.count("Moved.PNG") == 1 and sum(name.startswith("core_") for name in names) == 8
+        assert CANARY not in json.dumps(status) and CANARY not in server.log()
+    finally:
+        server.stop()
+
+
+def test_the_route_of_a_server_without_sync(comfy):
+    assert comfy.get("/steadydancer/r2") == {"enabled": False, "problem": ""}
+
+
+def test_the_route_does_not_quote_an_endpoint_with_a_key_in_it(start_comfy, s3):
+    mistaken = {"R2_ENDPOINT": f"https://KEY:{CANARY}@host", "ENABLE_R2_SYNC": "true"}
+    server = start_comfy(variables=s3.profile | mistaken)
+    try:
+        end = time.monotonic() + 10
+        while not (status := server.get("/steadydancer/r2"))["problem"] and time.monotonic() < end:
+            time.sleep(0.1)
+        assert status == {"enabled": True, "problem": "The save profile is not usable; the log says why."}
+        assert "it must look like https://host" in server.log() and CANARY not in server.log()
+    finally:
+        server.stop()

@@ -1,0 +1,630 @@
+"""The downloader against a real server with faults on demand."""
+
+import collections
+import errno
+import hashlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import support
+from steadydancer.loaders import transfer
+from steadydancer.loaders.catalog import ModelFile, Source
+from steadydancer.loaders.download import ensure, ensure_all
+from steadydancer.loaders.errors import DownloadCancelled, DownloadError
+from steadydancer.loaders.places import RECORD, Places, file_hash, record
+from steadydancer.loaders.transfer import Patience, Remote, Transfer
+from support.hub import Fault, Hub
+
+HASTY = Patience(attempts=3, first=0.02, limit=0.05, timeout=2)
+TOKEN = "hf_canary_0123456789"
+
+
+def safetensors(values: int, seed: int = 1) -> bytes:
+    """A file in the safetensors layout: `values` float16 numbers, all bytes different enough to catch a misplaced piece."""
+    header = json.dumps({"w": {"dtype": "F16", "shape": [values], "data_offsets": [0, 2 * values]}}).encode()
+    body = hashlib.shake_256(str(seed).encode()).digest(2 * values)
+    return len(header).to_bytes(8, "little") + header + body
+
+
+DATA = safetensors(2_500_000)
+
+
+def model_file(**changes) -> ModelFile:
+    file = ModelFile(
+        id="toy",
+        family="toy",
+        role="vae",
+        folder="vae",
+        name="toy.safetensors",
+        format="safetensors",
+        licence="MIT",
+        confirmed="test",
+        sources=(Source("hub", "owner/toy", path="sub/toy.safetensors"),),
+        bytes=None,
+        sha256="",
+        gb=0.005,
+        gated=False,
+    )
+    return replace(file, **changes)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    hub = Hub(tmp_path / "hub")
+    hub.put("owner/toy", "sub/toy.safetensors", DATA)
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.setattr(transfer, "PIECE", 1 << 20)
+    yield hub
+    hub.stop()
+
+
+@pytest.fixture
+def models(tmp_path):
+    return Places(tmp_path / "models")
+
+
+def visible(models: Places) -> list[str]:
+    """Every file that a model list would show."""
+    return sorted(path.name for path in models.models_dir.rglob("*.safetensors"))
+
+
+def test_fetched_checked_and_then_no_request(hub, models, monkeypatch):
+    path = ensure(model_file(), models)
+    assert path == models.models_dir / "vae" / "toy.safetensors"
+    assert path.read_bytes() == DATA
+    assert hub.sent == len(DATA)
+    assert len(hub.asked("cdn")) == 5  # pieces of 1 MiB
+    assert sorted(os.listdir(path.parent)) == [RECORD, "toy.safetensors"]
+    assert (
+        json.loads((path.parent / RECORD).read_text())["toy.safetensors"]["sha256"] == hashlib.sha256(DATA).hexdigest()
+    )
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    hub.requests.clear()
+    assert ensure(model_file(), models) == path
+    assert hub.requests == []
+
+
+OUTCOMES = {
+    "drop at 60 %, once": (Fault(drop_at=0.6, times=1), None),
+    "drop at 60 %, for ever": (Fault(drop_at=0.6, times=999), "the connection was lost, 3 times in a row"),
+    "429 then success": (Fault(statuses=(429, 429), retry_after="0"), None),
+    "429 for ever": (Fault(statuses=(429,) * 99), "the server answered 429, 3 times in a row"),
+    "429 for a day": (Fault(statuses=(429,) * 99, retry_after="86400"), "asks to come back in 1440 minutes"),
+    "503 then success": (Fault(statuses=(503, 502)), None),
+    "second host unreachable": (Fault(unreachable=True), "the server refuses connections, 3 times in a row"),
+    "silent too long": (Fault(stall=3.0), "the server is silent"),
+    "wrong bytes": (Fault(wrong=True), "arrived damaged: its sha256 is not"),
+    "truncated": (Fault(truncated=True), "was changed by its publisher"),
+    "403 gated": (Fault(gated=True), "its licence must be accepted once"),
+    "403 at the second host": (Fault(statuses=(403,) * 99), "needs an account that may download it"),
+    "404 at the second host": (Fault(statuses=(404,) * 99), "does not have toy.safetensors"),
+}
+
+
+@pytest.mark.parametrize(("fault", "sentence"), OUTCOMES.values(), ids=OUTCOMES)
+def test_faults(hub, models, fault, sentence):
+    hub.faults["toy.safetensors"] = replace(fault)
+    seen_early = []
+
+    def progress(done, total):
+        if done < total and visible(models):
+            seen_early.append(done)
+
+    if sentence is None:
+        path = ensure(model_file(), models, progress, patience=HASTY)
+        assert path.read_bytes() == DATA
+    else:
+        with pytest.raises(DownloadError, match=sentence) as caught:
+            ensure(model_file(), models, progress, patience=HASTY)
+        assert visible(models) == []
+        assert "Signature" not in "".join(traceback.format_exception(caught.value))
+    assert seen_early == []
+
+
+def test_wrong_bytes_are_kept_aside_and_the_next_source_is_taken(hub, models):
+    hub.put("other/toy", "good/toy2.safetensors", DATA)
+    hub.faults["sub/toy.safetensors"] = Fault(wrong=True)
+    second = Source("hub", "other/toy", path="good/toy2.safetensors")
+    path = ensure(model_file(sources=(*model_file().sources, second)), models, patience=HASTY)
+    assert path.read_bytes() == DATA
+    (aside,) = path.parent.glob("*.wrong-*")
+    assert len(aside.read_bytes()) == len(DATA) and aside.read_bytes() != DATA
+    assert visible(models) == ["toy.safetensors"]
+
+
+def test_what_the_catalogue_does_not_know_is_refused_before_a_byte(hub, models):
+    with pytest.raises(DownloadError, match="now publishes another"):
+        ensure(model_file(sha256="0" * 64), models)
+    with pytest.raises(DownloadError, match="now publishes another"):
+        ensure(model_file(bytes=5), models)
+    assert hub.sent == 0
+
+
+def test_names_that_are_not_there_are_answered_with_what_is(hub, models):
+    hub.put("owner/toy", "toy-Q4_K_M.gguf", b"GGUF1234")
+    with pytest.raises(DownloadError, match=r"no file toy-Q5_K_M.gguf. It offers toy-Q4_K_M.gguf"):
+        ensure(model_file(sources=(Source("hub", "owner/toy", path="toy-Q5_K_M.gguf"),)), models)
+    with pytest.raises(DownloadError, match=r"does not exist or is private"):
+        ensure(model_file(sources=(Source("hub", "owner/nothing", path="x.gguf"),)), models)
+
+
+def test_pattern_takes_the_first_that_matches(hub, models, monkeypatch):
+    for name in ("a-Q4_K_M_fix.gguf", "a-Q4_K_M_fix_from_fp8.gguf", "a-Q4_K_S_fix.gguf"):
+        hub.put("owner/quants", name, b"GGUF" + name.encode())
+    source = Source("pattern", "owner/quants", patterns=("a-Q4_K_M*from_fp8*.gguf", "a-Q4_K_M*.gguf"))
+    file = model_file(name="", format="gguf", sources=(source,))
+    path = ensure(file, models)
+    assert path.name == "a-Q4_K_M_fix_from_fp8.gguf"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert ensure(file, models) == path
+
+
+def test_snapshot_is_whole_or_absent(hub, models):
+    hub.put("owner/bundle", "config.json", b"{}")
+    hub.put("owner/bundle", "deep/weights.bin", b"x" * 3_000_000)
+    file = model_file(id="bundle", role="bundle", folder="bundles", name="Bundle", format="folder",
+                      sources=(Source("snapshot", "owner/bundle"),))  # fmt: skip
+    hub.faults["deep/weights.bin"] = Fault(statuses=(404,) * 9)
+    with pytest.raises(DownloadError):
+        ensure(file, models, patience=HASTY)
+    assert models.find(file) is None
+    hub.faults.clear()
+    hub.requests.clear()
+    root = ensure(file, models)
+    assert (root / "deep" / "weights.bin").stat().st_size == 3_000_000
+    assert not any("config.json" in path for host, _, path, _ in hub.asked("cdn"))  # it was there from the first try
+    hub.requests.clear()
+    assert ensure(file, models) == root and hub.requests == []
+
+
+@pytest.mark.parametrize("fault", [Fault(statuses=(503,) * 99), Fault(unreachable=True)], ids=["503", "unreachable"])
+def test_a_signed_address_that_a_plain_url_leads_to_is_in_no_error(hub, models, fault):
+    hub.faults["toy.safetensors"] = fault
+    source = Source("url", f"{hub.endpoint}/owner/toy/resolve/main/sub/toy.safetensors")
+    with pytest.raises(DownloadError, match="3 times in a row") as caught:
+        ensure(model_file(sources=(source,)), models, patience=HASTY)
+    assert "Signature" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_plain_url(hub, models, ranges):
+    hub.faults["toy.safetensors"] = Fault(no_ranges=not ranges, drop_at=0.5, times=1)
+    source = Source("url", f"{hub.endpoint}/owner/toy/sub/toy.safetensors")
+    assert ensure(model_file(sources=(source,)), models, patience=HASTY).read_bytes() == DATA
+
+
+def test_truncated_copy_of_a_plain_url_is_noticed(hub, models):
+    hub.faults["toy.safetensors"] = Fault(truncated=True)  # nobody declares a hash here, but the header knows its size
+    source = Source("url", f"{hub.endpoint}/owner/toy/sub/toy.safetensors")
+    with pytest.raises(DownloadError, match="arrived damaged: it is cut short"):
+        ensure(model_file(sources=(source,)), models, patience=HASTY)
+    assert visible(models) == []
+
+
+def test_damaged_file_is_fetched_again_and_says_so(hub, models, caplog):
+    path = models.target(model_file())
+    path.parent.mkdir(parents=True)
+    path.write_bytes(DATA[:-1000])
+    with caplog.at_level(logging.WARNING):
+        assert ensure(model_file(), models).read_bytes() == DATA
+    assert "is cut short: fetching it again" in caplog.text
+    assert list(path.parent.glob("*.wrong-*")) == []
+
+
+@pytest.mark.parametrize("known", [{"sha256": hashlib.sha256(DATA).hexdigest()[:12]}, {"bytes": len(DATA)}], ids=str)
+def test_another_file_of_the_same_name_is_kept(hub, models, known):
+    mine = safetensors(1000, seed=2)
+    path = models.target(model_file())
+    path.parent.mkdir(parents=True)
+    path.write_bytes(mine)
+    said = []
+    assert ensure(model_file(**known), models, say=said.append).read_bytes() == DATA
+    (aside,) = path.parent.glob("*.wrong-*")
+    assert aside.read_bytes() == mine
+    assert said[-1].endswith(f"fetching it again. What is there is kept as {aside.name}.")
+
+
+def test_a_gguf_that_lost_its_end_since_is_fetched_again(hub, models):
+    hub.put("owner/toy", "toy.gguf", b"GGUF" + bytes(1000))
+    file = model_file(name="toy.gguf", format="gguf", sources=(Source("hub", "owner/toy", path="toy.gguf"),))
+    path = ensure(file, models)
+    path.write_bytes(path.read_bytes()[:500])
+    assert ensure(file, models).stat().st_size == 1004
+    assert not list(path.parent.glob("*.wrong-*"))
+
+
+def test_a_file_that_a_person_vouches_for_is_not_questioned(hub, models):
+    mine = safetensors(1000, seed=2)
+    path = models.target(model_file())
+    path.parent.mkdir(parents=True)
+    path.write_bytes(mine)
+    record(path, "", trusted=True)
+    assert ensure(model_file(sha256="0" * 64, bytes=7), models).read_bytes() == mine
+    assert hub.requests == []
+
+
+def test_a_file_that_windows_holds_gets_a_sentence_and_is_not_fetched_twice(hub, models, monkeypatch):
+    path = models.target(model_file())
+    path.parent.mkdir(parents=True)
+    path.write_bytes(DATA[:-1000])
+    replace_file = os.replace
+
+    def held(source, target):
+        if str(target) == str(path):
+            raise PermissionError(13, "The process cannot access the file", str(path))
+        replace_file(source, target)
+
+    monkeypatch.setattr(os, "replace", held)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with pytest.raises(DownloadError, match="is in use. Restart ComfyUI"):
+        ensure(model_file(), models)
+    monkeypatch.undo()
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    monkeypatch.setattr(transfer, "PIECE", 1 << 20)
+    hub.sent = 0
+    assert ensure(model_file(), models).read_bytes() == DATA
+    assert hub.sent == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders have no such rights on Windows")
+def test_a_folder_that_may_only_be_read_is_used(hub, models, monkeypatch):
+    path = models.target(model_file())
+    path.parent.mkdir(parents=True)
+    path.write_bytes(DATA)
+    file = model_file(sha256=hashlib.sha256(DATA).hexdigest())
+
+    def refused(self, *args, **kwargs):
+        raise PermissionError(30, "Read-only file system", str(self))
+
+    monkeypatch.setattr(type(path), "write_text", refused)  # root may write anywhere, so rights alone prove nothing
+    assert ensure(file, models) == path
+    assert hub.requests == []
+
+
+def test_files_in_subfolders_count(hub, models):
+    path = models.models_dir / "vae" / "wan" / "toy.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(DATA)
+    assert ensure(model_file(), models) == path
+    assert hub.requests == []
+
+
+def test_shards_of_another_model_are_not_ours(models):
+    shard = model_file(folder="diffusion_models", name="SteadyDancer-14B/model-00001-of-00007.safetensors")
+    folder = models.models_dir / "diffusion_models" / "sorted"
+    for name in ("OtherModel", "SteadyDancer-14B"):
+        (folder / name).mkdir(parents=True)
+    (folder / "OtherModel" / "model-00001-of-00007.safetensors").write_bytes(DATA)
+    assert models.find(shard) is None
+    ours = folder / "SteadyDancer-14B" / "model-00001-of-00007.safetensors"
+    ours.write_bytes(DATA)
+    assert models.find(shard) == ours
+
+
+def test_offline_says_which_file_to_place_where(hub, models, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(DownloadError) as caught:
+        ensure(model_file(gb=16.4), models)
+    text = str(caught.value)
+    assert str(models.models_dir / "vae" / "toy.safetensors") in text
+    assert f"{hub.endpoint}/owner/toy/resolve/main/sub/toy.safetensors" in text and "16.4 GB" in text
+    assert hub.requests == []
+    quant = model_file(name="", sources=(Source("pattern", "owner/toy", patterns=("*-Q4_K_M[_.]*gguf",)),))
+    with pytest.raises(DownloadError) as caught:
+        ensure(quant, models)
+    assert f"Place a file named like *-Q4_K_M[_.]*gguf into {models.models_dir / 'vae'} (" in str(caught.value)
+
+
+def test_no_room_is_said_before_a_byte(hub, models, monkeypatch):
+    import shutil
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**7, 9 * 10**6, 10**6))
+    with pytest.raises(DownloadError, match=r"it needs 0.0 GB more, 0.0 GB are free in .*vae. Free some space"):
+        ensure(model_file(), models)
+    assert hub.sent == 0
+
+
+def test_what_an_earlier_run_holds_needs_no_room(hub, models, monkeypatch):
+    import shutil
+
+    part = models.models_dir / "vae" / "toy.safetensors.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(bytes(len(DATA)))  # no holes
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**7, 9 * 10**6, 10**6))
+    assert ensure(model_file(), models).read_bytes() == DATA
+
+
+def test_a_lock_that_windows_holds_does_no_harm(hub, models, monkeypatch):
+    unlink = Path.unlink
+
+    def held(path, missing_ok=False):
+        if path.suffix == ".lock":
+            raise PermissionError(13, "The process cannot access the file", str(path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", held)
+    assert ensure(model_file(), models).read_bytes() == DATA
+
+
+@pytest.mark.parametrize("name", ["../evil.gguf", "/evil.gguf", "deep/../../evil.gguf"])
+def test_a_listed_name_does_not_lead_out_of_the_folder(models, monkeypatch, name):
+    from steadydancer.loaders import hub as publishers
+
+    monkeypatch.setattr(publishers, "resolve", lambda *args: [Remote("http://127.0.0.1:1/x", name, 10)])
+    for file in (
+        model_file(name="", format="gguf", sources=(Source("pattern", "owner/toy", patterns=("*.gguf",)),)),
+        model_file(name="Bundle", format="folder", sources=(Source("snapshot", "owner/toy"),)),
+    ):
+        with pytest.raises(DownloadError, match="its name leads out of"):
+            ensure(file, models, patience=HASTY)
+
+
+def test_the_next_source_is_named_only_when_there_is_one(hub, models):
+    hub.faults["toy.safetensors"] = Fault(statuses=(404,) * 9)
+    said = []
+    with pytest.raises(DownloadError, match="No source could give"):
+        ensure(model_file(sources=model_file().sources * 2), models, patience=HASTY, say=said.append)
+    assert len(said) == 1 and said[0].endswith("Trying the next source.")
+
+
+def test_a_disk_that_fills_up_is_told_in_words():
+    class Full:
+        name = "vae/toy.safetensors.part"
+
+        def write(self, block):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DownloadError, match="The disk is full while toy.safetensors is downloaded. What was fetched"):
+        transfer.write(Full(), memoryview(b"x"))
+
+
+def test_cancel_within_a_second_and_resume(hub, models):
+    hub.rate = 0.5e6
+    pressed = threading.Event()
+    with ThreadPoolExecutor() as pool:
+        task = pool.submit(ensure, model_file(), models, lambda done, total: None, pressed.is_set)
+        time.sleep(0.8)
+        pressed.set()
+        begun = time.monotonic()
+        with pytest.raises(DownloadCancelled):
+            task.result()
+        assert time.monotonic() - begun < 1.0
+    assert visible(models) == []
+    kept = json.loads(next(models.models_dir.rglob("*.part.json")).read_text())["done"]
+    assert kept > 500_000
+    time.sleep(1.2)  # the server notices that nobody listens
+    hub.rate, hub.sent = 0.0, 0
+    assert ensure(model_file(), models).read_bytes() == DATA
+    assert hub.sent == len(DATA) - kept
+
+
+def test_a_stopped_connection_leaves_the_next_ones_file_alone(hub, tmp_path):
+    remote = Remote(f"{hub.cdn}/blob/owner/toy/sub/toy.safetensors", "toy.safetensors", len(DATA), ranges=False)
+    late = Transfer(remote, tmp_path / "toy.part", HASTY)
+    ask = late.ask
+
+    def stopped_meanwhile(session, index):
+        response = ask(session, index)
+        late.stop.set()
+        return response
+
+    late.ask = stopped_meanwhile
+    late.part.write_bytes(b"the next prompt's")
+    late.fetch(collections.deque([0]))
+    assert late.part.read_bytes() == b"the next prompt's"
+
+
+def test_a_file_that_shrinks_meanwhile_is_an_error(tmp_path):
+    transfer = Transfer(Remote("", "toy.safetensors", 5), tmp_path / "toy.part", HASTY)
+    transfer.part.write_bytes(b"123")
+    transfer.filled = [5]
+    hashing = threading.Thread(target=transfer.hash, daemon=True)
+    hashing.start()
+    hashing.join(2)
+    transfer.stop.set()
+    assert "was cut off on the disk" in str(transfer.error)
+
+
+def test_cancel_while_every_connection_is_silent(hub, models, monkeypatch):
+    monkeypatch.setattr(transfer, "PIECE", 1 << 18)  # eight connections have work
+    hub.faults["toy.safetensors"] = Fault(stall=20)
+    pressed = []
+
+    def cancelled():
+        if len(hub.asked("cdn")) == 8:
+            pressed.append(time.monotonic())
+        return bool(pressed)
+
+    with pytest.raises(DownloadCancelled):
+        ensure(model_file(), models, cancelled=cancelled)
+    assert time.monotonic() - pressed[0] < 0.6
+
+
+def test_cancel_while_the_hub_is_silent(models, monkeypatch):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        begun = time.monotonic()
+        with pytest.raises(DownloadCancelled):
+            ensure(model_file(), models, cancelled=lambda: time.monotonic() - begun > 0.3)
+        assert time.monotonic() - begun < 1.3
+
+
+CHILD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import support
+from steadydancer.loaders import transfer
+from steadydancer.loaders.download import ensure
+transfer.PIECE = 1 << 20
+support_test = sys.argv[2]
+import importlib.util
+spec = importlib.util.spec_from_file_location("these_tests", support_test)
+tests = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tests)
+ensure(tests.model_file(), sys.argv[3], lambda done, total: print(done, flush=True))
+print("finished", flush=True)
+"""
+
+
+QUIT = """
+import sys, threading
+sys.path.insert(0, sys.argv[1])
+import support
+from steadydancer.loaders.download import ensure_all
+import importlib.util
+spec = importlib.util.spec_from_file_location("these_tests", sys.argv[2])
+tests = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tests)
+begun = threading.Event()
+work = [tests.model_file()], tests.Places(sys.argv[3]), lambda done, total: done and begun.set()
+threading.Thread(target=ensure_all, args=work, kwargs={"jobs": int(sys.argv[4])}, daemon=True).start()
+begun.wait(20)
+print("quits", flush=True)
+"""
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_quitting_does_not_wait_for_the_download(hub, models, jobs):
+    hub.rate = 0.1e6  # 10 s for the whole
+    command = [sys.executable, "-c", QUIT, str(support.TESTS), __file__, str(models.models_dir), str(jobs)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout.readline() == "quits\n"
+        process.wait(3)
+        assert 0 < hub.sent < len(DATA)
+    finally:
+        process.kill()
+
+
+def child(models: Places) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(support.TESTS), __file__, str(models.models_dir)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_killed_at_60_percent_fetches_only_the_rest(hub, models):
+    hub.rate = 0.5e6  # eight connections: 1.2 s for the whole
+    process = child(models)
+    for line in process.stdout:
+        if int(line) > 0.6 * len(DATA):
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert visible(models) == []
+    kept = json.loads(next(models.models_dir.rglob("*.part.json")).read_text())["done"]
+    assert kept > 0.5 * len(DATA)
+    time.sleep(1.2)  # the server notices that nobody listens
+    hub.rate, hub.sent = 0.0, 0
+    assert ensure(model_file(), models).read_bytes() == DATA
+    assert hub.sent == len(DATA) - kept
+
+
+def test_two_processes_and_two_threads_make_one_transfer(hub, models):
+    hub.rate = 1e6
+    processes = [child(models), child(models)]
+    with ThreadPoolExecutor() as pool:
+        tasks = [pool.submit(ensure, model_file(), models) for _ in range(2)]
+        for task in tasks:
+            assert task.result().read_bytes() == DATA
+    for process in processes:
+        assert process.communicate(timeout=30)[0].strip().endswith("finished")
+    assert hub.sent == len(DATA)
+
+
+def test_several_files_share_one_progress(hub, models):
+    for i in range(3):
+        hub.put("owner/toy", f"{i}.safetensors", safetensors(300_000, seed=i))
+    files = [
+        model_file(id=str(i), name=f"{i}.safetensors", sources=(Source("hub", "owner/toy", path=f"{i}.safetensors"),))
+        for i in range(3)
+    ]
+    seen = []
+    paths = ensure_all(files, models, lambda done, total: seen.append((done, total)), jobs=3)
+    assert [path.name for path in paths] == ["0.safetensors", "1.safetensors", "2.safetensors"]
+    size = len(safetensors(300_000))
+    assert seen[-1] == (3 * size, 3 * size)
+    hub.faults["1.safetensors"] = Fault(gated=True)
+    paths[1].unlink()
+    with pytest.raises(DownloadError, match="licence must be accepted"):
+        ensure_all(files, models, jobs=3)
+
+
+def test_progress_leaves_out_what_is_here(hub, models):
+    for i in range(2):
+        hub.put("owner/toy", f"{i}.safetensors", safetensors(300_000, seed=i))
+    files = [
+        model_file(id=str(i), name=f"{i}.safetensors", sources=(Source("hub", "owner/toy", path=f"{i}.safetensors"),))
+        for i in range(2)
+    ]
+    ensure(files[1], models)
+    seen = []
+    ensure_all(files, models, lambda done, total: seen.append((done, total)))
+    size = len(safetensors(300_000))
+    assert seen[-1] == (size, size)
+
+
+def test_the_token_goes_to_its_host_only_and_into_no_text(hub, models, monkeypatch, caplog):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.faults["toy.safetensors"] = Fault(gated=True, statuses=(503,))
+    with caplog.at_level(logging.DEBUG):
+        path = ensure(model_file(), models, patience=HASTY)
+    assert path.read_bytes() == DATA
+    assert all(TOKEN in headers["authorization"] for _, _, _, headers in hub.asked("hub"))
+    assert hub.asked("cdn") and not any("authorization" in headers for _, _, _, headers in hub.asked("cdn"))
+    assert not any(TOKEN in path for _, _, path, _ in hub.requests)
+    path.unlink()
+    hub.faults["toy.safetensors"] = Fault(statuses=(403,) * 99)
+    with pytest.raises(DownloadError) as caught, caplog.at_level(logging.DEBUG):
+        ensure(model_file(), models, patience=HASTY)
+    everything = caplog.text + "".join(traceback.format_exception(caught.value))
+    everything += "".join(path.read_text(errors="replace") for path in models.models_dir.rglob("*") if path.is_file())
+    assert TOKEN not in everything
+
+
+def test_civitai_key_goes_in_a_header(hub, models, monkeypatch, caplog):
+    from steadydancer.loaders import hub as publishers
+
+    sha256 = hashlib.sha256(DATA).hexdigest().upper()
+    listing = {"files": [{"name": "x.safetensors", "primary": True, "hashes": {"SHA256": sha256}}]}
+    for path, data in (("model-versions/77", json.dumps(listing).encode()), ("download/models/77", DATA)):
+        file = hub.root / "api" / ("v1/" + path if "versions" in path else path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    monkeypatch.setattr(publishers, "CIVITAI", hub.endpoint)
+    monkeypatch.setenv("CIVITAI_API_KEY", TOKEN)
+    with caplog.at_level(logging.DEBUG):
+        assert ensure(model_file(sources=(Source("civitai", "77"),)), models).read_bytes() == DATA
+    assert all(headers["authorization"] == f"Bearer {TOKEN}" for _, _, _, headers in hub.requests)
+    assert TOKEN not in caplog.text and not any(TOKEN in path for _, _, path, _ in hub.requests)
+
+
+def test_hash_is_of_the_bytes_on_disk(hub, models):
+    path = ensure(model_file(), models)
+    assert file_hash(path, lambda done, total: None, lambda: False) == hashlib.sha256(DATA).hexdigest()
+
+
+def test_retry_after_is_obeyed():
+    patience = Patience()
+    assert patience.delay(1, "7") == 7
+    with pytest.raises(DownloadError, match="asks to come back in 10 minutes"):
+        patience.delay(1, "600")
+    assert 0.5 <= patience.delay(1) <= 1.0
+    assert 2.0 <= patience.delay(3) <= 4.0
+    assert patience.delay(20) <= 60
+    assert 8 < patience.delay(1, time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 10))) <= 10

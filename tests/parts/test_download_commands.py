@@ -1,0 +1,114 @@
+"""`cli.py download`, `list` and `verify`, as a pod's script sees them: output and exit codes."""
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import pytest
+import support
+from steadydancer.loaders import select
+from support.hub import Hub
+
+FP16 = ("Kijai/WanVideo_comfy", "SteadyDancer/Wan21_I2V_SteadyDancer_fp16.safetensors")
+
+
+@pytest.fixture
+def hub(tmp_path):
+    hub = Hub(tmp_path / "hub")
+    yield hub
+    hub.stop()
+
+
+@pytest.fixture
+def cli(hub, tmp_path):
+    def run(*args, **variables):
+        environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "MODELS_DIR": str(tmp_path / "models"), **variables}
+        command = [sys.executable, str(support.ROOT / "cli.py"), *args]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, cwd=tmp_path)
+
+    return run
+
+
+def tensor_file(size: int) -> bytes:
+    header = b'{"w":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}' % (size, size)
+    return len(header).to_bytes(8, "little") + header + os.urandom(size)
+
+
+def test_download_verify_and_again_without_a_request(cli, hub, tmp_path):
+    data = tensor_file(3_000_000)
+    sha256 = hub.put(*FP16, data)
+    plan = cli("download", "steadydancer-fp16", "--dry-run")
+    assert plan.returncode == 0 and f"{len(data):,}" in plan.stdout and "1 of 1 files to fetch" in plan.stdout
+    assert hub.sent == 0
+    done = cli("download", "steadydancer-fp16")
+    assert done.returncode == 0, done.stderr
+    file = tmp_path / "models" / "diffusion_models" / "Wan21_I2V_SteadyDancer_fp16.safetensors"
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == sha256
+    hub.requests.clear()
+    assert cli("download", "steadydancer-fp16").returncode == 0
+    verdict = cli("verify", "steadydancer-fp16")
+    assert verdict.returncode == 0 and f"1 whole, {len(data):,} bytes; 0 damaged or missing" in verdict.stdout
+    assert "; 1 of them here, " in cli("list").stdout
+    assert hub.requests == []
+    changed = bytearray(data)
+    changed[-5] ^= 1
+    stat = file.stat()
+    file.write_bytes(changed)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    verdict = cli("verify")
+    assert verdict.returncode == 1 and "has changed on the disk" in verdict.stdout
+    assert cli("verify", "--trust").returncode == 0
+    assert cli("verify").returncode == 0
+
+
+def test_plan_of_the_main_profile_in_bytes_without_network(cli):
+    plan = cli("download", "steadydancer", "--dry-run", HF_HUB_OFFLINE="1")
+    assert plan.returncode == 0
+    assert "16,410,198,058" in plan.stdout and "6 of 6 files to fetch" in plan.stdout
+    missing = cli("download", "steadydancer", HF_HUB_OFFLINE="1")
+    assert missing.returncode == 1 and "HF_HUB_OFFLINE forbids" in missing.stderr and "Traceback" not in missing.stderr
+
+
+def test_environment_chooses(cli):
+    variables = {"ENABLE_STEADYDANCER": "true", "STEADYDANCER_VARIANT": "gguf", "STEADYDANCER_GGUF_MODEL": "q6_k"}
+    variables |= {"ENABLE_CONTROLNET": "true", "CONTROLNET_MODELS": "canny, depth", "DRY_RUN": "true"}
+    plan = cli("download", "--from-env", HF_HUB_OFFLINE="1", **variables)
+    for part in ("steadydancer-Q6_K", "controlnet-canny", "controlnet-depth", "umt5_xxl_fp8"):
+        assert part in plan.stdout
+    assert cli("download", "--from-env").stdout.startswith("No ENABLE_")
+    wrong = cli("download", "--from-env", ENABLE_VACE="perhaps")
+    assert wrong.returncode == 1 and "ENABLE_VACE is 'perhaps'" in wrong.stderr
+
+
+def test_the_models_folder_of_the_comfyui_that_the_package_is_linked_into(hub, tmp_path):
+    nodes = tmp_path / "ComfyUI" / "custom_nodes"
+    nodes.mkdir(parents=True)
+    (nodes / "steadydancer").symlink_to(support.ROOT)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "MODELS_DIR": ""}
+    command = [sys.executable, str(nodes / "steadydancer" / "cli.py"), "download", "dwpose", "--dry-run"]
+    plan = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, cwd=tmp_path)
+    assert f"into {tmp_path / 'ComfyUI' / 'models'}" in plan.stdout, plan.stderr
+
+
+def test_wrong_names_and_uses(cli):
+    assert "Did you mean steadydancer" in cli("download", "steadydncer").stderr
+    assert cli("download").returncode == 1
+    assert cli("download", "--jobs", "x", "dwpose").returncode == 2
+    assert cli("verify", "dwpose").returncode == 1
+    listed = cli("list", "steadydancer")
+    assert listed.returncode == 0 and "steadydancer/Q4_K_M" in listed.stdout
+    assert cli("list").returncode == 0
+
+
+def test_auto(monkeypatch):
+    monkeypatch.delenv("STEADYDANCER_VARIANT", raising=False)
+    assert select.automatic() == "steadydancer/fp8"
+    monkeypatch.setenv("STEADYDANCER_VARIANT", "fp16")
+    assert select.automatic() == "steadydancer/fp16"
+    monkeypatch.setenv("STEADYDANCER_VARIANT", "gguf")
+    monkeypatch.delenv("STEADYDANCER_GGUF_MODEL", raising=False)
+    assert select.automatic() == "steadydancer/Q4_K_M"
+    monkeypatch.setenv("STEADYDANCER_GGUF_MODEL", "q9")
+    with pytest.raises(ValueError, match="STEADYDANCER_GGUF_MODEL is 'q9'.*Q8_0"):
+        select.automatic()

@@ -1,0 +1,130 @@
+"""Nodes that exist in tests only. A shipped workflow runs with exactly one node replaced: CLIPLoader by TinyUMT5Loader."""
+
+import io
+import time
+from pathlib import Path
+
+import comfy.sample
+import comfy.sd
+import comfy.utils
+import folder_paths
+import torch
+from comfy_api.latest import InputImpl
+
+import nodes
+
+
+class TinyUMT5Loader(nodes.CLIPLoader):
+    """Core's CLIPLoader for the tiny UMT5 of tests/support/tiny.py, which is the real thing with fewer of everything."""
+
+    CATEGORY = "SteadyDancer/tests"
+
+    def load_clip(self, clip_name, type="wan", device="default"):
+        path = folder_paths.get_full_path_or_raise("text_encoders", clip_name)
+        sizes = {"num_layers": 1, "vocab_size": 64, "d_ff": 64, "num_heads": 4}
+        options = {"umt5xxl_model_config": sizes}
+        clip = comfy.sd.load_clip([path], clip_type=comfy.sd.CLIPType[type.upper()], model_options=options)
+        return (clip,)
+
+
+class NoImages:
+    """An empty batch of images."""
+
+    CATEGORY = "SteadyDancer/tests"
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "make"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+
+    def make(self):
+        return (torch.zeros(0, 96, 64, 3),)
+
+
+class VideoInMemory:
+    """A video file as some node packs hand it on: its bytes, without a path."""
+
+    CATEGORY = "SteadyDancer/tests"
+    RETURN_TYPES = ("VIDEO",)
+    FUNCTION = "read"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"video": ("VIDEO", {})}}
+
+    def read(self, video):
+        return (InputImpl.VideoFromFile(io.BytesIO(Path(video.get_stream_source()).read_bytes())),)
+
+
+class WithChannels:
+    """The images with 1 channel (their mean), with 3 grey ones, or with a fourth: half transparent."""
+
+    CATEGORY = "SteadyDancer/tests"
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "change"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"image": ("IMAGE",), "channels": (["1", "grey 3", "4"],)}}
+
+    def change(self, image, channels):
+        if channels == "4":
+            return (torch.cat([image, torch.full_like(image[..., :1], 0.5)], -1),)
+        grey = image.mean(-1, keepdim=True)
+        return (grey if channels == "1" else grey.repeat(1, 1, 1, 3),)
+
+
+class NoiseOfBatchItem:
+    """The noise that one item of a batch gets, for a run of that item alone."""
+
+    CATEGORY = "SteadyDancer/tests"
+    RETURN_TYPES = ("NOISE",)
+    FUNCTION = "make"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"noise_seed": ("INT", {}), "item": ("INT", {}), "batch_size": ("INT", {})}}
+
+    def make(self, noise_seed, item, batch_size):
+        return (BatchItemNoise(noise_seed, item, batch_size),)
+
+
+class BatchItemNoise:
+    def __init__(self, seed, item, batch_size):
+        self.seed, self.item, self.batch_size = seed, item, batch_size
+
+    def generate_noise(self, latent):
+        samples = latent["samples"]
+        whole = samples.expand(self.batch_size, *samples.shape[1:])
+        return comfy.sample.prepare_noise(whole, self.seed)[self.item : self.item + 1]
+
+
+class SlowImage:
+    """Hands an image through after a while, one step of progress every tenth of a second; Cancel stops it."""
+
+    CATEGORY = "SteadyDancer/tests"
+    FUNCTION = "wait"
+    RETURN_TYPES = ("IMAGE",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"image": ("IMAGE",), "seconds": ("FLOAT", {"default": 1.0, "max": 600.0})}}
+
+    def wait(self, image, seconds):
+        steps = max(1, round(seconds * 10))
+        bar = comfy.utils.ProgressBar(steps)
+        for _ in range(steps):
+            time.sleep(0.1)
+            bar.update(1)
+        return (image,)
+
+
+NODE_CLASS_MAPPINGS = {
+    "TinyUMT5Loader": TinyUMT5Loader,
+    "NoImages": NoImages,
+    "VideoInMemory": VideoInMemory,
+    "WithChannels": WithChannels,
+    "NoiseOfBatchItem": NoiseOfBatchItem,
+    "SlowImage": SlowImage,
+}

@@ -1,0 +1,195 @@
+"""ComfyUI's real page in a real Chromium, with the few things that a user does in it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from .client import Result
+from .server import Server
+from .workflows import text_encoders_of_loaders
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,  # else the templates dialog opens by itself and lies over everything
+    "Comfy.Minimap.Visible": False,
+    "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # titles and values are readable in a screenshot of the whole graph
+}
+READY = "!!(window.app?.graph && window.app.vueAppReady && window.LiteGraph?.registered_node_types?.SaveImage)"
+
+DROP = """([name, text]) => {
+  const data = new DataTransfer();
+  data.items.add(new File([text], name, { type: "application/json" }));
+  const at = { dataTransfer: data, bubbles: true, cancelable: true, clientX: 800, clientY: 500 };
+  for (const kind of ["dragenter", "dragover", "drop"])
+    document.querySelector("#graph-canvas").dispatchEvent(new DragEvent(kind, at));
+}"""
+
+SET_VALUES = """(values) => {
+  for (const node of app.graph.nodes)
+    for (const [name, value] of Object.entries(values[node.type] ?? {})) {
+      const widget = node.widgets?.find((widget) => widget.name === name);
+      if (!widget) throw new Error(`${node.type} has no widget ${name}`);
+      widget.value = value;
+      widget.callback?.(value);
+    }
+}"""
+
+
+USE_TINY_TEXT_ENCODER = """(files) => {
+  const graph = app.graph;
+  for (const node of [...graph.nodes]) {
+    const isCore = node.type === "CLIPLoader";
+    if (!isCore && !(node.id in files)) continue;
+    const tiny = LiteGraph.createNode("TinyUMT5Loader");
+    graph.add(tiny);
+    tiny.pos = isCore ? [...node.pos] : [node.pos[0], node.pos[1] - 160];
+    const values = { type: "wan", clip_name: files[node.id] };
+    for (const widget of tiny.widgets)
+      widget.value = isCore ? node.widgets.find((old) => old.name === widget.name).value : values[widget.name] ?? widget.value;
+    const output = isCore ? 0 : 1;
+    for (const id of [...(node.outputs[output].links ?? [])]) {
+      const link = graph.links[id] ?? graph.links.get(id);
+      tiny.connect(0, graph.getNodeById(link.target_id), link.target_slot);
+    }
+    if (isCore) graph.remove(node);
+  }
+}"""
+
+
+def find_chromium() -> str | None:
+    """Chromium's path; on a CI machine it is installed when it is not there yet."""
+    found = next(filter(None, map(shutil.which, PROGRAMS)), None)
+    if found or os.environ.get("CI") != "true" or not sys.platform.startswith("linux") or os.geteuid() != 0:
+        return found
+    variables = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", "chromium"]):
+        subprocess.run(command, env=variables, stdin=subprocess.DEVNULL, stdout=sys.stderr)
+    return next(filter(None, map(shutil.which, PROGRAMS)), None)
+
+
+class ComfyPage:
+    """One tab on `server`. Put models and inputs in place before `open()`: the page asks for the lists once."""
+
+    def __init__(self, tab, server: Server):
+        self.tab = tab
+        self.server = server
+
+    def open(self) -> "ComfyPage":
+        self.server.post("/settings", SETTINGS)
+        self.tab.goto(self.server.url)
+        self.tab.wait_for_function(READY, timeout=120_000)
+        return self
+
+    def drop(self, name: str, workflow: dict) -> None:
+        """Drags a workflow file into the window."""
+        self.tab.evaluate(DROP, [name, json.dumps(workflow)])
+        self._wait_for_nodes(workflow)
+
+    def template(self, name: str):
+        """The card of a template of ours in the templates list, which is opened for it."""
+        if not self.tab.get_by_test_id("template-workflows-content").is_visible():
+            self.tab.get_by_label("Templates").first.click()
+        self.tab.get_by_role("button", name="steadydancer", exact=True).click()
+        card = self.tab.get_by_test_id(f"template-workflow-{name}")
+        card.wait_for(timeout=30_000)
+        return card
+
+    def open_template(self, name: str, workflow: dict) -> None:
+        """Clicks a template; `workflow` is what should come."""
+        self.template(name).click()
+        self._wait_for_nodes(workflow)
+
+    def _wait_for_nodes(self, workflow: dict) -> None:
+        wanted = sorted(node["type"] for node in workflow["nodes"])
+        self.tab.wait_for_function(
+            "(wanted) => JSON.stringify(app.graph.nodes.map((node) => node.type).sort()) === JSON.stringify(wanted)",
+            arg=wanted,
+            timeout=60_000,
+        )
+
+    def missing_nodes(self) -> list[str]:
+        """Node types on the canvas that this ComfyUI does not have."""
+        return self.tab.evaluate(
+            "app.graph.nodes.map((node) => node.type).filter((type) => !LiteGraph.registered_node_types[type])"
+            ".filter((type) => !['MarkdownNote', 'Note', 'Reroute', 'PrimitiveNode'].includes(type))"
+        )
+
+    def nodes_in_error(self) -> list[str]:
+        """Nodes with a red border: a file or a value that is not there."""
+        return self.tab.evaluate("app.graph.nodes.filter((node) => node.has_errors).map((node) => node.type)")
+
+    def export(self) -> dict:
+        """What Export (API) would save."""
+        prompt = json.loads(self.tab.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)"))
+        for node in prompt.values():
+            node["inputs"].pop("video-preview", None)  # there only after the page has shown the video
+        return prompt
+
+    def set_values(self, values: dict[str, dict]) -> None:
+        """Types values into widgets: {node type: {widget name: value}}."""
+        self.tab.evaluate(SET_VALUES, values)
+
+    def use_tiny_text_encoder(self, prompt: dict) -> None:
+        """Puts TinyUMT5Loader where the shipped graph, whose API form is `prompt`, has its text encoder."""
+        files = {key: node["inputs"]["clip_name"] for key, node in text_encoders_of_loaders(prompt).items()}
+        self.tab.evaluate(USE_TINY_TEXT_ENCODER, files)
+
+    def press_run(self) -> str:
+        """Presses Run and returns the id of the prompt that the page posted."""
+        with self.tab.expect_response(
+            lambda answer: answer.url.endswith("/prompt") and answer.request.method == "POST"
+        ) as posted:
+            # To the button itself: on a busy machine the page's own fading mask of a dropped file can stay above it.
+            self.tab.get_by_test_id("queue-button").dispatch_event("click")
+        answer = posted.value.json()
+        assert "prompt_id" in answer, answer
+        return answer["prompt_id"]
+
+    def wait_for_result(self, prompt_id: str, timeout: float = 600) -> Result:
+        """Waits until the prompt has ended and every video or picture it made is shown on the canvas."""
+        result = self.server.wait(prompt_id, timeout)
+        assert result.succeeded, result.error
+        for file in result.files:
+            self.tab.wait_for_function(SHOWN, arg=file.name, timeout=30_000)
+        return result
+
+    def screenshot(self, path: Path) -> Path:
+        """The window as the user sees it, the whole graph in view."""
+        self.tab.keyboard.press(".")
+        self.tab.wait_for_timeout(1000)
+        self.tab.screenshot(path=str(path))
+        return path
+
+    def thumbnail(self, path: Path) -> Path:
+        """The canvas alone, 640 pixels wide, as JPEG: the picture of a template."""
+        self.screenshot(path.with_suffix(".png"))
+        with Image.open(path.with_suffix(".png")) as window:
+            width, height = window.size
+            canvas = window.convert("RGB").crop((60, 90, width, height - 60))
+        path.with_suffix(".png").unlink()
+        canvas.resize((640, round(640 * canvas.height / canvas.width)), Image.Resampling.LANCZOS).save(path, quality=88)
+        return path
+
+
+# A node draws its pictures itself; a video is an element over the canvas, which must have loaded its first frame.
+SHOWN = """(name) => {
+  const has = (address) => decodeURIComponent(address ?? "").includes(name);
+  const videos = [...document.querySelectorAll("video")];
+  if (videos.some((video) => (has(video.currentSrc) || has(video.src)) && video.readyState >= 2)) return true;
+  const pictures = [...document.querySelectorAll("img"), ...app.graph.nodes.flatMap((node) => node.imgs ?? [])];
+  return pictures.some((picture) => has(picture.src) && picture.naturalWidth > 0);
+}"""

@@ -1,0 +1,124 @@
+"""The shipped workflows, and what a test has to put in place for them to run."""
+
+import copy
+import json
+from pathlib import Path
+
+from steadydancer.loaders.catalog import ModelFile
+from steadydancer.loaders.select import automatic, files_of, split
+
+from . import ROOT
+
+EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
+PROMPTS = sorted((ROOT / "example_workflows" / "api").glob("*.json"))
+
+# Core's loaders, and the model folder that their file widgets read. Nodes of ours that read a file are added here.
+FILE_INPUTS = {
+    ("UNETLoader", "unet_name"): "diffusion_models",
+    ("CLIPLoader", "clip_name"): "text_encoders",
+    ("TinyUMT5Loader", "clip_name"): "text_encoders",
+    ("CLIPVisionLoader", "clip_name"): "clip_vision",
+    ("VAELoader", "vae_name"): "vae",
+    ("LoraLoader", "lora_name"): "loras",
+    ("LoraLoaderModelOnly", "lora_name"): "loras",
+}
+
+# What a CPU needs to finish within a minute. Sizes and counts only: no node, link or name is touched.
+TINY_VALUES = {
+    "SteadyDancerFitImage": {"area": "custom", "width": 64, "height": 96},
+    "SteadyDancerToVideo": {"length": 17},
+    "SteadyDancerDrivingVideo": {"frames": 17},
+    "SteadyDancerSchedule": {"steps": 4},
+    "BasicScheduler": {"steps": 4},
+    "KSampler": {"steps": 4},
+    "EmptyHunyuanLatentVideo": {"width": 64, "height": 96, "length": 17},
+    "SteadyDancerVariantSelector": {"budget": 24.0, "generation": "40xx, L40S, H100 (Ada, Hopper)"},
+    "WanContextWindowsManual": {"context_length": 9, "context_overlap": 5},
+}
+# Examples that need more than models: who runs them. download_models asks for published files by their hash, which
+# only their publisher can serve; its node runs with others.
+ELSEWHERE = {
+    "dwpose_extract": "tests/e2e/test_pose.py",
+    "save_to_r2": "tests/browser/test_r2.py",
+    "download_models": "tests/e2e/test_loaders.py",
+}
+LOADERS = ("SteadyDancerLoader", "SteadyDancerCatalogLoader")  # their output 1 is CLIP
+
+
+def load(file: Path) -> dict:
+    return json.loads(file.read_text("utf-8"))
+
+
+def twin(file: Path) -> Path:
+    """The API prompt that belongs to a workflow."""
+    return file.parent / "api" / file.name
+
+
+def node_types(workflow: dict) -> set[str]:
+    """The node ids that a workflow uses, also inside its subgraphs."""
+    graphs = [workflow, *workflow.get("definitions", {}).get("subgraphs", [])]
+    return {node["type"] for graph in graphs for node in graph["nodes"]}
+
+
+def with_tiny_text_encoder(prompt: dict) -> dict:
+    """The prompt with the one replaced node: CLIPLoader becomes TinyUMT5Loader, with the same inputs.
+
+    A loader of ours keeps all its outputs but CLIP, which a TinyUMT5Loader gives instead.
+    """
+    prompt = copy.deepcopy(prompt)
+    for node in prompt.values():
+        if node["class_type"] == "CLIPLoader":
+            node["class_type"] = "TinyUMT5Loader"
+    for key, tiny in text_encoders_of_loaders(prompt).items():
+        prompt[f"{key}-clip"] = tiny
+        for node in prompt.values():
+            node["inputs"] |= {name: [f"{key}-clip", 0] for name, value in node["inputs"].items() if value == [key, 1]}
+    return prompt
+
+
+def text_encoders_of_loaders(prompt: dict) -> dict[str, dict]:
+    """Id of each loader of ours → the TinyUMT5Loader that stands in for its CLIP output."""
+    encoders = {}
+    for key, node in prompt.items():
+        if node["class_type"] in LOADERS:
+            file = next(file for file in catalogue_files(node) if file.role == "text_encoder")
+            encoders[key] = {"class_type": "TinyUMT5Loader", "inputs": {"clip_name": file.name, "type": "wan"}}
+    return encoders
+
+
+def catalogue_files(node: dict) -> list[ModelFile]:
+    """What a node of ours fetches from the catalogue where it is not there."""
+    inputs = node["inputs"]
+    if node["class_type"] == "SteadyDancerDownload":
+        return files_of(split(inputs["names"]))
+    if node["class_type"] == "SteadyDancerPoseEstimator":
+        return files_of(["dwpose/onnx"])
+    if node["class_type"] not in LOADERS:
+        return []
+    variant = inputs["variant"]
+    if isinstance(variant, list):
+        variant = "steadydancer/fp8"  # what the selector chooses for the card of TINY_VALUES
+    names = [automatic() if variant == "auto" else variant]
+    return files_of(names + (["lightx2v-i2v-480p-rank64"] if inputs.get("step_distill") else []))
+
+
+def with_tiny_values(prompt: dict) -> dict:
+    """The prompt at a size that a CPU can do: only values named in TINY_VALUES change."""
+    prompt = copy.deepcopy(prompt)
+    for node in prompt.values():
+        for name, value in TINY_VALUES.get(node["class_type"], {}).items():
+            if not isinstance(node["inputs"].get(name), list | None):  # a link stays a link
+                node["inputs"][name] = value
+    return prompt
+
+
+def model_files(prompt: dict) -> list[str]:
+    """ "folder/file name" of every model file that the prompt names."""
+    named = [
+        f"{folder}/{node['inputs'][name]}"
+        for node in prompt.values()
+        for (class_type, name), folder in FILE_INPUTS.items()
+        if node["class_type"] == class_type and isinstance(node["inputs"].get(name), str)
+    ]
+    fetched = [f"{file.folder}/{file.name}" for node in prompt.values() for file in catalogue_files(node)]
+    return list(dict.fromkeys(named + fetched))

@@ -1,0 +1,40 @@
+"""What must work with nothing installed: neither ComfyUI nor any other package."""
+
+import subprocess
+import sys
+
+import pytest
+from steadydancer import cli
+from support import ROOT
+
+
+def bare_python(*arguments: str) -> subprocess.CompletedProcess:
+    """Runs Python without site-packages (-S), environment variables and current folder (-I)."""
+    return subprocess.run(
+        [sys.executable, "-I", "-S", *arguments], capture_output=True, text=True, encoding="utf-8", timeout=60
+    )
+
+
+@pytest.mark.parametrize("command", ["", *cli.COMMANDS])
+def test_command_line_help_needs_only_the_standard_library(command):
+    done = bare_python(str(ROOT / "cli.py"), *([command] if command else []), "--help")
+    assert done.returncode == 0, done.stderr
+    assert "usage: cli.py" in done.stdout
+
+
+def test_developer_door_needs_only_the_standard_library():
+    done = bare_python(str(ROOT / "dev.py"), "--help")
+    assert done.returncode == 0, done.stderr
+    assert "serve" in done.stdout
+
+
+def test_package_loads_without_comfyui():
+    load = "import runpy; runpy.run_path({!r})['load_package'](); import steadydancer, sys; print(len(sys.modules))"
+    done = bare_python("-c", load.format(str(ROOT / "cli.py")))
+    assert done.returncode == 0, done.stderr
+
+
+def test_root_is_not_importable():
+    """With the root on sys.path, our nodes/ would hide ComfyUI's nodes.py."""
+    assert str(ROOT) not in sys.path
+    assert "" not in sys.path

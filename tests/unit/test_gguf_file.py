@@ -1,0 +1,158 @@
+"""GGUF headers: good ones in little time, bad ones refused in words."""
+
+import random
+import struct
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from steadydancer.quant.blocks import BY_NAME, dequantise
+from steadydancer.quant.gguf_file import open_gguf
+from support.gguf_writer import QUANTISERS, quantise, write_gguf
+
+gguf = pytest.importorskip("gguf")
+
+
+@pytest.fixture
+def small(tmp_path):
+    values = np.random.default_rng(0).standard_normal((4, 256)).astype(np.float32)
+    tensors = {
+        "blocks.0.weight": ("Q4_K", (4, 256), quantise(values, "Q4_K")),
+        "blocks.0.bias": ("F32", (4,), quantise(values[:, 0], "F32")),
+        "blocks.1.weight": ("Q8_0", (2, 2, 256), quantise(values, "Q8_0")),
+    }
+    metadata = {"tokenizer.ggml.tokens": ["a", "bc"], "tokenizer.ggml.scores": [0.5, 1.5], "comfy.gguf.n": [3, 4]}
+    return write_gguf(tmp_path / "small.gguf", tensors, metadata)
+
+
+def test_it_reads_what_gguf_py_reads(small):
+    ours, theirs = open_gguf(small), gguf.GGUFReader(small)
+    assert ours.metadata["general.architecture"] == "wan"
+    assert ours.array("tokenizer.ggml.tokens") == ["a", "bc"]
+    assert ours.array("tokenizer.ggml.scores") == [0.5, 1.5]
+    assert ours.array("comfy.gguf.n") == [3, 4]
+    for tensor in theirs.tensors:
+        place = ours.tensors[tensor.name]
+        assert place.shape == tuple(int(size) for size in tensor.shape[::-1])
+        assert place.start == tensor.data_offset
+        assert bytes(ours.raw(tensor.name).view(torch.uint8).numpy()) == tensor.data.tobytes()
+
+
+def test_data_is_mapped_not_copied(tmp_path):
+    data = bytes(64 << 20)
+    path = write_gguf(tmp_path / "large.gguf", {"w": ("F16", (1 << 15, 1 << 10), data)})
+    tracemalloc.start()
+    tensor = open_gguf(path).raw("w")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+    assert tensor.storage_offset() == 0 and tensor.shape == (1 << 15, 1 << 10)
+
+
+@pytest.mark.parametrize("kind", QUANTISERS)
+def test_the_tests_quantiser_makes_what_gguf_py_understands(kind):
+    values = np.random.default_rng(1).standard_normal((64, 256)).astype(np.float32)
+    data = np.frombuffer(quantise(values, kind), np.uint8).reshape(64, -1)
+    back = gguf.quants.dequantize(data, gguf.GGMLQuantizationType[kind])
+    error = np.sqrt(((back - values) ** 2).mean() / (values**2).mean())
+    bits = BY_NAME[kind].bytes * 8 / BY_NAME[kind].weights
+    assert error < 2.6 * 2 ** -(bits - 1)
+    ours = dequantise(torch.from_numpy(data.copy()), BY_NAME[kind], torch.empty(64, 256))
+    assert np.array_equal(ours.numpy(), back)
+
+
+def header(version=3, tensors=0, keys=0, rest=b""):
+    return struct.pack("<4sIQQ", b"GGUF", version, tensors, keys) + rest
+
+
+def tensor(name=b"w", dims=(32,), kind=0, offset=0):
+    return struct.pack("<Q", len(name)) + name + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
+
+
+WRONG = {
+    "no gguf": (b"PK\x03\x04", "does not begin like a GGUF file"),
+    "only magic": (b"GGUF", "ends in the middle"),
+    "version": (header(9), "version 9"),
+    "big-endian": (header(3 << 24), "big-endian"),
+    "huge tensor count": (header(tensors=1 << 60), "more than fit"),
+    "huge key count": (header(keys=1 << 63), "more than fit"),
+    "huge name": (header(tensors=1, rest=struct.pack("<Q", 1 << 40) + bytes(64)), "a name or text"),
+    "huge array": (header(keys=1, rest=struct.pack("<Q1sIIQ", 1, b"k", 9, 8, 1 << 60) + bytes(64)), "in the middle"),
+    "nested array": (
+        header(keys=1, rest=struct.pack("<Q1sIIQ", 1, b"k", 9, 9, 1) + bytes(64)),
+        "entries of the kind 9",
+    ),
+    "unknown kind": (header(keys=1, rest=struct.pack("<Q1sI", 1, b"k", 77) + bytes(64)), "unknown kind 77"),
+    "not text": (header(keys=1, rest=struct.pack("<Q1sI", 1, b"\xff", 77) + bytes(64)), "not text"),
+    "no dimensions": (header(tensors=1, rest=tensor(dims=()) + bytes(256)), "0 dimensions"),
+    "empty tensor": (header(tensors=1, rest=tensor(dims=(0,)) + bytes(256)), "has the shape"),
+    "huge tensor": (header(tensors=1, rest=tensor(dims=(1 << 62, 1 << 62)) + bytes(256)), "has the shape"),
+    "known but unused type": (header(tensors=1, rest=tensor(kind=17) + bytes(256)), "stored as IQ2_XS"),
+    "unknown type": (header(tensors=1, rest=tensor(kind=4000) + bytes(256)), "the unknown type 4000"),
+    "row no multiple of a block": (header(tensors=1, rest=tensor(dims=(40,), kind=8) + bytes(256)), "have 40 weights"),
+    "offset not aligned": (header(tensors=1, rest=tensor(offset=8) + bytes(512)), "multiple of 32"),
+    "data cut short": (header(tensors=1, rest=tensor(dims=(4096,)) + bytes(256)), "ends before the data of 'w'"),
+    "the same name twice": (header(tensors=2, rest=tensor() + tensor(offset=128) + bytes(512)), "in it twice"),
+    "overlap": (header(tensors=2, rest=tensor() + tensor(b"v", offset=64) + bytes(512)), "over each other"),
+    "alignment 0": (
+        header(keys=1, rest=struct.pack("<Q", 17) + b"general.alignment" + struct.pack("<II", 4, 0)),
+        "alignment is 0",
+    ),
+    "alignment 3": (
+        header(keys=1, rest=struct.pack("<Q", 17) + b"general.alignment" + struct.pack("<II", 4, 3)),
+        "alignment is 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_header_is_refused_in_words(tmp_path, what):
+    content, expected = WRONG[what]
+    path = tmp_path / "wrong.gguf"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="wrong.gguf cannot be loaded, because") as caught:
+        open_gguf(path)
+    assert expected in str(caught.value)
+    assert "Download the file again" in str(caught.value)
+
+
+def test_ten_thousand_broken_headers(small, tmp_path):
+    """Bytes changed, removed, doubled, or counts made huge: read or refused, each within a second and little memory."""
+    original = small.read_bytes()
+    rng = random.Random(0)
+    path = tmp_path / "broken.gguf"
+    refused, slowest, peak = 0, 0.0, 0
+    tracemalloc.start()
+    for _ in range(10_000):
+        data = bytearray(original)
+        for _ in range(rng.randint(1, 4)):
+            at = rng.randrange(min(len(data), 420))
+            change = rng.randrange(5)
+            if change == 0:
+                data[at] = rng.randrange(256)
+            elif change == 1:
+                del data[at : at + rng.randint(1, 64)]
+            elif change == 2:
+                data[at:at] = data[at : at + rng.randint(1, 64)]
+            elif change == 3:
+                data[at : at + 8] = struct.pack("<Q", rng.choice([0, 1 << 31, 1 << 62, 2**64 - 1, rng.getrandbits(64)]))
+            else:
+                del data[rng.randrange(len(data)) + 1 :]
+        path.write_bytes(data)
+        tracemalloc.reset_peak()
+        start = time.perf_counter()
+        try:
+            file = open_gguf(path)
+            for name in file.tensors:
+                file.raw(name)
+        except ValueError as err:
+            assert "cannot be loaded, because" in str(err), err
+            refused += 1
+        slowest = max(slowest, time.perf_counter() - start)
+        peak = max(peak, tracemalloc.get_traced_memory()[1])
+    tracemalloc.stop()
+    assert refused > 5_000
+    assert slowest < 1.0
+    assert peak < 4 << 20

@@ -1,0 +1,46 @@
+"""The project's own files agree with each other and with the house style."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from support import ROOT
+
+tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader; newer ones run this")
+
+
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+def test_manager_and_registry_install_the_same():
+    """Manager installs requirements.txt, the registry shows pyproject's list."""
+    lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
+    requirements = [line.partition("#")[0].strip() for line in lines]
+    assert [line for line in requirements if line] == project()["project"]["dependencies"]
+
+
+def test_nothing_is_pinned_that_others_need_differently():
+    for line in project()["project"]["dependencies"]:
+        assert not re.match(r"(torch|torchvision|numpy|transformers|opencv|onnxruntime)\b", line), line
+        assert not re.search(r"==|<|~=|@|--", line.partition(";")[0]), f"{line}: only lower bounds"
+
+
+def test_registry_fields():
+    data = project()
+    assert data["project"]["name"] == "steadydancer"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", data["project"]["version"])
+    assert {"Repository", "Documentation", "Issues"} <= data["project"]["urls"].keys()
+    comfy = data["tool"]["comfy"]
+    assert comfy["requires-comfyui"] == ">=0.30.0"
+    assert comfy["PublisherId"] and comfy["DisplayName"]
+    assert "raw.githubusercontent.com" not in comfy.get("Icon", "")
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["format", "--check"]], ids=["lint", "format"])
+def test_style(arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", *arguments, "--quiet", str(ROOT)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
