@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.failed_key = FAILED
+    # A shell's background job has Ctrl-C switched off, and so would the programs that tests start and stop by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in [name for name in os.environ if name.startswith(PACKAGE_VARIABLES)]:
         del os.environ[name]
 

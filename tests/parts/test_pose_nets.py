@@ -41,10 +41,19 @@ def outputs(net: torch.nn.Module, x: torch.Tensor) -> list[np.ndarray]:
 
 
 def assert_same(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
+    """Equal to 1e-3, and the same largest value of each row but where two of theirs are nearer than ours come to them."""
     for a, b in zip(ours, theirs, strict=True):
         assert np.abs(b).max() > 0.1 and a.shape == b.shape
-        assert np.abs(a - b).max() <= 1e-3
-        np.testing.assert_array_equal(a.argmax(-1), b.argmax(-1))
+        off = np.abs(a - b).max()
+        assert off <= 1e-3
+        chosen = np.take_along_axis(b, a.argmax(-1)[..., None], -1)[..., 0]
+        assert (chosen >= b.max(-1) - 2 * off).all()
+        assert (a.argmax(-1) == b.argmax(-1)).mean() > 0.999
+
+
+@pytest.fixture(autouse=True)
+def same_numbers_every_time():
+    torch.manual_seed(0)
 
 
 @pytest.mark.parametrize("make", [dwpose, rtmw])
