@@ -153,7 +153,9 @@ def convert(
         file.seek(8 + len(text))
         for done, piece in pieces(tensors, names):
             if file.read(len(piece)) != piece:
-                raise ValueError(f"{path.name} was not written correctly into {part.parent}. Check the disk, then try again.")
+                raise ValueError(
+                    f"{path.name} was not written correctly into {part.parent}. Check the disk, then try again."
+                )
             progress(end + done, 2 * end)
             if cancelled():
                 raise DownloadCancelled

@@ -32,9 +32,7 @@ def dequantise(codes: torch.Tensor, scale: torch.Tensor, out: torch.Tensor) -> t
     return out
 
 
-def linear(
-    x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None
-) -> torch.Tensor:
+def linear(x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """x [..., K] times the weight [N, K], with x quantised over 128 consecutive rows of its flattened form.
 
     To the bit what the published GEMM computes: sums of 128 products are whole numbers, their scaled sums float32, the

@@ -67,9 +67,7 @@ def quantise(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return codes, scale
 
 
-def linear(
-    x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None
-) -> torch.Tensor:
+def linear(x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """int8.linear on a GPU: x [..., K] in bfloat16 or float16, K a multiple of 128."""
     rows = x.reshape(-1, x.shape[-1]).contiguous()
     (m, k), n = rows.shape, len(codes)
