@@ -31,7 +31,7 @@ def quantise_kernel(x, codes, scale, rows, K):
 
 @triton.jit
 def linear_kernel(
-    a, a_scale, b, b_scale, bias, out, M, N, K, HAS_BIAS: tl.constexpr, TOGETHER: tl.constexpr
+    a, a_scale, b, b_scale, bias, out, M, N, K: tl.constexpr, HAS_BIAS: tl.constexpr, TOGETHER: tl.constexpr
 ):  # fmt: skip
     m_tiles, n_tiles, k_tiles = tl.cdiv(M, BLOCK), tl.cdiv(N, BLOCK), K // BLOCK
     program = tl.program_id(0)
