@@ -10,6 +10,8 @@ from comfy_execution.utils import get_executing_context
 from ..loaders.catalog import catalogue
 from ..loaders.errors import DownloadCancelled
 from ..loaders.turbo import both_experts, load_turbo, prepared
+from ..turbo.model import as_turbo
+from ..turbo.sla import with_sla
 from .loaders import CATEGORY, disk_files, fetch, fingerprint, parts
 from .progress import NodeProgress, cancelled, say, stop
 
@@ -99,8 +101,5 @@ class SteadyDancerTurboLoader(io.ComfyNode):
 
 
 def with_attention(model, projections, attention: str, topk: float):
-    if attention == "dense":
-        return model
-    from ..turbo.sla import with_sla
-
-    return with_sla(model, projections, topk)
+    model = as_turbo(model)
+    return model if attention == "dense" else with_sla(model, projections, topk)

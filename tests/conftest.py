@@ -24,7 +24,9 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.failed_key = FAILED
-    if not shutil.which("nvidia-smi"):  # before anything imports Triton, whose own functions are made for one or the other
+    if not shutil.which(
+        "nvidia-smi"
+    ):  # before anything imports Triton, whose own functions are made for one or the other
         os.environ["TRITON_INTERPRET"] = "1"
     for name in [name for name in os.environ if name.startswith(PACKAGE_VARIABLES)]:
         del os.environ[name]

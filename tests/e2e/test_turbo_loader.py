@@ -39,7 +39,9 @@ def folder(comfyui, tmp_path, monkeypatch):
     """Another folder of diffusion models, where files can be made and spoiled."""
     import folder_paths
 
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "diffusion_models", ([str(tmp_path)], {".pth", ".safetensors"}))
+    monkeypatch.setitem(
+        folder_paths.folder_names_and_paths, "diffusion_models", ([str(tmp_path)], {".pth", ".safetensors"})
+    )
     folder_paths.filename_list_cache.pop("diffusion_models", None)
     yield tmp_path
     folder_paths.filename_list_cache.pop("diffusion_models", None)
@@ -108,7 +110,9 @@ def test_names_of_training_files_are_understood(folder, golden):
     assert torch.equal(velocity(load(folder / "training.pth")[0], golden), velocity(plain, golden))
 
 
-@pytest.mark.parametrize("name, extra", [("TurboWan2.1-T2V-14B-480P-quant", 0), ("TurboWan2.2-I2V-A14B-high-720P-quant", 20)])
+@pytest.mark.parametrize(
+    "name, extra", [("TurboWan2.1-T2V-14B-480P-quant", 0), ("TurboWan2.2-I2V-A14B-high-720P-quant", 20)]
+)
 def test_quantised_files_compute_what_their_unpacked_weights_do(folder, golden, name, extra):
     path = tiny.write_turbowan(folder / f"{name}.pth")
     model = load(path)[0]

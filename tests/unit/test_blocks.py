@@ -1,6 +1,5 @@
 """Every block type against gguf-py's dequantisation, to the bit."""
 
-
 import numpy as np
 import pytest
 import torch
