@@ -74,9 +74,20 @@ class ModelFile:
     @property
     def patterns(self) -> tuple[str, ...]:
         """File names that count as this file on disk."""
+        if self.converted:
+            return (self.name, self.converted)
         if self.name:
             return (self.name,)
         return tuple(pattern.rsplit("/", 1)[-1] for source in self.sources for pattern in source.patterns)
+
+    @property
+    def converted(self) -> str:
+        """The name of the safetensors file that a pickled model is converted to; it stands for the published one."""
+        return (
+            str(Path(self.name).with_suffix(".safetensors"))
+            if (self.format, self.role) == ("pickle", "diffusion")
+            else ""
+        )
 
     @property
     def size(self) -> int:

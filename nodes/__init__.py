@@ -12,6 +12,7 @@ from .pose import SteadyDancerPoseAlign, SteadyDancerPoseDraw, SteadyDancerPoseE
 from .r2 import SteadyDancerR2SaveImages, SteadyDancerR2SaveVideo, SteadyDancerR2Upload
 from .sampling import SteadyDancerFlowUniPC, SteadyDancerGuider, SteadyDancerSchedule
 from .selector import SteadyDancerVariantSelector
+from .turbo_loader import SteadyDancerTurboLoader
 
 
 class SteadyDancerExtension(ComfyExtension):
@@ -23,6 +24,7 @@ class SteadyDancerExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             SteadyDancerLoader,
+            SteadyDancerTurboLoader,
             SteadyDancerCatalogLoader,
             SteadyDancerDownload,
             SteadyDancerVariantSelector,

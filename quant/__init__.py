@@ -1,1 +1,1 @@
-"""Packed weights: GGUF block types and fp8, how they become numbers, and the ops that multiply with them."""
+"""Packed weights: GGUF block types, fp8 and 8-bit tiles, how they become numbers, and the ops that multiply with them."""

@@ -1,4 +1,4 @@
-"""GGUF blocks as one of ComfyUI's quantised tensors: true shape, packed size, any device."""
+"""GGUF blocks and 8-bit tiles as ComfyUI's quantised tensors: true shape, packed size, any device."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -6,10 +6,13 @@ from functools import lru_cache
 
 import torch
 from comfy.quant_ops import QuantizedLayout, QuantizedTensor, register_layout_class
+from comfy_kitchen.tensor import BaseLayoutParams
 
+from . import int8
 from .blocks import BLOCKS, dequantise
 
 LAYOUT = "SteadyDancerGGUF"
+INT8_LAYOUT = "SteadyDancerInt8"
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,31 @@ class GGUFLayout(QuantizedLayout):
         return {"": qdata}
 
 
+class Int8Layout(QuantizedLayout):
+    """int8 [N, K] with a float32 scale for every 128×128 of them."""
+
+    Params = BaseLayoutParams
+
+    @classmethod
+    def quantize(cls, tensor, **kwargs):
+        codes, scale = int8.quantise(tensor)
+        return codes, BaseLayoutParams(scale, tensor.dtype, tuple(tensor.shape))
+
+    @classmethod
+    def dequantize(cls, qdata: torch.Tensor, params: BaseLayoutParams) -> torch.Tensor:
+        return int8.dequantise(qdata, params.scale, torch.empty_like(qdata, dtype=params.orig_dtype))
+
+    @classmethod
+    def get_plain_tensors(cls, qtensor: QuantizedTensor) -> tuple[torch.Tensor, ...]:
+        return qtensor._qdata, qtensor._params.scale
+
+    @classmethod
+    def state_dict_tensors(cls, qdata: torch.Tensor, params: BaseLayoutParams) -> dict[str, torch.Tensor]:
+        return {"": qdata, "_scale": params.scale}
+
+
 register_layout_class(LAYOUT, GGUFLayout)
+register_layout_class(INT8_LAYOUT, Int8Layout)
 
 
 def packed(data: torch.Tensor, number: int, dtype: torch.dtype) -> QuantizedTensor:
@@ -64,8 +91,27 @@ def packed(data: torch.Tensor, number: int, dtype: torch.dtype) -> QuantizedTens
     return QuantizedTensor(data, LAYOUT, BlockParams(dtype, shape, number))
 
 
+def packed_int8(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> QuantizedTensor:
+    """int8 [N, K] with scales [⌈N/128⌉, ⌈K/128⌉] as a tensor that stands for `dtype`."""
+    return QuantizedTensor(codes, INT8_LAYOUT, BaseLayoutParams(scale, dtype, tuple(codes.shape)))
+
+
 def is_packed(tensor) -> bool:
-    return isinstance(tensor, QuantizedTensor) and tensor._layout_cls == LAYOUT
+    return isinstance(tensor, QuantizedTensor) and tensor._layout_cls in (LAYOUT, INT8_LAYOUT)
+
+
+def multiplies_packed(weight: torch.Tensor, input: torch.Tensor) -> bool:
+    """Whether the 8-bit units of the input's GPU can multiply with this weight as it is."""
+    return (
+        is_packed(weight)
+        and weight._layout_cls == INT8_LAYOUT
+        and input.is_cuda
+        and input.dtype in (torch.bfloat16, torch.float16)
+        and input.shape[-1] % int8.BLOCK == 0
+        and torch.version.hip is None
+        and torch.cuda.get_device_capability(input.device) >= (8, 0)
+        and triton_kernels() is not None
+    )
 
 
 def fill(qdata: torch.Tensor, number: int, out: torch.Tensor) -> torch.Tensor:
@@ -77,13 +123,31 @@ def fill(qdata: torch.Tensor, number: int, out: torch.Tensor) -> torch.Tensor:
         return kernels.dequantise(qdata.contiguous(), number, out)
 
 
+# One operation to torch.compile: it need not look into the kernels.
+@torch.library.custom_op("steadydancer::int8_linear", mutates_args=())
+def int8_linear(
+    input: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    if not input.is_cuda:
+        return int8.linear(input, codes, scale, bias)
+    from . import triton_int8
+
+    with torch.cuda.device(input.device):
+        return triton_int8.linear(input, codes, scale, bias)
+
+
+@int8_linear.register_fake
+def _(input, codes, scale, bias):
+    return input.new_empty(*input.shape[:-1], len(codes))
+
+
 @lru_cache(maxsize=1)
 def triton_kernels():
     """The module of GPU kernels, or None where Triton is not installed or does not start."""
     try:
         from . import triton_kernels
     except Exception as err:  # an installation of Triton can fail in many ways, and none of them matters here
-        logging.info("GGUF weights are unpacked by PyTorch, because Triton cannot be used: %s", err)
+        logging.info("Packed weights are unpacked by PyTorch, because Triton cannot be used: %s", err)
         return None
     return triton_kernels
 
@@ -109,15 +173,18 @@ class Scratch:
 
     def dense(self, weight: QuantizedTensor, dtype: torch.dtype) -> torch.Tensor:
         """The weight as plain numbers, until the next call."""
-        qdata, number = weight._qdata, weight._params.number
+        qdata = weight._qdata
         if torch.compiler.is_compiling():
-            return torch.ops.steadydancer.dequantise(qdata, number, dtype)
+            return weight.to(dtype).dequantize()
         size = weight.numel() * dtype.itemsize
         memory = self.memory.get(qdata.device)
         if memory is None or memory.numel() < size:
             self.memory.pop(qdata.device, None)
             memory = self.memory[qdata.device] = torch.empty(size, dtype=torch.uint8, device=qdata.device)
-        return fill(qdata, number, memory[:size].view(dtype).view(weight.shape))
+        out = memory[:size].view(dtype).view(weight.shape)
+        if weight._layout_cls == INT8_LAYOUT:
+            return int8.dequantise(qdata, weight._params.scale, out)
+        return fill(qdata, weight._params.number, out)
 
     def clear(self) -> None:
         self.memory.clear()

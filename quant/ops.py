@@ -1,10 +1,10 @@
-"""Layers whose weights may be GGUF blocks: given to ComfyUI as `custom_operations`, they serve any model it detects."""
+"""Layers whose weights may be packed, GGUF or 8-bit: given to ComfyUI as `custom_operations`, they serve any model it detects."""
 
 import comfy.ops
 import torch
 from comfy.ops import cast_bias_weight, uncast_bias_weight
 
-from .layout import Scratch, is_packed
+from .layout import Scratch, is_packed, multiplies_packed
 
 
 class PackedWeight:
@@ -59,9 +59,12 @@ def packed_operations() -> type[comfy.ops.manual_cast]:
                     bias_dtype=input.dtype,
                     offloadable=True,
                 )
-                if is_packed(weight):
-                    weight = PackedOperations.scratch.dense(weight, input.dtype)
-                out = torch.nn.functional.linear(input, weight, bias)
+                if multiplies_packed(weight, input):
+                    out = torch.ops.steadydancer.int8_linear(input, weight._qdata, weight._params.scale, bias)
+                else:
+                    if is_packed(weight):
+                        weight = PackedOperations.scratch.dense(weight, input.dtype)
+                    out = torch.nn.functional.linear(input, weight, bias)
                 uncast_bias_weight(self, weight, bias, stream)
                 return out if self.side_branch is None else self.side_branch(input, out)
 

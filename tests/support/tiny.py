@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 from steadydancer import dev
 from steadydancer.loaders.places import record
+from steadydancer.quant import int8
 
 from . import GOLDEN
 from .pose_nets import write_detector, write_pose_net
@@ -84,6 +85,32 @@ def write_wan_t2v(path: Path, dtype: str = "fp16") -> Path:
     kept = {key: t for key, t in tensors.items() if not key.startswith(skipped) and "_img." not in key}
     kept["patch_embedding.weight"] = kept["patch_embedding.weight"][:, :16]
     return write(path, cast(kept, dtype))
+
+
+def turbowan(name: str, dtype: str = "bf16") -> dict[str, torch.Tensor]:
+    """A TurboWan model in the published layout: norms float32, an expert `low` other than `high`, `a14b` with the input
+    of image to video, `quant` with 8-bit layers in the blocks."""
+    seed = "low." if "low" in name else ""
+    tensors = {}
+    for key, shape in shapes("turbowan_t2v_tiny.keys.tsv").items():
+        if key == "patch_embedding.weight" and "a14b" in name:
+            shape = (shape[0], 36 * 4)
+        tensor = weight(key, shape) if not seed else weight(key, shape) + 0.1 * weight(seed + key, shape)
+        tensors[key] = tensor if "norm" in key else cast({key: tensor}, dtype)[key]
+    if "quant" not in name:
+        return tensors
+    for key in [key for key in tensors if key.startswith("blocks.") and key.endswith(".weight")]:
+        if tensors[key].ndim == 2 and "proj_l" not in key:
+            codes, scale = int8.quantise(tensors.pop(key))
+            tensors |= {f"{key.removesuffix('weight')}int8_weight": codes, f"{key.removesuffix('weight')}scale": scale}
+    return tensors
+
+
+def write_turbowan(path: Path, dtype: str = "bf16") -> Path:
+    """A pickled TurboWan file; its name says which."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(turbowan(path.name.lower(), dtype), path)
+    return path
 
 
 def cast(tensors: dict[str, torch.Tensor], dtype: str) -> dict[str, torch.Tensor]:
@@ -239,6 +266,8 @@ MAKERS = [
     ("diffusion_models/*steadydancer*fp32*", lambda path: write_steadydancer(path, "fp32")),
     ("diffusion_models/*steadydancer*bf16*", lambda path: write_steadydancer(path, "bf16")),
     ("diffusion_models/*steadydancer*.safetensors", lambda path: write_steadydancer(path, "fp16")),
+    ("diffusion_models/*turbowan*fp32*.pth", lambda path: write_turbowan(path, "fp32")),
+    ("diffusion_models/*turbowan*.pth", write_turbowan),
     ("diffusion_models/*i2v*", write_wan_i2v),
     ("diffusion_models/*t2v*", write_wan_t2v),
     ("vae/*", write_vae),

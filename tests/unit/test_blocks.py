@@ -1,7 +1,5 @@
 """Every block type against gguf-py's dequantisation, to the bit."""
 
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -60,14 +58,11 @@ def test_temporary_memory_does_not_grow_with_the_layer(number):
 def kernels():
     """The GPU kernels: compiled where there is a GPU, else run by Triton's interpreter."""
     pytest.importorskip("triton")
-    if not torch.cuda.is_available():
-        os.environ["TRITON_INTERPRET"] = "1"
     from steadydancer.quant import triton_kernels
 
     if not torch.cuda.is_available():
         triton_kernels.TILE = 1 << 18  # the interpreter pays for each program, not for each weight
-    yield triton_kernels
-    os.environ.pop("TRITON_INTERPRET", None)
+    return triton_kernels
 
 
 @pytest.mark.parametrize("name", ["Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K", "Q5_0", "IQ4_NL", "IQ4_XS"])

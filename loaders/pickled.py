@@ -1,0 +1,170 @@
+"""Pickled checkpoints, converted once to safetensors beside them: such a file is mapped, and nothing in it can run."""
+
+import json
+import os
+import pickle
+import shutil
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from .errors import DownloadCancelled
+from .places import cut_short
+
+SOURCE, CONTENTS = "steadydancer.source", "steadydancer.contents"
+PIECE = 1 << 24
+NAMES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+
+
+def as_safetensors(
+    path: Path,
+    check: Callable[[dict[str, torch.Tensor], str], None],
+    progress: Callable[[int, int], None],
+    cancelled: Callable[[], bool],
+    say: Callable[[str], None],
+) -> Path:
+    """The safetensors file with the tensors of the pickled `path`, made beside it if it is not there.
+
+    `check(tensors, name)` may refuse the file before anything is written. Raises ValueError with what to do, and
+    DownloadCancelled within a second of `cancelled()`; neither leaves a file that could be taken for whole.
+    """
+    from filelock import FileLock, Timeout
+
+    target = path.with_suffix(".safetensors")
+    if is_conversion(target, path):
+        return target
+    tensors = read(path)
+    check(tensors, path.name)
+    lock = FileLock(str(target) + ".lock")
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=0.2)
+        except Timeout:
+            if cancelled():
+                raise DownloadCancelled from None
+    part = target.with_name(target.name + ".part")
+    try:
+        if not is_conversion(target, path):  # else another process has just made it
+            say(f"{path.name} is converted once to {target.name}. The .pth is not needed after that.")
+            convert(path, tensors, part, progress, cancelled)
+            os.replace(part, target)
+    except OSError as err:
+        raise ValueError(
+            f"{target.name} could not be written into {target.parent} ({err.strerror}). "
+            "The .pth is converted once to it: make the folder writable, or convert it on another machine."
+        ) from err
+    finally:
+        part.unlink(missing_ok=True)
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+    return target
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file. Raises ValueError when it is damaged."""
+    if cut_short(path, "safetensors"):
+        raise ValueError(f"{path.name} is cut short or damaged. Delete it, and fetch or convert it again.")
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
+def is_conversion(target: Path, path: Path) -> bool:
+    """Whether `target` has the contents of the pickled `path`. Raises ValueError where it is somebody's own file."""
+    if not target.is_file():
+        return False
+    if cut_short(target, "safetensors"):
+        return False
+    known = metadata(target)
+    if CONTENTS not in known:
+        raise ValueError(
+            f"{target.name} lies beside {path.name} but was not made from it. Choose {target.name}, or rename one of them."
+        )
+    return known[CONTENTS] == contents(path)
+
+
+def contents(path: Path) -> str:
+    """Tells one pickled file from another by the checksums in its directory, without reading it."""
+    with zipfile.ZipFile(path) as archive:
+        entries = sorted((entry.filename.partition("/")[2], entry.CRC, entry.file_size) for entry in archive.infolist())
+    return f"{zlib.crc32(repr(entries).encode()):08x}-{path.stat().st_size}"
+
+
+def read(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a pickled file, mapped. Only plain tensors are let in: no code of the file is run."""
+    try:
+        found = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as err:
+        raise ValueError(
+            f"{path.name} holds more than plain tensors, and loading it could run foreign code. "
+            "Use the file of the original publisher, or its safetensors."
+        ) from err
+    except (RuntimeError, EOFError, OSError) as err:
+        raise ValueError(f"{path.name} is damaged or no checkpoint of PyTorch. Delete it and fetch it again.") from err
+    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise ValueError(f"{path.name} is not a plain list of tensors. Choose the published TurboWan file.")
+    return found
+
+
+def convert(
+    path: Path,
+    tensors: dict[str, torch.Tensor],
+    part: Path,
+    progress: Callable[[int, int], None],
+    cancelled: Callable[[], bool],
+) -> None:
+    """Writes `part`, and compares it with the tensors byte by byte."""
+    header, end = {"__metadata__": {"format": "pt", SOURCE: path.name, CONTENTS: contents(path)}}, 0
+    # the widest numbers first: every tensor then lies where its numbers may be mapped
+    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    for name in names:
+        tensor = tensors[name]
+        header[name] = {
+            "dtype": NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [end, end + tensor.nbytes],
+        }
+        end += tensor.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    free = shutil.disk_usage(part.parent).free
+    if len(text) + end > free:
+        raise ValueError(
+            f"Not enough disk space to convert {path.name}: it needs {end / 1e9:.1f} GB, {free / 1e9:.1f} GB are free in "
+            f"{part.parent}. Free some space, or choose the int8 file, which is half as large."
+        )
+    with open(part, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for done, piece in pieces(tensors, names):
+            file.write(piece)
+            progress(done, 2 * end)
+            if cancelled():
+                raise DownloadCancelled
+        file.flush()
+        os.fsync(file.fileno())
+    with open(part, "rb") as file:
+        file.seek(8 + len(text))
+        for done, piece in pieces(tensors, names):
+            if file.read(len(piece)) != piece:
+                raise ValueError(
+                    f"{path.name} was not written correctly into {part.parent}. Check the disk, then try again."
+                )
+            progress(end + done, 2 * end)
+            if cancelled():
+                raise DownloadCancelled
+
+
+def pieces(tensors: dict[str, torch.Tensor], names: list[str]):
+    """All bytes in order, in pieces, with how many there are up to the end of each."""
+    done = 0
+    for name in names:
+        for piece in tensors[name].contiguous().reshape(-1).view(torch.uint8).split(PIECE):
+            done += len(piece)
+            yield done, memoryview(piece.numpy())

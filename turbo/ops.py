@@ -1,0 +1,53 @@
+"""ComfyUI's operations with packed layers, and with norms whose weights stay float32 and round once, as TurboDiffusion's."""
+
+import torch
+from comfy.ops import cast_bias_weight, uncast_bias_weight
+from torch.nn.functional import layer_norm, rms_norm
+
+from ..quant.ops import packed_operations
+
+ROWS = 1 << 14  # normalised at a time: float32 copies of a whole video's tokens would take gigabytes
+
+
+def by_rows(norm, input: torch.Tensor) -> torch.Tensor:
+    """`norm` of float32 rows, rounded once to the input's type."""
+    if input.dtype == torch.float32:
+        return norm(input)
+    out = torch.empty_like(input)
+    for source, target in zip(input.flatten(0, -2).split(ROWS), out.flatten(0, -2).split(ROWS)):
+        target.copy_(norm(source.float()))
+    return out
+
+
+def turbo_operations() -> type:
+    """Operations for `custom_operations`, with a `scratch` of their own."""
+    base = packed_operations()
+
+    class TurboOperations(base):
+        class RMSNorm(base.RMSNorm):
+            def __init__(self, *args, dtype=None, **kwargs):
+                super().__init__(*args, dtype=torch.float32, **kwargs)
+
+            def forward_comfy_cast_weights(self, input):
+                weight, bias, stream = cast_bias_weight(
+                    self, dtype=torch.float32, device=input.device, offloadable=True
+                )
+                out = by_rows(lambda x: rms_norm(x, self.normalized_shape, weight, self.eps), input)
+                uncast_bias_weight(self, weight, bias, stream)
+                return out
+
+        class LayerNorm(base.LayerNorm):
+            def __init__(self, *args, dtype=None, **kwargs):
+                super().__init__(*args, dtype=torch.float32, **kwargs)
+
+            def forward_comfy_cast_weights(self, input):
+                if self.weight is None:
+                    return super().forward_comfy_cast_weights(input)
+                weight, bias, stream = cast_bias_weight(
+                    self, dtype=torch.float32, device=input.device, bias_dtype=torch.float32, offloadable=True
+                )
+                out = by_rows(lambda x: layer_norm(x, self.normalized_shape, weight, bias, self.eps), input)
+                uncast_bias_weight(self, weight, bias, stream)
+                return out
+
+    return TurboOperations

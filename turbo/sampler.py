@@ -1,0 +1,87 @@
+"""rCM sampling with one or two experts: the state and the noise go through the whole run, the experts take turns."""
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from tqdm.auto import tqdm
+
+from .schedule import high_noise_steps
+
+
+class RCMSampler(comfy.samplers.Sampler):
+    """A sampler that is called once for every expert and goes on where it was.
+
+    `generator`: draws the first noise and that of every step, the last one's too, as published. `times`: [steps + 1],
+    float64. `ode`: follow the velocity instead of adding new noise.
+    """
+
+    def __init__(self, times: list[float], generator: torch.Generator, ode: bool = False):
+        self.times = times
+        self.generator = generator
+        self.ode = ode
+        self.first_noise = self.state = None
+
+    def draw(self, shape: torch.Size, device) -> torch.Tensor:
+        """Noise of float32 values from the one generator."""
+        return torch.randn(shape, generator=self.generator, device=self.generator.device).to(device)
+
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
+        """The steps in `self.steps`. `noise` only says shape and device."""
+        precise = torch.float32 if noise.device.type == "mps" else torch.float64
+        if self.state is None:
+            self.first_noise = self.draw(noise.shape, noise.device)
+            self.state = self.times[0] * self.first_noise.to(precise) + (1 - self.times[0]) * latent_image.to(precise)
+        model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
+        model.latent_image, model.noise = latent_image, self.first_noise
+        x = self.state
+        for i in tqdm(self.steps, disable=disable_pbar):
+            time, next_time = self.times[i : i + 2]
+            denoised = model(x, x.new_full((x.shape[0],), time), denoise_mask=denoise_mask, **extra_args)
+            if self.ode:
+                x = x - (time - next_time) * ((x - denoised) / time)
+            else:
+                x = (1 - next_time) * denoised + next_time * self.draw(x.shape, x.device).to(precise)
+            if callback is not None:
+                callback(i, denoised.float(), x.float(), len(self.times) - 1)
+        self.state = x
+        return x
+
+
+def with_prompt_cancel(model):
+    """A clone of the MODEL that looks after every block whether the run was cancelled: steps of a minute are common."""
+
+    def look(args):
+        if not torch.compiler.is_compiling():
+            comfy.model_management.throw_exception_if_processing_interrupted()
+        return {"img": args["img"]}
+
+    clone = model.clone()
+    clone.set_model_patch(look, "double_block")
+    return clone
+
+
+def sample(
+    high, low, positive, latent, times: list[float], generator, mask=None, ode=False, seed=0, callback=None, quiet=False
+):
+    """Both experts over `times`: steps before the first time below 0.9 with `high`, the rest with `low`.
+
+    `high`, `low`: MODELs; without `low`, `high` does all steps. `latent` [B, 16, T, h, w]: zeros, or what to start from.
+    `callback(step, denoised, x, steps)`. Returns the latent, float32.
+    """
+    sampler = RCMSampler(times, generator, ode)
+    steps = len(times) - 1
+    switch = high_noise_steps(times[:-1]) if low is not None else steps
+    sigmas = torch.tensor(times)
+    out = latent
+    for model, sampler.steps in ((high, range(switch)), (low, range(switch, steps))):
+        if sampler.steps:
+            guider = comfy.samplers.CFGGuider(with_prompt_cancel(model))
+            guider.set_conds(positive, [])
+            guider.set_cfg(1.0)
+            empty = torch.zeros_like(latent)
+            out = guider.sample(
+                empty, latent, sampler, sigmas, denoise_mask=mask, callback=callback, disable_pbar=quiet, seed=seed
+            )
+    return out

@@ -1,0 +1,131 @@
+"""Sparse attention as an attention override of ComfyUI: TurboDiffusion's with its trained linear part, and without it."""
+
+import math
+from importlib.util import find_spec
+
+import torch
+from comfy.ldm.wan.model import WanModel
+from comfy.patcher_extension import WrappersMP
+
+from .attention import BLOCK_K, sla
+
+HEAD_DIM = 128
+KEY = "steadydancer_sparse_attention"
+
+
+def runs_triton(q: torch.Tensor) -> bool:
+    return q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and find_spec("triton") is not None
+
+
+@torch.compiler.disable
+def sparse_attention(q, k, v, projection, topk: float, pinned: int = 0) -> torch.Tensor:
+    """`attention.sla`, by the GPU kernels where they run."""
+    if runs_triton(q):
+        from . import triton_sla
+
+        return triton_sla.sla(q, k, v, projection, topk, pinned=pinned)
+    return sla(q, k, v, projection, topk, pinned=pinned)
+
+
+class SparseAttention:
+    """The override. ComfyUI calls it for every attention; it takes the self-attention of the numbered blocks and leaves the
+    rest to whoever was there before.
+
+    `projections`: block index → weight [128, 128] and bias [128]; None for sparse attention without a linear part.
+    `pinned_frames`: latent frames at the end of the tokens that every token looks at.
+    """
+
+    def __init__(self, projections: dict | None, topk: float, previous=None, pinned_frames: int = 0):
+        self.projections = projections
+        self.topk = topk
+        self.previous = previous
+        self.pinned_frames = pinned_frames
+        self.ready: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def __call__(self, func, q, k, v, heads, *args, **kwargs):
+        options = kwargs["transformer_options"]
+        if not self.takes(q, k, heads, args, kwargs) or options.get(KEY) == "dense":
+            if self.previous is not None:
+                return self.previous(func, q, k, v, heads, *args, **kwargs)
+            return func(q, k, v, heads, *args, **kwargs)
+        shape = (*q.shape[:2], heads, HEAD_DIM)
+        projection = self.projection(options["block_index"], q)
+        pinned = self.pinned_blocks(q.shape[1], options.get("grid_sizes"))
+        return sparse_attention(q.view(shape), k.view(shape), v.view(shape), projection, self.topk, pinned).flatten(2)
+
+    def takes(self, q, k, heads: int, args: tuple, kwargs: dict) -> bool:
+        """Whether this is a self-attention: cross-attention has other keys than queries."""
+        plain = not args and kwargs.get("mask") is None and not kwargs.get("skip_reshape")
+        index = kwargs["transformer_options"].get("block_index")
+        known = index is not None and (self.projections is None or index in self.projections)
+        # Keys of a text of just as many tokens would look the same, but ComfyUI pads texts to 512.
+        return plain and known and q.shape == k.shape and q.shape[-1] == heads * HEAD_DIM
+
+    def projection(self, index: int, q: torch.Tensor):
+        if self.projections is None:
+            return None
+        where = (index, q.device, q.dtype)
+        if where not in self.ready:
+            self.ready[where] = tuple(part.to(q.device, q.dtype) for part in self.projections[index])
+        return self.ready[where]
+
+    def pinned_blocks(self, length: int, grid) -> int:
+        if not self.pinned_frames or grid is None:
+            return 0
+        first = length - self.pinned_frames * grid[1] * grid[2]
+        return math.ceil(length / BLOCK_K) - max(0, first) // BLOCK_K
+
+
+def dense_first_step(executor, x, timestep, context, clip_fea, time_dim_concat, transformer_options, *args, **kwargs):
+    """Around one evaluation of the network: tells the override to stay away while the noise is at its strongest."""
+    sigmas, schedule = transformer_options.get("sigmas"), transformer_options.get("sample_sigmas")
+    if sigmas is not None and schedule is not None and float(sigmas.max()) >= float(schedule[0]) * (1 - 1e-5):
+        transformer_options = {**transformer_options, KEY: "dense"}
+    return executor(x, timestep, context, clip_fea, time_dim_concat, transformer_options, *args, **kwargs)
+
+
+def require_wan(model) -> WanModel:
+    """The model's network. Raises ValueError where ComfyUI does not number all attentions of the network by block."""
+    network = model.model.diffusion_model
+    if not isinstance(network, WanModel) or type(network).forward_orig is not WanModel.forward_orig:
+        raise ValueError(
+            "Sparse attention cannot be used with this model: it works with Wan 2.1, Wan 2.2, TurboDiffusion and "
+            "SteadyDancer, but not with VACE and other variants that have blocks of their own. Leave it out."
+        )
+    if network.dim // network.num_heads != HEAD_DIM:
+        raise ValueError("Sparse attention needs heads of 128 channels, which this model does not have. Leave it out.")
+    return network
+
+
+def with_sla(model, projections: dict[int, tuple[torch.Tensor, torch.Tensor]], topk: float = 0.1):
+    """A clone of the MODEL with TurboDiffusion's attention. `projections`: block index → weight [128, 128], bias [128].
+
+    Raises ValueError for models that it does not fit.
+    """
+    blocks = len(require_wan(model).blocks)
+    if sorted(projections) != list(range(blocks)):
+        raise ValueError(
+            f"The linear attention of this file has {len(projections)} blocks and the model {blocks}. "
+            "The file is damaged: download it again."
+        )
+    return with_override(model, projections, topk)
+
+
+def with_sparse_attention(model, keep: float):
+    """A clone of the MODEL whose self-attention looks at the part `keep` of the blocks, without any training for it.
+
+    The first step stays dense, and SteadyDancer's two reference frames are always looked at.
+    """
+    network = require_wan(model)
+    pinned = 2 if hasattr(network, "patch_embedding_fuse") else 0
+    clone = with_override(model, None, keep, pinned)
+    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, dense_first_step)
+    return clone
+
+
+def with_override(model, projections, topk: float, pinned_frames: int = 0):
+    clone = model.clone()
+    options = clone.model_options["transformer_options"]
+    previous = options.get("optimized_attention_override")
+    options["optimized_attention_override"] = SparseAttention(projections, topk, previous, pinned_frames)
+    return clone
