@@ -20,11 +20,12 @@ class Case:
             metadata = file.metadata()
         numbers = load_file(FILE)
         self.block_map, self.out = numbers[f"{name}.block_map"], numbers[f"{name}.out"]
-        self.settings, seed = settings(metadata, name)
+        pairs = (pair.split("=") for pair in metadata[name].split(","))
+        self.settings = {key: float(value) if key == "topk" else int(value) for key, value in pairs}
         shape = [self.settings[key] for key in ("B", "L", "H", "D")]
 
         def z(part):
-            return tiny.z(f"in.{name}.{part}:{seed}", shape)
+            return tiny.z(f"{name}.{part}:{metadata['seed']}", shape)
 
         drift = np.cumsum(0.15 * z("drift").astype(np.float64), axis=1).astype(np.float32)
         self.q = torch.from_numpy(np.float32(0.5) * z("base") + drift).half()
@@ -33,16 +34,6 @@ class Case:
         d = self.settings["D"]
         keys = ((f"{name}.proj_l.weight", (d, d)), (f"{name}.proj_l.bias", (d,)))
         self.projection = tuple(tiny.weight(*key).half() for key in keys)
-
-
-def settings(metadata, name):
-    import json
-
-    for value in (metadata.get(name), metadata.get("cases")):
-        if value:
-            found = json.loads(value)
-            return found.get(name, found), metadata["seed"]
-    raise AssertionError(metadata)
 
 
 @pytest.fixture(params=["even", "tail", "square"], scope="module")
@@ -126,7 +117,8 @@ def test_block_means_against_a_loop():
 
 
 @pytest.mark.parametrize(
-    ("topk", "blocks", "count"), [(0.1, 512, 51), (0.15, 512, 76), (0.1, 1182, 118), (0.1, 5, 1), (0.01, 1, 1), (1.0, 7, 7)]
+    ("topk", "blocks", "count"),
+    [(0.1, 512, 51), (0.15, 512, 76), (0.1, 1182, 118), (0.1, 5, 1), (0.01, 1, 1), (1.0, 7, 7)],
 )
 def test_number_of_blocks(topk, blocks, count):
     assert attention.selected_count(topk, blocks) == count
