@@ -12,6 +12,7 @@ from ..quant import int8
 from ..quant.layout import packed_int8
 from ..quant.patches import with_packed_patches
 from ..turbo.keys import check, sorted_weights
+from ..turbo.model import as_turbo
 from ..turbo.ops import turbo_operations
 from . import pickled
 from .build import known
@@ -106,7 +107,7 @@ def load_one(path: str, precision: str, disable_dynamic: bool = False, progress=
     model = comfy.sd.load_diffusion_model_state_dict(tensors, model_options=options, disable_dynamic=disable_dynamic)
     model = known(model, path, load_again)
     model.cached_patcher_init = (load_again, (path, precision))
-    return with_packed_patches(model, operations.scratch), weights.projections
+    return as_turbo(with_packed_patches(model, operations.scratch)), weights.projections
 
 
 def load_again(path: str, precision: str, disable_dynamic: bool = False):

@@ -13,6 +13,12 @@ from .r2 import SteadyDancerR2SaveImages, SteadyDancerR2SaveVideo, SteadyDancerR
 from .sampling import SteadyDancerFlowUniPC, SteadyDancerGuider, SteadyDancerSchedule
 from .selector import SteadyDancerVariantSelector
 from .turbo_loader import SteadyDancerTurboLoader
+from .turbo_sampling import (
+    SteadyDancerRCMMerge,
+    SteadyDancerRCMSchedule,
+    SteadyDancerSparseAttention,
+    SteadyDancerTurboSampler,
+)
 
 
 class SteadyDancerExtension(ComfyExtension):
@@ -38,6 +44,10 @@ class SteadyDancerExtension(ComfyExtension):
             SteadyDancerGuider,
             SteadyDancerSchedule,
             SteadyDancerFlowUniPC,
+            SteadyDancerRCMSchedule,
+            SteadyDancerTurboSampler,
+            SteadyDancerSparseAttention,
+            SteadyDancerRCMMerge,
             SteadyDancerR2SaveVideo,
             SteadyDancerR2SaveImages,
             SteadyDancerR2Upload,
