@@ -2,11 +2,8 @@
 
 import asyncio
 import os
-    # A shell's background job has Ctrl-C switched off, and so would the programs that tests start and stop by it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Before anything imports Triton, whose own functions are made for a GPU or for its interpreter.
-    if not shutil.which("nvidia-smi"):
-        os.environ["TRITON_INTERPRET"] = "1"
+import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -28,15 +25,11 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.failed_key = FAILED
-<<<<<<< HEAD
     # A shell's background job has Ctrl-C switched off, and so would the programs that tests start and stop by it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-=======
-    if not shutil.which(
-        "nvidia-smi"
-    ):  # before anything imports Triton, whose own functions are made for one or the other
+    # Before anything imports Triton, whose own functions are made for a GPU or for its interpreter.
+    if not shutil.which("nvidia-smi"):
         os.environ["TRITON_INTERPRET"] = "1"
->>>>>>> turbo
     for name in [name for name in os.environ if name.startswith(PACKAGE_VARIABLES)]:
         del os.environ[name]
 
