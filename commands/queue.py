@@ -121,7 +121,8 @@ def fill_from_environment(prompt: dict) -> None:
 def is_turbo(prompt: dict) -> bool:
     for node in prompt.values():
         lora = str(node["inputs"].get("lora_name", "")).lower()
-        if node["class_type"] in TURBO_NODES or "distill" in lora or "lightx2v" in lora:
+        distilled = "distill" in lora or "lightx2v" in lora or node["inputs"].get("step_distill") is True
+        if node["class_type"] in TURBO_NODES or distilled:
             return True
     return False
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import shutil
 import struct
 import zipfile
@@ -101,13 +100,13 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a pickled file, mapped. Only plain tensors are let in: no code of the file is run."""
     try:
         found = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except pickle.UnpicklingError as err:
+    except (RuntimeError, EOFError, OSError) as err:
+        raise ValueError(f"{path.name} is damaged or no checkpoint of PyTorch. Delete it and fetch it again.") from err
+    except Exception as err:  # UnpicklingError, which only the pickle module has a name for
         raise ValueError(
             f"{path.name} holds more than plain tensors, and loading it could run foreign code. "
             "Use the file of the original publisher, or its safetensors."
         ) from err
-    except (RuntimeError, EOFError, OSError) as err:
-        raise ValueError(f"{path.name} is damaged or no checkpoint of PyTorch. Delete it and fetch it again.") from err
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise ValueError(f"{path.name} is not a plain list of tensors. Choose the published TurboWan file.")
     return found

@@ -19,7 +19,7 @@ def is_shared(key: str) -> bool:
 def shared_weights(model) -> dict[str, torch.Tensor]:
     """The shared tensors of a MODEL, key → tensor. Raises ValueError where one of them is quantised."""
     found = {key: t for key, t in model.model.diffusion_model.state_dict().items() if is_shared(key)}
-    for key, tensor in found.items():
+    for tensor in found.values():
         if is_packed(tensor) or not tensor.dtype.is_floating_point or tensor.dtype.itemsize == 1:
             raise ValueError(
                 "The merge needs unquantised weights, and one of the models is quantised (fp8, GGUF or int8): the small "

@@ -154,7 +154,7 @@ def test_steps_are_counted_through_and_an_error_ends_the_run(loaded, low, golden
     for stop in range(4):
         seen = []
 
-        def callback(step, denoised, x, steps):
+        def callback(step, denoised, x, steps, seen=seen, stop=stop):
             seen.append((step, steps))
             if step == stop:
                 raise KeyboardInterrupt

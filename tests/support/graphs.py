@@ -15,6 +15,7 @@ MODELS = {
     "umt5_xxl_fp8_e4m3fn_scaled.safetensors": (f"{REPACKAGED}/text_encoders", "text_encoders"),
     "clip_vision_h.safetensors": (f"{REPACKAGED}/clip_vision", "clip_vision"),
     "wan_2.1_vae.safetensors": (f"{REPACKAGED}/vae", "vae"),
+    "wan2.1_t2v_14B_bf16.safetensors": (f"{REPACKAGED}/diffusion_models", "diffusion_models"),
 }
 
 PROMPT = (
@@ -340,6 +341,101 @@ def from_video(path):
     return link(f"{POSE_SOURCES.get(source, source)} > {target}")
 
 
+TURBO_T2V_NOTE = """\
+## Text to video in four steps
+
+TurboDiffusion's Wan 2.1: trained for 1 to 4 steps without guidance, with sparse attention. **Run**: the model (2.8 GB), the
+text encoder and the VAE come by themselves; the authors' `.pth` is converted once to safetensors.
+
+- **Prompts**: the model was trained on long English descriptions. Short ones work less well.
+- **More detail**: `turbowan2.1-t2v-14b-480p/int8` (14.5 GB), or `…-720p/int8` with 1280×720 in the latent.
+- **Quality**: *topk* 0.15 in the loader. **Speed**: 3 or 2 steps in the schedule.
+"""
+TURBO_T2V_NODES = [
+    note("note", -1, 0, TURBO_T2V_NOTE, 300),
+    node("loader", "SteadyDancerTurboLoader", 0, 0, size=(400, None), model="turbowan2.1-t2v-1.3b-480p/bf16"),
+    node("positive", "CLIPTextEncode", 1, 0, title="Prompt", size=(400, 260), text=PROMPT),
+    node("latent", "EmptyHunyuanLatentVideo", 1, 15, width=832, height=480, length=81, batch_size=1),
+    node("schedule", "SteadyDancerRCMSchedule", 1, 24, steps=4, preset="t2v"),
+    node("sample", "SteadyDancerTurboSampler", 2, 0, seed=106060, control_after_generate="fixed"),
+    node("decode", "VAEDecode", 3, 0),
+    node("video", "CreateVideo", 3, 4, fps=16.0),
+    node("save", "SaveVideo", 3, 13, size=(400, 420), filename_prefix="video/Turbo"),
+]  # fmt: skip
+TURBO_T2V_LINKS = [
+    "loader.MODEL > sample.model",
+    "loader.CLIP > positive.clip",
+    "positive.CONDITIONING > sample.positive",
+    "schedule.SIGMAS > sample.sigmas",
+    "latent.LATENT > sample.latent",
+    "sample.LATENT > decode.samples",
+    "loader.VAE > decode.vae",
+    "decode.IMAGE > video.images",
+    "video.VIDEO > save.video",
+]
+
+TURBO_I2V_NOTE = """\
+## A picture moves, in four steps
+
+TurboDiffusion's Wan 2.2: two experts of 14B, the first for strong noise, the second from 90 % of the time on; **TurboDiffusion
+Sampler** changes over by itself and keeps one stream of noise.
+
+- **Run** fetches both experts in int8 (29 GB), once. Cards with more than 40 GB may take `/bf16`.
+- The picture is **stretched** to multiples of 16, as the authors do, not cropped: the shape hardly changes.
+- 480p: *area* in Fit Reference Image. Fewer than 3 steps never reach the second expert.
+"""
+TURBO_I2V_NODES = [
+    note("note", -1, 0, TURBO_I2V_NOTE, 300),
+    node("picture", "LoadImage", -1, 17, size=(400, 420), image=PERSON),
+    node("fit", "SteadyDancerFitImage", -1, 40, size=(400, None), area="720p (1280×720)", fit="stretch"),
+    node("loader", "SteadyDancerTurboLoader", 0, 0, size=(400, None), model="turbowan2.2-i2v-a14b-720p/int8"),
+    node("positive", "CLIPTextEncode", 1, 0, title="Prompt", size=(400, 260), text=PROMPT),
+    node("condition", "WanImageToVideo", 1, 15, length=81, batch_size=1),
+    node("schedule", "SteadyDancerRCMSchedule", 1, 28, steps=4, preset="i2v"),
+    node("sample", "SteadyDancerTurboSampler", 2, 0, seed=106060, control_after_generate="fixed"),
+    node("decode", "VAEDecode", 3, 0),
+    node("video", "CreateVideo", 3, 4, fps=16.0),
+    node("save", "SaveVideo", 3, 13, size=(400, 420), filename_prefix="video/Turbo"),
+]  # fmt: skip
+TURBO_I2V_LINKS = [
+    "picture.IMAGE > fit.image",
+    "fit.image > condition.start_image",
+    "fit.width > condition.width",
+    "fit.height > condition.height",
+    "loader.MODEL > sample.model",
+    "loader.MODEL (low noise) > sample.model_low",
+    "loader.CLIP > positive.clip",
+    "loader.VAE > condition.vae",
+    "positive.CONDITIONING > condition.positive",
+    "positive.CONDITIONING > condition.negative",
+    "condition.positive > sample.positive",
+    "condition.latent > sample.latent",
+    "schedule.SIGMAS > sample.sigmas",
+    "sample.LATENT > decode.samples",
+    "loader.VAE > decode.vae",
+    "decode.IMAGE > video.images",
+    "video.VIDEO > save.video",
+]
+
+FAST_NOTE = """\
+## A picture dances, in four steps
+
+`steadydancer_auto` with the **step-distill LoRA**: 4 steps and no text guidance, so 5 passes through the network (one step
+has the poses' own guidance) where the full run has 91. No TurboDiffusion weights exist for SteadyDancer; this is the honest
+fast way.
+
+- Without the changed pose video: delete its two nodes. Then it is 4 passes.
+- Eyes closed or poses off: the full run is better. Use this to choose picture and dance.
+"""
+
+RCM_NOTE = """\
+## Experiment: rCM's training on SteadyDancer
+
+Adds what TurboDiffusion's training changed in Wan's text-to-video model to SteadyDancer's weights, as its authors did for
+image to video, and looks at half of the blocks only. **Nobody has shown that this works well.** It needs three unquantised
+14B models (90 GB of disk, and as much RAM) and is here to be tried, not to be used.
+"""
+
 GRAPHS = {
     "save_to_r2": {
         "nodes": [
@@ -444,5 +540,96 @@ GRAPHS = {
             *(link(path) for path in FROM_VIDEO_LINKS),
         ],
         "groups": [["3. The dance's poses", -420, 960, 1250, 1020], *BASIC_GROUPS[1:]],
+    },
+    "turbo_t2v": {"nodes": TURBO_T2V_NODES, "links": [link(path) for path in TURBO_T2V_LINKS], "groups": []},
+    "turbo_i2v": {"nodes": TURBO_I2V_NODES, "links": [link(path) for path in TURBO_I2V_LINKS], "groups": []},
+    "steadydancer_turbo": {
+        "nodes": [
+            *(
+                n
+                for n in replace(
+                    BASIC_NODES,
+                    note=note("note", -1, 0, FAST_NOTE, 360),
+                    guider=node(
+                        "guider",
+                        "SteadyDancerGuider",
+                        3.95,
+                        17,
+                        size=(310, None),
+                        cfg=1.0,
+                        pose_cfg=1.0,
+                        start=0.1,
+                        end=0.4,
+                    ),
+                    schedule=node("schedule", "SteadyDancerSchedule", 3.95, 29, size=(310, None), steps=4, shift=5.0),
+                )
+                if n["key"] not in ("unet", "clip", "clip_vision", "vae")
+            ),
+            node(
+                "loader", "SteadyDancerLoader", 2.15, 0, size=(310, None), variant="steadydancer/fp8", step_distill=True
+            ),
+        ],
+        "links": [automatic(path) for path in BASIC_LINKS],
+        "groups": BASIC_GROUPS,
+    },
+    "steadydancer_rcm_merge": {
+        "nodes": [
+            *(
+                n
+                for n in replace(
+                    BASIC_NODES,
+                    note=note("note", -1, 0, RCM_NOTE, 300),
+                    guider=node(
+                        "guider",
+                        "SteadyDancerGuider",
+                        3.95,
+                        17,
+                        size=(310, None),
+                        cfg=1.0,
+                        pose_cfg=1.0,
+                        start=0.1,
+                        end=0.4,
+                    ),
+                    schedule=node(
+                        "schedule", "SteadyDancerRCMSchedule", 3.95, 29, size=(310, None), steps=4, preset="t2v"
+                    ),
+                    solver=node("solver", "KSamplerSelect", 3.95, 37, size=(310, None), sampler_name="lcm"),
+                    noise=node(
+                        "noise",
+                        "RandomNoise",
+                        3.95,
+                        42,
+                        size=(310, None),
+                        noise_seed=106060,
+                        control_after_generate="fixed",
+                    ),
+                )
+                if n["key"] not in ("unet", "clip", "clip_vision", "vae")
+            ),
+            node(
+                "loader",
+                "SteadyDancerLoader",
+                2.15,
+                0,
+                size=(310, None),
+                variant="steadydancer/fp16",
+                step_distill=False,
+            ),
+            node(
+                "turbo", "SteadyDancerTurboLoader", 2.15, -40, model="turbowan2.1-t2v-14b-480p/bf16", attention="dense"
+            ),
+            node("t2v", "UNETLoader", 2.15, -20, unet_name="wan2.1_t2v_14B_bf16.safetensors", weight_dtype="default"),
+            node("merge", "SteadyDancerRCMMerge", 3.1, -40, strength=1.0),
+            node("sparse", "SteadyDancerSparseAttention", 3.95, -40, keep=0.5),
+        ],
+        "links": [
+            *(automatic(path) for path in BASIC_LINKS if not path.startswith("unet.")),
+            link("loader.MODEL > merge.model"),
+            link("turbo.MODEL > merge.rcm"),
+            link("t2v.MODEL > merge.base"),
+            link("merge.MODEL > sparse.model"),
+            link("sparse.MODEL > guider.model"),
+        ],
+        "groups": BASIC_GROUPS,
     },
 }

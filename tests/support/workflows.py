@@ -32,6 +32,7 @@ TINY_VALUES = {
     "BasicScheduler": {"steps": 4},
     "KSampler": {"steps": 4},
     "EmptyHunyuanLatentVideo": {"width": 64, "height": 96, "length": 17},
+    "WanImageToVideo": {"length": 17},
     "SteadyDancerVariantSelector": {"budget": 24.0, "generation": "40xx, L40S, H100 (Ada, Hopper)"},
     "WanContextWindowsManual": {"context_length": 9, "context_overlap": 5},
 }
@@ -42,7 +43,12 @@ ELSEWHERE = {
     "save_to_r2": "tests/browser/test_r2.py",
     "download_models": "tests/e2e/test_loaders.py",
 }
-LOADERS = ("SteadyDancerLoader", "SteadyDancerCatalogLoader")  # their output 1 is CLIP
+# Loaders of ours → the input that names what they load, and which output is CLIP.
+LOADERS = {
+    "SteadyDancerLoader": ("variant", 1),
+    "SteadyDancerCatalogLoader": ("variant", 1),
+    "SteadyDancerTurboLoader": ("model", 2),
+}
 
 
 def load(file: Path) -> dict:
@@ -71,8 +77,9 @@ def with_tiny_text_encoder(prompt: dict) -> dict:
             node["class_type"] = "TinyUMT5Loader"
     for key, tiny in text_encoders_of_loaders(prompt).items():
         prompt[f"{key}-clip"] = tiny
+        clip = [key, LOADERS[prompt[key]["class_type"]][1]]
         for node in prompt.values():
-            node["inputs"] |= {name: [f"{key}-clip", 0] for name, value in node["inputs"].items() if value == [key, 1]}
+            node["inputs"] |= {name: [f"{key}-clip", 0] for name, value in node["inputs"].items() if value == clip}
     return prompt
 
 
@@ -95,7 +102,7 @@ def catalogue_files(node: dict) -> list[ModelFile]:
         return files_of(["dwpose/onnx"])
     if node["class_type"] not in LOADERS:
         return []
-    variant = inputs["variant"]
+    variant = inputs[LOADERS[node["class_type"]][0]]
     if isinstance(variant, list):
         variant = "steadydancer/fp8"  # what the selector chooses for the card of TINY_VALUES
     names = [automatic() if variant == "auto" else variant]
