@@ -60,7 +60,7 @@ USE_TINY_TEXT_ENCODER = """(files) => {
     const values = { type: "wan", clip_name: files[node.id] };
     for (const widget of tiny.widgets)
       widget.value = isCore ? node.widgets.find((old) => old.name === widget.name).value : values[widget.name] ?? widget.value;
-    const output = isCore ? 0 : 1;
+    const output = node.outputs.findIndex((slot) => slot.type === "CLIP");
     for (const id of [...(node.outputs[output].links ?? [])]) {
       const link = graph.links[id] ?? graph.links.get(id);
       tiny.connect(0, graph.getNodeById(link.target_id), link.target_slot);

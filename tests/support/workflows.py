@@ -84,10 +84,11 @@ def with_tiny_text_encoder(prompt: dict) -> dict:
 
 
 def text_encoders_of_loaders(prompt: dict) -> dict[str, dict]:
-    """Id of each loader of ours → the TinyUMT5Loader that stands in for its CLIP output."""
+    """Id of each loader of ours whose CLIP output is used → the TinyUMT5Loader that stands in for it."""
     encoders = {}
+    linked = [value for node in prompt.values() for value in node["inputs"].values() if isinstance(value, list)]
     for key, node in prompt.items():
-        if node["class_type"] in LOADERS:
+        if node["class_type"] in LOADERS and [key, LOADERS[node["class_type"]][1]] in linked:
             file = next(file for file in catalogue_files(node) if file.role == "text_encoder")
             encoders[key] = {"class_type": "TinyUMT5Loader", "inputs": {"clip_name": file.name, "type": "wan"}}
     return encoders
