@@ -106,6 +106,7 @@ class ComfyPage:
         self.tab.get_by_role("button", name="steadydancer", exact=True).click()
         card = self.tab.get_by_test_id(f"template-workflow-{name}")
         card.wait_for(timeout=30_000)
+        card.scroll_into_view_if_needed()  # the page loads a picture when it comes into view
         return card
 
     def open_template(self, name: str, workflow: dict) -> None:
