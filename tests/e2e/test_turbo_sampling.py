@@ -148,20 +148,20 @@ def test_all_noise_comes_from_one_stream(loaded, low, golden, monkeypatch):
     assert correlations.abs().max() < 5 / drawn[0].numel() ** 0.5
 
 
-def test_steps_are_counted_through_and_an_error_ends_the_run(loaded, low, golden):
+@pytest.mark.parametrize("stop", range(4))
+def test_steps_are_counted_through_and_an_error_ends_the_run(loaded, low, golden, stop):
     from steadydancer.turbo.schedule import rcm_times
 
-    for stop in range(4):
-        seen = []
+    seen = []
 
-        def callback(step, denoised, x, steps, seen=seen, stop=stop):
-            seen.append((step, steps))
-            if step == stop:
-                raise KeyboardInterrupt
+    def callback(step, denoised, x, steps):
+        seen.append((step, steps))
+        if step == stop:
+            raise KeyboardInterrupt
 
-        with pytest.raises(KeyboardInterrupt):
-            run(loaded[0], low, golden, rcm_times(4, 200.0), callback=callback)
-        assert seen == [(i, 4) for i in range(stop + 1)]
+    with pytest.raises(KeyboardInterrupt):
+        run(loaded[0], low, golden, rcm_times(4, 200.0), callback=callback)
+    assert seen == [(i, 4) for i in range(stop + 1)]
 
 
 def test_cancel_is_noticed_inside_a_step(loaded, golden):
