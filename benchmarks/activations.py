@@ -81,7 +81,9 @@ def cudnn_workspace(input, weight, output) -> int:
 
 
 def cpu_workspace(input, weight, output) -> int:
-    """oneDNN copies the input into its own layout; small convolutions are unfolded into columns instead."""
+    """oneDNN copies the input into its own layout, but for 1×1; small convolutions are unfolded into columns instead."""
+    if weight[0, 0].numel() == 1:
+        return 0
     if input.numel() > 20480:
         return nbytes(input)
     return input.element_size() * weight[0].numel() * output[0, 0].numel()
@@ -104,6 +106,7 @@ def kernels(kind: str):
     import comfy.ldm.flux.math as flux
 
     with ExitStack() as stack:
+        stack.enter_context(patch("torch.nn.functional.scaled_dot_product_attention", same_shape))
         if kind != "cpu":
             stack.enter_context(patch("torch.nn.functional.rms_norm", same_shape))
             stack.enter_context(patch("torch.rms_norm", same_shape))
