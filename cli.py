@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-COMMANDS = ("queue", "download", "list", "verify", "select", "r2")
+COMMANDS = ("queue", "download", "list", "verify", "select", "plan", "r2")
 ROOT = Path(__file__).resolve().parent
 
 

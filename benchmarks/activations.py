@@ -305,7 +305,9 @@ def main() -> None:
     if args.check:
         print(f"{'network':<56} {'predicted MB':>12} {'measured MB':>12} {'ratio':>7}")
         for name, (predicted, measured) in checks():
-            print(f"{name:<56} {predicted / 1e6:>12.1f} {measured / 1e6:>12.1f} {predicted / measured:>7.3f}", flush=True)
+            print(
+                f"{name:<56} {predicted / 1e6:>12.1f} {measured / 1e6:>12.1f} {predicted / measured:>7.3f}", flush=True
+            )
     elif args.write:
         TABLE.write_text(table(), encoding="utf-8")
     else:
@@ -314,7 +316,10 @@ def main() -> None:
 
 def load(comfyui: str) -> None:
     """ComfyUI on the CPU, and this package under its own name."""
-    sys.path[:] = [comfyui, *(entry for entry in sys.path if Path(entry or ".").resolve() not in (ROOT, ROOT / "benchmarks"))]
+    sys.path[:] = [
+        comfyui,
+        *(entry for entry in sys.path if Path(entry or ".").resolve() not in (ROOT, ROOT / "benchmarks")),
+    ]
     sys.argv[1:] = ["--cpu"]
     import comfy.options
 

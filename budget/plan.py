@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, field
 VERSION = 1
 PHASES = ("text_encode", "image_encode", "pose", "vae_encode", "sample", "vae_decode", "frames")
 FITS, FITS_WITH_CHANGES, DOES_NOT_FIT = "fits", "fits with changes", "does not fit"
-VERDICTS = (FITS, FITS_WITH_CHANGES, DOES_NOT_FIT)
 MODES = ("full", "model_cpu_offload", "sequential_cpu_offload")
 
 
@@ -18,24 +17,23 @@ class Job:
     `pose` says that the same prompt extracts the pose.
     """
 
-    family: str
     variant: str
     width: int
     height: int
     frames: int
-    batch: int = 1
     branches: int = 3
     steps: int = 50
     lora_bytes: int = 0
-    turbo: bool = False
+    batch: int = 1
     pose: bool = True
 
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU: bytes in all and free, compute capability (89 for 8.9), FLOP/s, bytes/s, and US dollars an hour.
+    """A GPU: bytes in all, bytes that models may use, compute capability (89 for 8.9), FLOP/s, bytes/s, US dollars an hour.
 
-    Rates are 0 where they are not known.
+    What is neither usable nor the CUDA context is held by other programs. `sm` is 0 for a computer without a GPU, whose
+    memory is then the computer's.
     """
 
     name: str
@@ -54,28 +52,26 @@ class Phase:
     """One part of a run: `where` is gpu or cpu, the parts are bytes at its peak, `seconds` an estimate."""
 
     name: str
-    where: str
+    where: str = "gpu"
     weights: int = 0
     activations: int = 0
     transient: int = 0
-    context: int = 0
-    others: int = 0
     slack: int = 0
     seconds: float = 0.0
 
     @property
     def peak(self) -> int:
-        """Bytes on the card, or in RAM for a phase on the cpu."""
-        return self.weights + self.activations + self.transient + self.context + self.others + self.slack
+        """Bytes on the card beside the CUDA context, or in RAM for a phase on the cpu."""
+        return self.weights + self.activations + self.transient + self.slack
 
 
 @dataclass(frozen=True)
 class Plan:
     """How to run a job on a card. Bytes; `vae_tile` is pixels for core's tiled decode, 0 for whole frames.
 
-    `variant` is the one to load, `resident` the diffusion model's bytes to keep on the card, `activations` what the loader
-    tells ComfyUI that one evaluation needs, `ram` and `disk` what the computer must have. `seconds` and `money` (US dollars)
-    are estimates.
+    `variant` is the one to load; `kept` of `blocks` stay on the card, which are `resident` bytes of the diffusion model with
+    what is not in blocks; `activations` is what the loader tells ComfyUI that one evaluation of one branch needs. `ram` and
+    `disk` are what the computer must have; `seconds` and `money` (US dollars) are estimates.
     """
 
     job: Job
@@ -84,6 +80,8 @@ class Plan:
     verdict: str
     variant: str
     mode: str
+    blocks: int
+    kept: int
     resident: int
     activations: int
     batched: bool = True
@@ -101,18 +99,24 @@ class Plan:
         return self.verdict != DOES_NOT_FIT
 
     @property
-    def peak(self) -> int:
-        """The most bytes that the card must hold at once."""
-        return max((phase.peak for phase in self.phases if phase.where == "gpu"), default=0)
+    def worst(self) -> Phase:
+        """The phase that takes most of the card."""
+        return max((phase for phase in self.phases if phase.where == "gpu"), key=lambda phase: phase.peak)
+
+    def phase(self, name: str) -> Phase | None:
+        return next((phase for phase in self.phases if phase.name == name), None)
 
     def to_json(self) -> str:
         return json.dumps({"version": VERSION, **asdict(self)}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
-        """Raises ValueError for a plan of another version of this package."""
-        data = json.loads(text)
-        version = data.pop("version", None)
+        """Raises ValueError for what is no plan, or one of another version of this package."""
+        try:
+            data = json.loads(text)
+            version = data.pop("version", None)
+        except (ValueError, TypeError, AttributeError) as err:
+            raise ValueError("This is no plan. Connect the plan output of VRAM Budget Planner.") from err
         if version != VERSION:
             raise ValueError(
                 f"This plan is of version {version}, and version {VERSION} is needed. Run the planner again."

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from .. import environment
+from ..budget import gpus
 from .catalog import DATA, Variant, catalogue, tomllib
 from .select import automatic
 
 PREFERENCES = ("quality", "balanced", "speed", "smallest")
 MODES = ("auto", "full", "model_cpu_offload", "sequential_cpu_offload")
 TIERS = ("auto", "consumer", "prosumer", "datacenter")
-CONTEXT_GB = 0.9  # what a desktop and the CUDA context take of a card
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,14 @@ def families() -> list[str]:
 
 
 def cards() -> list[Card]:
-    """The cards of the table, smallest first."""
-    found = [Card(name, round(gpu["gib"] * 1.0737 - CONTEXT_GB, 1), gpu["sm"]) for name, gpu in rules()["gpus"].items()]
-    return sorted(found, key=lambda card: (card.gb, card.sm, card.name))
+    """The cards of the planner's table, smallest first, with what models may use of them."""
+    return [Card(gpu.name, round(gpu.free / 1e9, 1), gpu.sm) for gpu in gpus.cards()]
 
 
 def card(name: str) -> Card:
     """A card of the table by its name, or a part of it. Raises ValueError with the names that there are."""
-    found = [card for card in cards() if card.name.lower() == name.lower()]
-    found = found or [card for card in cards() if name.lower() in card.name.lower()]
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(card.name for card in found or cards())
-    raise ValueError(f"'{name}' is {'several cards' if found else 'no card of the table'}. Choose one of {names}.")
+    wanted = gpus.card(name).name
+    return next(card for card in cards() if card.name == wanted)
 
 
 def formats(family: str) -> dict[str, Variant]:
@@ -71,7 +66,10 @@ def formats(family: str) -> dict[str, Variant]:
 
 
 def select(
-    family: str, card: Card, preference: str = "auto", here: Callable[[Variant], bool] = lambda variant: False
+    family: str,
+    card: Card,
+    preference: str = "auto",
+    here: Callable[[Variant], bool] = lambda variant: False,
 ) -> Choice:
     """The variant of `family` for `card`. `here` says whether a variant's files are on disk.
 
@@ -84,19 +82,27 @@ def select(
         return Choice(wished.id, "STEADYDANCER_VARIANT says so", weights(wished), 0.0, 0.0)
     known, native = formats(family), card.sm >= rules()["native"]["sm"]
     preference = preferred() if preference == "auto" else preference
-    order = rules()["orders"][preference]
-    wished = [format for format in order["native" if native else "other"] if format in known]
-    room = card.gb - rules()["families"][family]["working_gb"]
+    wished = order(family, card.sm, preference)
+    working = rules()["families"][family]["working_gb"]
+    room = card.gb - working
     fitting = [] if mode() == "sequential_cpu_offload" else [f for f in wished if weights(known[f]) <= room]
     if not fitting:
-        return streamed(family, card, known[order["streamed"]], room)
+        return streamed(family, card, known[rules()["orders"][preference]["streamed"]], working)
     best = fitting[0]
     note = ""
     if not here(known[best]) and len(fitting) > 1 and here(known[fitting[1]]):
         best, note = fitting[1], f"; it is already here, and {fitting[0]} is one step better"
     words = [f"{best}: {weights(known[best]):.1f} GB, all of it on the card", *about(best, native)]
     reason = ", ".join(words) + note + alternative(best, known, room, native)
-    return Choice(known[best].id, reason, weights(known[best]), 0.0, rules()["families"][family]["working_gb"])
+    return Choice(known[best].id, reason, weights(known[best]), 0.0, working)
+
+
+def order(family: str, sm: int, preference: str = "auto") -> list[str]:
+    """The family's formats that a preference allows on a card of compute capability `sm`, the best first."""
+    row = rules()["orders"][preferred() if preference == "auto" else preference]
+    return [
+        format for format in row["native" if sm >= rules()["native"]["sm"] else "other"] if format in formats(family)
+    ]
 
 
 def weights(variant: Variant) -> float:
@@ -123,12 +129,13 @@ def alternative(best: str, known: dict[str, Variant], room: float, native: bool)
     return f"; {other} would be more accurate and {cost}"
 
 
-def streamed(family: str, card: Card, variant: Variant, room: float) -> Choice:
+def streamed(family: str, card: Card, variant: Variant, working: float) -> Choice:
     """A choice whose weights do not all fit: ComfyUI brings the rest over from RAM, layer by layer, every step."""
-    need, size = rules()["families"][family], weights(variant)
+    job, size = rules()["families"][family]["job"], weights(variant)
+    room = card.gb - working
     if mode() == "full" and size > room:
         raise ValueError(
-            f"Nothing of {family} fits whole into {card.gb:.1f} GB: {need['job']} alone takes {need['working_gb']:.1f} GB. "
+            f"Nothing of {family} fits whole into {card.gb:.1f} GB: {job} alone takes {working:.1f} GB. "
             "Set GPU_MEMORY_MODE to auto, or take a card with more memory."
         )
     waiting = min(size, size - max(0.0, room))
@@ -137,8 +144,8 @@ def streamed(family: str, card: Card, variant: Variant, room: float) -> Choice:
     format = variant.id.rpartition("/")[2]
     reason = f"{format}: {size:.1f} GB, of which {waiting:.1f} GB wait in RAM and are brought over in every step"
     if room < 0:
-        reason += f"; {need['job']} alone takes {need['working_gb']:.1f} GB, so choose a smaller size or fewer frames"
-    return Choice(variant.id, reason, size, waiting, need["working_gb"])
+        reason += f"; {job} alone takes {working:.1f} GB, so choose a smaller size or fewer frames"
+    return Choice(variant.id, reason, size, waiting, working)
 
 
 def preferred() -> str:

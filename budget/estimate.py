@@ -1,0 +1,160 @@
+"""How much memory and time each phase of a job takes with given settings: the planner's arithmetic, and nothing else.
+
+Source of the terms: measured and published numbers of Wan in ComfyUI, and the dry runs in activations.toml.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from ..loaders.catalog import tomllib
+from . import gpus
+from .plan import Card, Job, Phase
+from .weights import Model, kinds
+
+SLACK = 0.08  # allocator rounding and fragments, of what comes and goes
+STREAMS = 2  # ComfyUI brings over up to this many layers ahead
+ENCODE_TILE = 512  # what ComfyUI's own encode falls back to
+TILES = (0, 512, 384, 256)
+TILE_OVERLAP = 64
+TILE_FRAMES = 64
+POSE_STEPS = 0.4  # part of the steps with a third guidance branch, by the official window
+HOST_COPIES = 4  # driving video, pose video, decoded video, the one being encoded: float32 images in RAM
+HOST_BASE = 4e9
+FORMATS = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Bytes of the encoders' and the VAE's weights, on disk and in memory."""
+
+    text_encoder: int
+    clip_vision: int
+    vae: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the solver may change: guidance branches in one batch or one by one, blocks that stay on the card, tile of the
+    VAE's decode in pixels (0: whole), and where the text encoder runs."""
+
+    batched: bool
+    kept: int
+    vae_tile: int
+    text_encoder: str
+
+
+@lru_cache(maxsize=1)
+def activations_table() -> dict:
+    return tomllib.loads((Path(__file__).parent / "activations.toml").read_text(encoding="utf-8"))
+
+
+def tokens(job: Job, model: Model) -> int:
+    """Positions that attention sees: 4 frames in a latent frame, 16 × 16 pixels in a token, reference frames among them."""
+    frames = (job.frames - 1) // 4 + 1 + model.reference_frames
+    return frames * -(-job.width // 16) * -(-job.height // 16)
+
+
+def activation_bytes(job: Job, card: Card, model: Model, branches: int) -> int:
+    """Of one evaluation of the diffusion model with `branches` in a batch, uncorrected."""
+    dtype, kernels = ("fp32", "cpu") if card.sm == 0 else ("bf16", "eager rope")
+    line = activations_table()["diffusion"][model.architecture][dtype][kernels]
+    count = tokens(job, model) * job.batch
+    latents = 2000 * count  # noise, conditioning and what a sampler remembers, in float32
+    return round(line["branch"] * count * branches + line["shared"] * count + line["constant"] + latents)
+
+
+def vae_bytes(job: Job, card: Card, direction: str, tile: int) -> int:
+    """Of decoding or encoding the clip, in tiles of `tile` pixels where that is not 0, uncorrected."""
+    line = activations_table()["vae"]["wan"]["fp32" if card.sm == 0 else "bf16"][direction]
+    pixels, frames = job.width * job.height, job.frames
+    if tile:
+        pixels, frames = min(pixels, tile * tile), min(frames, TILE_FRAMES)
+    return round(pixels * (line["pixel"] + line["frame"] * frames))
+
+
+def phases(
+    job: Job, card: Card, model: Model, parts: Parts, settings: Settings, corrections: dict
+) -> tuple[Phase, ...]:
+    """Every phase of the job, in the order in which they run. `corrections` scale the activations of a phase."""
+    part = kinds()["parts"]
+    rate = card.bf16 * gpus.efficiency(card.sm)
+    found = []
+
+    def add(name, weights, activations, seconds, where="gpu", transient=0):
+        activations = round(activations * corrections.get(name, 1.0))
+        slack = round(SLACK * (activations + transient))
+        found.append(Phase(name, where, round(weights), activations, round(transient), slack, seconds))
+
+    encoder, vision, pose, vae = (part[name] for name in ("text_encoder", "clip_vision", "pose", "vae"))
+    on_gpu = settings.text_encoder == "gpu"
+    text_seconds = encoder["flop"] / (rate if on_gpu else encoder["cpu_flops"])
+    add("text_encode", parts.text_encoder, encoder["activations"], text_seconds, settings.text_encoder)
+    if parts.clip_vision:
+        add("image_encode", parts.clip_vision, vision["activations"], vision["flop"] / rate)
+    if job.pose:
+        add("pose", pose["weights"], pose["activations"], pose["flop_frame"] * job.frames / rate)
+    volume = job.width * job.height * job.frames * job.batch
+    encodes = 2 if job.pose else 1
+    tile = encode_tile(job, card, parts, corrections)
+    seconds = encodes * volume * vae["encode_flop"] * overlap_cost(tile) / rate
+    add("vae_encode", parts.vae, vae_bytes(job, card, "encode", tile), seconds)
+    found.append(sample_phase(job, card, model, settings, corrections))
+    seconds = volume * vae["decode_flop"] * overlap_cost(settings.vae_tile) / rate
+    add("vae_decode", parts.vae, vae_bytes(job, card, "decode", settings.vae_tile), seconds)
+    found.append(Phase("frames", "cpu", activations=12 * volume * HOST_COPIES))
+    return tuple(found)
+
+
+def sample_phase(job: Job, card: Card, model: Model, settings: Settings, corrections: dict) -> Phase:
+    """The evaluations of the diffusion model: by far the longest phase."""
+    branches = job.branches if settings.batched else 1
+    activations = round(activation_bytes(job, card, model, branches) * corrections.get("sample", 1.0))
+    streaming = settings.kept < model.blocks
+    unpacked = 0 if native(model, card) else model.unpacks
+    buffers = model.layer * (STREAMS + 1) if streaming else 0
+    patching = 4 * model.layer if job.lora_bytes and not model.unpacks else 0
+    transient = unpacked + buffers + patching + job.lora_bytes
+    weights = model.other_bytes + settings.kept * model.block_bytes
+    slack = round(SLACK * (activations + transient))
+    return Phase("sample", "gpu", weights, activations, transient, slack, sample_seconds(job, card, model, settings))
+
+
+def native(model: Model, card: Card) -> bool:
+    """Whether the card multiplies the weights as they are stored."""
+    return model.unpacks == 0 or (model.format in ("fp8", "int8") and card.fp8 > 0)
+
+
+def sample_seconds(job: Job, card: Card, model: Model, settings: Settings) -> float:
+    """All steps. A block that is brought over costs what its transfer takes longer than its arithmetic."""
+    evaluations = job.branches if job.branches < 3 else 2 + POSE_STEPS
+    forwards = 1 if settings.batched else evaluations
+    arithmetic = block_seconds(job, card, model) * evaluations / forwards
+    transfer = model.block_bytes / card.pcie if card.pcie else 0.0
+    hidden_badly = 0.05 * transfer  # the first layers of a forward have nothing to hide under
+    streamed = max(arithmetic, transfer) + hidden_badly
+    blocks = settings.kept * arithmetic + (model.blocks - settings.kept) * streamed
+    return job.steps * forwards * blocks
+
+
+def block_seconds(job: Job, card: Card, model: Model) -> float:
+    """One block for one branch: its products, its attention, and unpacking its weights."""
+    count, part = tokens(job, model), gpus.efficiency(card.sm)
+    products = 2 * model.token_weights * count * job.batch
+    attention = 4 * count * (count * model.attention + model.context) * model.dim * job.batch
+    fast = card.fp8 if model.format in ("fp8", "int8") and card.fp8 else card.bf16
+    seconds = products / (fast * part) + attention / (card.bf16 * part)
+    if not native(model, card) and card.bandwidth:
+        seconds += (model.block_bytes + 2 * model.total_weights) / (0.6 * card.bandwidth)
+    return seconds
+
+
+def encode_tile(job: Job, card: Card, parts: Parts, corrections: dict) -> int:
+    """0 where the VAE encodes whole frames; else the tile that ComfyUI falls back to by itself."""
+    whole = vae_bytes(job, card, "encode", 0) * corrections.get("vae_encode", 1.0) * (1 + SLACK) + parts.vae
+    return 0 if whole <= card.free else ENCODE_TILE
+
+
+def overlap_cost(tile: int) -> float:
+    """How much more is computed where tiles overlap."""
+    return (tile / (tile - TILE_OVERLAP)) ** 2 if tile else 1.0

@@ -1,0 +1,135 @@
+"""Plans a job: finds the variant's files or their sizes, asks the calibration and the environment, and lets the solver choose."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from .. import environment
+from ..loaders import selector
+from ..loaders.catalog import catalogue
+from .calibration import Calibration
+from .estimate import Parts
+from .plan import Card, Job, Plan
+from .solve import Host, Rules, solve
+from .weights import kind_of, model_of
+
+USUAL_RAM = 32 << 30  # assumed for `auto` where the computer is not known
+STREAMING_RISK = 1.15
+MISSING_FLAGS = ("--medvram", "--normalvram", "--cpu-text-encoder", "--cpu-text-enc")
+
+
+def plan_job(
+    job: Job,
+    card: Card,
+    find: Callable[[str], Path | None] = lambda file: None,
+    calibration: Calibration | None = None,
+    host: Host = Host(),  # noqa: B008 - frozen
+) -> Plan:
+    """The plan for a job; `auto` as the job's variant takes the one that is done first.
+
+    `find` gives the path of a catalogue file id, or of a user's own file name, None where it is not here.
+    Raises ValueError for a job that cannot be, an unknown variant, or a damaged file.
+    """
+    check(job)
+    card, rules = reserved(card), Rules(forced())
+    if job.variant == "auto":
+        return least_time(job, card, find, calibration, host, rules)
+    return planned(job, card, find, calibration, host, rules)
+
+
+def planned(job: Job, card: Card, find, calibration, host: Host, rules: Rules) -> Plan:
+    model = model_of(job.variant, files(job.variant, find))
+    corrections = calibration.corrections(model.architecture, card) if calibration else {}
+    host = replace(host, download=download(job, find))
+    plan = solve(job, card, model, parts_of(job.variant), corrections, host, rules)
+    lines = [*plan.advice, *(f"ComfyUI has no flag {flag}: take it out." for flag in MISSING_FLAGS if flag in flags())]
+    return replace(plan, advice=tuple(lines))
+
+
+def least_time(job: Job, card: Card, find, calibration, host: Host, rules: Rules) -> Plan:
+    """The plan of the fastest variant of SteadyDancer, or of a better one that is hardly slower.
+
+    The selector's order counts, best first. Blocks that wait in RAM must pay: how well their way to the card hides under
+    the arithmetic is an estimate, so a variant that stays on the card whole is preferred unless it is much slower.
+    """
+    order = selector.order("steadydancer", card.sm)
+    known = selector.formats("steadydancer")
+    here = replace(host, ram=host.ram or USUAL_RAM)
+    plans = [planned(replace(job, variant=known[f].id), card, find, calibration, here, rules) for f in order]
+    fitting = [plan for plan in plans if plan.fits] or plans[-1:]
+    cost = lambda plan: plan.seconds * (1.0 if plan.kept == plan.blocks else STREAMING_RISK)  # noqa: E731
+    fastest = min(map(cost, fitting))
+    chosen = next(plan for plan in fitting if cost(plan) <= 1.05 * fastest)
+    return planned(chosen.job, card, find, calibration, host, rules)
+
+
+def check(job: Job) -> None:
+    if job.width % 16 or job.height % 16 or min(job.width, job.height) < 16:
+        raise ValueError(f"{job.width}×{job.height} cannot be made: both must be multiples of 16.")
+    if job.frames < 1 or job.frames % 4 != 1:
+        raise ValueError(f"{job.frames} frames cannot be made: take one more than a multiple of 4, such as 81.")
+
+
+def files(variant: str, find) -> list[Path]:
+    """The variant's files if all of them are here; of two experts, which take turns, the first."""
+    known = catalogue().variants.get(variant)
+    if known is None:
+        path = find(variant)
+        if path is None:
+            raise ValueError(f"There is no variant and no file '{variant}'. `cli.py list` shows what there is.")
+        return [path]
+    paths = [find(file) for file in known.diffusion]
+    if not all(paths) or any(path.suffix not in (".safetensors", ".gguf") for path in paths):
+        return []
+    return paths[:1] if len(paths) == 2 else paths
+
+
+def parts_of(variant: str) -> Parts:
+    book = catalogue()
+    entry = book.variants.get(variant) or book.variants["steadydancer/fp8"]
+    size = lambda ids: sum(book.files[id].size for id in ids)  # noqa: E731
+    return Parts(size(entry.text_encoder), size(entry.clip_vision), size(entry.vae))
+
+
+def download(job: Job, find) -> int:
+    """Bytes of the variant's files that are not here yet."""
+    book = catalogue()
+    entry = book.variants.get(job.variant)
+    return sum(book.files[file].size for file in entry.files if not find(file)) if entry else 0
+
+
+def flags() -> list[str]:
+    return environment.text("COMFYUI_ARGS").split()
+
+
+def forced() -> str | None:
+    """What GPU_MEMORY_MODE or the server's flags say about the blocks."""
+    if "--novram" in flags() or selector.mode() == "sequential_cpu_offload":
+        return "none"
+    if {"--highvram", "--gpu-only"} & set(flags()) or selector.mode() in ("full", "model_cpu_offload"):
+        return "all"
+    return None
+
+
+def reserved(card: Card) -> Card:
+    """The card without what COMFYUI_ARGS reserves."""
+    found = re.search(r"--reserve-vram[ =]([\d.]+)", environment.text("COMFYUI_ARGS"))
+    return replace(card, free=max(0, card.free - round(float(found[1]) * (1 << 30)))) if found else card
+
+
+def duration(seconds: float) -> str:
+    """42 s, 3 min or 1 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def job_for(variant: str, width: int, height: int, frames: int, turbo: bool = False, **given) -> Job:
+    """A job with what the model's kind usually takes where `given` does not say; `turbo` is the 4-step LoRA."""
+    kind = kind_of("steadydancer/fp8" if variant == "auto" else variant)
+    usual = {"branches": kind["branches"], "steps": kind["steps"], "pose": kind["pose"]}
+    if turbo:
+        usual |= {"branches": 1, "steps": 4, "lora_bytes": catalogue().files["lightx2v-i2v-480p-rank64"].size}
+    return Job(variant, width, height, frames, **{**usual, **{k: v for k, v in given.items() if v is not None}})

@@ -1,0 +1,211 @@
+"""From a job and a card to the plan that takes least time: what stays on the card, what waits, and what to change."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from . import gpus
+from .estimate import HOST_BASE, TILES, Parts, Settings, phases, sample_phase, sample_seconds
+from .plan import DOES_NOT_FIT, FITS, FITS_WITH_CHANGES, Card, Job, Phase, Plan
+from .weights import Model
+
+NAMES = {
+    "text_encode": "encoding the text",
+    "image_encode": "encoding the picture",
+    "pose": "finding the poses",
+    "vae_encode": "encoding the video",
+    "sample": "sampling",
+    "vae_decode": "decoding the video",
+    "frames": "holding the frames",
+}
+
+
+@dataclass(frozen=True)
+class Host:
+    """The computer around the card: bytes of RAM and of disk that are free, 0 where it is not known; `download` bytes."""
+
+    ram: int = 0
+    disk: int = 0
+    download: int = 0
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the user or the pod decides beforehand: `kept` is None, "all" or "none" of the blocks."""
+
+    kept: str | None = None
+
+
+def solve(
+    job: Job,
+    card: Card,
+    model: Model,
+    parts: Parts,
+    corrections: dict[str, float] | None = None,
+    host: Host = Host(),  # noqa: B008 - frozen
+    rules: Rules = Rules(),  # noqa: B008
+) -> Plan:
+    """The plan for `job` on `card`. `corrections` scale the activations of phases, from calibration."""
+    corrections = corrections or {}
+    best = best_settings(job, card, model, parts, corrections, rules)
+    settings = best or smallest(model, rules)
+    found = phases(job, card, model, parts, settings, corrections)
+    frames = next(phase for phase in found if phase.name == "frames")
+    streamed = (model.blocks - settings.kept) * model.block_bytes
+    ram = round(HOST_BASE) + streamed + (model.experts - 1) * model.bytes + parts.text_encoder + frames.activations
+    lacking = [name for name, need, there in needs(ram, host) if there and need > there]
+    changed = best is not None and changes(settings, model)
+    verdict = DOES_NOT_FIT if best is None or lacking else FITS_WITH_CHANGES if changed else FITS
+    seconds = sum(phase.seconds for phase in found)
+    plan = Plan(
+        job=job,
+        card=card,
+        phases=found,
+        verdict=verdict,
+        variant=job.variant,
+        mode=mode(settings, found, model, parts, card),
+        blocks=model.blocks,
+        kept=settings.kept,
+        resident=model.other_bytes + settings.kept * model.block_bytes,
+        activations=one_branch(job, card, model, settings, corrections),
+        batched=settings.batched,
+        vae_tile=settings.vae_tile,
+        text_encoder=settings.text_encoder,
+        ram=ram,
+        disk=host.download,
+        seconds=seconds,
+        money=None if card.price is None else card.price * seconds / 3600,
+        calibrated=bool(corrections),
+    )
+    lines = (changed or []) if best else too_large(job, card, model, parts, corrections, rules, found)
+    return replace(plan, advice=(*lines, *(host_advice(name, ram, host) for name in lacking)))
+
+
+def options(job: Job, model: Model, rules: Rules) -> Iterable[Settings]:
+    """Everything that may be chosen."""
+    kept = {None: range(model.blocks + 1), "all": [model.blocks], "none": [0]}[rules.kept]
+    for batched in (True, False) if job.branches > 1 else (True,):
+        for tile in TILES:
+            for text_encoder in ("gpu", "cpu"):
+                for blocks in kept:
+                    yield Settings(batched, blocks, tile, text_encoder)
+
+
+def smallest(model: Model, rules: Rules) -> Settings:
+    return Settings(False, model.blocks if rules.kept == "all" else 0, TILES[-1], "cpu")
+
+
+def best_settings(job, card, model, parts, corrections, rules) -> Settings | None:
+    """The fastest settings under which every phase fits, None where there are none.
+
+    The phases do not share settings, so each is settled by itself: the text encoder is faster on the card, a larger tile is
+    faster than a smaller one, more blocks on the card are never slower; only batching has to be tried.
+    """
+
+    def fits(settings: Settings, name: str) -> bool:
+        phase = next((p for p in phases(job, card, model, parts, settings, corrections) if p.name == name), None)
+        return phase is None or phase.where == "cpu" or phase.peak <= card.free
+
+    settings = smallest(model, rules)
+    if not all(fits(settings, name) for name in ("image_encode", "pose", "vae_encode", "vae_decode")):
+        return None
+    tile = next(tile for tile in TILES if fits(replace(settings, vae_tile=tile), "vae_decode"))
+    encoder = "gpu" if fits(replace(settings, text_encoder="gpu"), "text_encode") else "cpu"
+    candidates = []
+    for batched in (True, False) if job.branches > 1 else (True,):
+        kept = most_blocks(card, model, rules, lambda n: fits(replace(settings, batched=batched, kept=n), "sample"))  # noqa: B023
+        if kept is not None:
+            candidates.append(Settings(batched, kept, tile, encoder))
+    return min(candidates, key=lambda choice: sample_seconds(job, card, model, choice), default=None)
+
+
+def most_blocks(card: Card, model: Model, rules: Rules, fits) -> int | None:
+    """The most blocks that fit; None where not even none does. All of them need no buffers to bring others over."""
+    if rules.kept != "none" and fits(model.blocks):
+        return model.blocks
+    if rules.kept == "all" or not fits(0):
+        return None
+    if rules.kept == "none":
+        return 0
+    low, high = 0, model.blocks - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def one_branch(job, card, model, settings, corrections) -> int:
+    """Bytes that an evaluation of a single branch needs beside the weights."""
+    sample = sample_phase(job, card, model, replace(settings, batched=False), corrections)
+    return sample.activations + sample.transient + sample.slack
+
+
+def mode(settings: Settings, found: tuple[Phase, ...], model: Model, parts: Parts, card: Card) -> str:
+    """full: everything stays on the card. model_cpu_offload: the models take turns. sequential: blocks come and go."""
+    if settings.kept < model.blocks:
+        return "sequential_cpu_offload"
+    sample = next(phase for phase in found if phase.name == "sample")
+    together = sample.peak + sum((parts.text_encoder, parts.clip_vision, parts.vae))
+    return "full" if together <= card.free and settings.text_encoder == "gpu" else "model_cpu_offload"
+
+
+def changes(settings: Settings, model: Model) -> list[str]:
+    """What is not as usual, in plain words."""
+    found = []
+    if settings.vae_tile:
+        found.append(f"Decode in tiles of {settings.vae_tile} pixels: connect vae_tile to VAE Decode (Tiled).")
+    if settings.text_encoder == "cpu":
+        found.append("The text encoder runs on the CPU: a minute more for a new prompt.")
+    if settings.kept < model.blocks:
+        found.append(
+            f"{settings.kept} of {model.blocks} blocks stay on the card, the others come from RAM in every step."
+        )
+    return found
+
+
+def needs(ram: int, host: Host) -> list[tuple[str, int, int]]:
+    return [("ram", ram, host.ram), ("disk", host.download, host.disk)]
+
+
+def host_advice(name: str, ram: int, host: Host) -> str:
+    if name == "disk":
+        return (
+            f"The download needs {host.download / 1e9:.1f} GB of disk, and {host.disk / 1e9:.1f} GB are free. "
+            "Free some space, or choose a smaller variant."
+        )
+    return (
+        f"The computer needs about {ram / 1e9:.0f} GB of RAM, and {host.ram / 1e9:.0f} GB are there. "
+        "Choose a smaller variant or fewer frames, or close other programs."
+    )
+
+
+def too_large(job, card, model, parts, corrections, rules, found) -> list[str]:
+    """Why nothing fits, and what would."""
+    worst = max((phase for phase in found if phase.where == "gpu"), key=lambda phase: phase.peak)
+    if rules.kept == "all" and best_settings(job, card, model, parts, corrections, Rules()):
+        return [
+            f"The whole model does not fit: {NAMES[worst.name]} would take {worst.peak / 1e9:.1f} GB of "
+            f"{card.free / 1e9:.1f} GB. Set GPU_MEMORY_MODE to auto, and part of it waits in RAM."
+        ]
+    lines = [
+        f"It does not fit even with every saving: {NAMES[worst.name]} takes {worst.peak / 1e9:.1f} GB, "
+        f"and {card.name} has {card.free / 1e9:.1f} GB for it."
+    ]
+
+    def possible(changed: Job) -> bool:
+        return best_settings(changed, card, model, parts, corrections, rules) is not None
+
+    fewer = [n for n in range(job.frames - 4, 0, -4) if n >= 5]
+    frames = next((n for n in fewer if possible(replace(job, frames=n))), None)
+    if frames:
+        lines.append(f"{frames} frames fit at {job.width}×{job.height}.")
+    for width, height in ((1024, 576), (832, 480), (640, 368), (480, 272)):
+        size = (width, height) if job.width >= job.height else (height, width)
+        if size[0] * size[1] < job.width * job.height and possible(replace(job, width=size[0], height=size[1])):
+            lines.append(f"{size[0]}×{size[1]} fits with {job.frames} frames.")
+            break
+    larger = [other for other in gpus.cards() if other.free > card.free and other.price is not None]
+    fitting = [c for c in larger if best_settings(job, c, model, parts, corrections, rules)]
+    if fitting:
+        cheapest = min(fitting, key=lambda other: other.price)
+        lines.append(f"{cheapest.name} can do it, at about ${cheapest.price:.2f} an hour.")
+    return lines

@@ -1,0 +1,172 @@
+"""Says before a run whether it fits a GPU, what it peaks at in each phase, what to change, how long it takes and what it costs.
+
+Times and prices are estimates; budget/gpus.toml holds the rates and prices that they follow from.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from ..budget import gpus
+from ..budget.calibration import Calibration
+from ..budget.plan import Plan
+from ..budget.planner import duration, job_for, plan_job
+from ..budget.solve import NAMES, Host
+from ..budget.weights import plannable
+from ..loaders.catalog import catalogue
+from .download import add_models_dir, models
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser("plan", help="does a job fit a GPU?", description=__doc__)
+    parser.add_argument("--family", default="steadydancer", choices=families())
+    parser.add_argument("--variant", default="auto", help="fp8, Q4_K_M, … of the family, or a file (default: auto)")
+    parser.add_argument("--size", default="832x480", help="WIDTHxHEIGHT in pixels (default: 832x480)")
+    parser.add_argument("--frames", type=int, default=81)
+    parser.add_argument("--steps", type=int, help="default: what the model usually takes")
+    parser.add_argument(
+        "--branches", type=int, choices=(1, 2, 3), help="guidance branches: 1 none, 2 text, 3 text and pose"
+    )
+    parser.add_argument("--turbo", action="store_true", help="with the 4-step LoRA")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--gpu", help="a card by name, such as 'RTX 4090'")
+    which.add_argument("--all-gpus", action="store_true", help="the matrix of all cards")
+    which.add_argument("--reset-calibration", action="store_true", help="forget what runs have measured")
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+    add_models_dir(parser)
+    parser.add_argument("--user-dir", type=Path, help="ComfyUI's user folder, where the calibration is kept")
+    return parser
+
+
+def run(args) -> int:
+    where = here(args)
+    calibration = Calibration(user_folder(args, where))
+    if args.reset_calibration:
+        print(f"Forgot {calibration.reset()} measurements of {calibration.path}.")
+        return 0
+    job = job_for(variant_id(args), *size(args.size), args.frames, args.turbo, steps=args.steps, branches=args.branches)
+    find = finder(where)
+    cards = gpus.cards() if args.all_gpus else [gpus.card(args.gpu)]
+    plans = [plan_job(job, card, find, calibration, host(where) if args.gpu is None else Host()) for card in cards]
+    if args.json:
+        print(plans[0].to_json() if args.gpu else "[" + ",\n".join(plan.to_json() for plan in plans) + "]")
+    else:
+        print("\n".join(table(plans[0]) if args.gpu else matrix(plans)))
+    return 0 if any(plan.fits for plan in plans) else 3
+
+
+def here(args):
+    """The models folder, None where there is none: planning needs no files."""
+    try:
+        return models(args)
+    except ValueError:
+        return None
+
+
+def user_folder(args, where) -> Path:
+    if args.user_dir:
+        return args.user_dir
+    return (where.models_dir.parent / "user" / "default") if where else Path.home() / ".config" / "steadydancer"
+
+
+def host(where) -> Host:
+    return Host(disk=shutil.disk_usage(where.models_dir).free if where and where.models_dir.is_dir() else 0)
+
+
+def finder(where):
+    """Path of a catalogue file id, or of a user's own file."""
+
+    def find(name: str) -> Path | None:
+        if name in catalogue().files:
+            return where.find(catalogue().files[name]) if where else None
+        return Path(name) if Path(name).is_file() else None
+
+    return find
+
+
+def variant_id(args) -> str:
+    if args.variant == "auto" and args.family != "steadydancer":
+        raise ValueError(f"Say which variant of {args.family}: one of {', '.join(of_family(args.family))}.")
+    if args.variant == "auto" or "/" in args.variant or Path(args.variant).is_file():
+        return args.variant
+    wished = f"{args.family}/{args.variant}".lower()
+    known = next((variant for variant in plannable() if variant.lower() == wished), None)
+    if known is None:
+        raise ValueError(
+            f"{args.family} has no variant '{args.variant}'. Choose one of {', '.join(of_family(args.family))}."
+        )
+    return known
+
+
+def families() -> list[str]:
+    return list(dict.fromkeys(catalogue().variants[variant].family for variant in plannable()))
+
+
+def of_family(family: str) -> list[str]:
+    """The family's variants: without its name where that begins them all."""
+    return [v.removeprefix(family + "/") for v in plannable() if catalogue().variants[v].family == family]
+
+
+def size(text: str) -> tuple[int, int]:
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise ValueError(f"'{text}' is no size. Write it as 832x480.")
+    return int(parts[0]), int(parts[1])
+
+
+def table(plan: Plan) -> list[str]:
+    """The plan of one card as lines: a row a phase, bytes in GB."""
+    job, card = plan.job, plan.card
+    taken = (card.total - card.free) / 1e9
+    lines = [
+        f"{plan.variant} at {job.width}×{job.height} with {job.frames} frames, {job.steps} steps, on {card.name}: {plan.verdict}",
+        "",
+        f"{'phase':<22} {'where':<5} {'weights':>8} {'activations':>12} {'transient':>10} {'slack':>6} {'peak GB':>8} {'time':>10}",
+    ]
+    for phase in plan.phases:
+        parts = (phase.weights, phase.activations, phase.transient, phase.slack)
+        numbers = [f"{part / 1e9:.1f}" for part in parts]
+        lines.append(
+            f"{NAMES[phase.name]:<22} {phase.where:<5} {numbers[0]:>8} {numbers[1]:>12} {numbers[2]:>10} {numbers[3]:>6} "
+            f"{phase.peak / 1e9:>8.1f} {duration(phase.seconds) if phase.seconds else '':>10}"
+        )
+    lines += [
+        "",
+        f"card: {card.total / 1e9:.1f} GB, {taken:.1f} GB of them taken by CUDA and other programs; largest peak "
+        f"{plan.worst.peak / 1e9:.1f} of {card.free / 1e9:.1f} GB ({NAMES[plan.worst.name]})",
+        f"{plan.mode}: {plan.kept} of {plan.blocks} blocks on the card, guidance branches "
+        f"{'in one batch' if plan.batched else 'one by one'}, text encoder on the {plan.text_encoder.upper()}, "
+        f"{'decode in tiles of ' + str(plan.vae_tile) if plan.vae_tile else 'decode whole'}",
+        f"computer: {plan.ram / 1e9:.0f} GB of RAM, {plan.disk / 1e9:.1f} GB to download",
+        f"estimates: {duration(plan.seconds)}"
+        + (f", ${plan.money:.2f} at ${card.price:.2f} an hour" if plan.money is not None else "")
+        + (", corrected by measured runs" if plan.calibrated else ""),
+        *plan.advice,
+    ]
+    return lines
+
+
+def matrix(plans: list[Plan]) -> list[str]:
+    """A row a card: for choosing what to rent."""
+    job = plans[0].job
+    lines = [
+        f"{job.width}×{job.height} with {job.frames} frames, {job.steps} steps; times and prices are estimates",
+        f"{'card':<18} {'verdict':<18} {'variant':<22} {'peak':>6} {'of':>6} {'blocks':>7} {'batch':>5} {'tile':>5} {'text':>4} "
+        f"{'RAM':>4} {'time':>10} {'price':>6}  why",
+    ]
+    for plan in plans:
+        money = "" if plan.money is None else f"${plan.money:.2f}"
+        lines.append(
+            f"{plan.card.name:<18} {plan.verdict:<18} {plan.variant:<22} {plan.worst.peak / 1e9:>6.1f} "
+            f"{plan.card.free / 1e9:>6.1f} {f'{plan.kept}/{plan.blocks}':>7} {'yes' if plan.batched else 'no':>5} "
+            f"{plan.vae_tile or 'no':>5} {plan.text_encoder:>4} {plan.ram / 1e9:>4.0f} {duration(plan.seconds):>10} {money:>6}  "
+            f"{reason(plan)}"
+        )
+    return lines
+
+
+def reason(plan: Plan) -> str:
+    worst = NAMES[plan.worst.name]
+    if plan.advice:
+        return " ".join(plan.advice)
+    return f"{worst} takes most, and {(plan.card.free - plan.worst.peak) / 1e9:.1f} GB stay free"
