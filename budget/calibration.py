@@ -1,6 +1,7 @@
 """What runs have measured, kept in a file, and the corrections that follow from it: bounded, and deaf to a single bad run."""
 
 import json
+import math
 import os
 import statistics
 import tempfile
@@ -22,15 +23,17 @@ writing = threading.Lock()
 class Measurement:
     """One phase of one run: bytes of activations predicted without corrections, and measured.
 
-    `kind` is what the correction holds for: architecture, dtype, attention and ComfyUI version.
+    `kind` is what the correction holds for: architecture, dtype and ComfyUI version; `volume` is pixels times frames. Where
+    the phase `ran_out` of memory, `measured` is what the next plan should allow it.
     """
 
     phase: str
     kind: str
     gpu: str
-    tokens: int
+    volume: int
     predicted: int
     measured: int
+    ran_out: bool = False
 
     @property
     def ratio(self) -> float:
@@ -38,22 +41,22 @@ class Measurement:
 
 
 class Calibration:
-    """The measurements of a user folder. `kind` selects those of one architecture, dtype, attention and ComfyUI."""
+    """The measurements of a user folder. Without `comfyui`, its version, those of all versions count."""
 
     def __init__(self, folder: Path, comfyui: str = ""):
         self.path = Path(folder) / FILE
         self.comfyui = comfyui
 
     def kind(self, architecture: str, card: Card) -> str:
-        return "/".join((architecture, "fp32" if card.sm == 0 else "bf16", self.comfyui))
+        return f"{architecture}/{'fp32' if card.sm == 0 else 'bf16'}/{self.comfyui}"
 
     def corrections(self, architecture: str, card: Card) -> dict[str, float]:
         """Phase → factor for its activations."""
-        found: dict[str, list[float]] = {}
+        found: dict[str, list[Measurement]] = {}
         for run in self.read():
-            if (run.kind, run.gpu) == (self.kind(architecture, card), card.name):
-                found.setdefault(run.phase, []).append(run.ratio)
-        return {phase: correction(ratios[-LATEST:]) for phase, ratios in found.items()}
+            if run.kind.startswith(self.kind(architecture, card)) and run.gpu == card.name:
+                found.setdefault(run.phase, []).append(run)
+        return {phase: correction(runs[-LATEST:]) for phase, runs in found.items()}
 
     def read(self) -> list[Measurement]:
         """All measurements, the oldest first; none where the file is missing or is not ours."""
@@ -81,16 +84,24 @@ class Calibration:
         return count
 
 
-def correction(ratios: list[float]) -> float:
-    """The median, which one wild run cannot move far, within bounds that are narrow while there are few runs."""
-    low, high = FEW_BOUNDS if len(ratios) < FEW else BOUNDS
-    return min(high, max(low, statistics.median(ratios)))
+def correction(runs: list[Measurement]) -> float:
+    """The factor for a phase's activations, in steps of a twentieth, so that equal runs keep the same plan.
+
+    The median of the runs, which one wild run cannot move far, within bounds that are narrow while there are few. A run
+    that went out of memory is not outvoted: until nine newer runs have pushed it out, there is at least its room.
+    """
+    finished = [run.ratio for run in runs if not run.ran_out]
+    low, high = FEW_BOUNDS if len(finished) < FEW else BOUNDS
+    factor = min(high, max(low, statistics.median(finished))) if finished else 1.0
+    factor = max([factor, *(run.ratio for run in runs if run.ran_out)])
+    return math.ceil(min(BOUNDS[1], factor) * 20 - 1e-6) / 20
 
 
-def measurement(plan: Plan, kind: str, phase: str, tokens: int, measured_peak: int) -> Measurement | None:
+def measurement(plan: Plan, kind: str, phase: str, measured_peak: int, ran_out: bool = False) -> Measurement | None:
     """A phase's measured peak on the card, weights included, as activations; None where the plan does not have the phase."""
     planned = plan.phase(phase)
     if planned is None or planned.where == "cpu" or planned.activations == 0:
         return None
     measured = max(0, measured_peak - planned.weights - planned.transient)
-    return Measurement(phase, kind, plan.card.name, tokens, planned.activations, measured)
+    predicted = round(planned.activations / planned.correction)
+    return Measurement(phase, kind, plan.card.name, plan.job.width * plan.job.height * plan.job.frames, predicted, measured, ran_out)

@@ -82,9 +82,10 @@ def phases(
     found = []
 
     def add(name, weights, activations, seconds, where="gpu", transient=0):
-        activations = round(activations * corrections.get(name, 1.0))
+        correction = corrections.get(name, 1.0)
+        activations = round(activations * correction)
         slack = round(SLACK * (activations + transient))
-        found.append(Phase(name, where, round(weights), activations, round(transient), slack, seconds))
+        found.append(Phase(name, where, round(weights), activations, round(transient), slack, seconds, correction))
 
     encoder, vision, pose, vae = (part[name] for name in ("text_encoder", "clip_vision", "pose", "vae"))
     on_gpu = settings.text_encoder == "gpu"
@@ -109,7 +110,8 @@ def phases(
 def sample_phase(job: Job, card: Card, model: Model, settings: Settings, corrections: dict) -> Phase:
     """The evaluations of the diffusion model: by far the longest phase."""
     branches = job.branches if settings.batched else 1
-    activations = round(activation_bytes(job, card, model, branches) * corrections.get("sample", 1.0))
+    correction = corrections.get("sample", 1.0)
+    activations = round(activation_bytes(job, card, model, branches) * correction)
     streaming = settings.kept < model.blocks
     unpacked = 0 if native(model, card) else model.unpacks
     buffers = model.layer * (STREAMS + 1) if streaming else 0
@@ -117,7 +119,8 @@ def sample_phase(job: Job, card: Card, model: Model, settings: Settings, correct
     transient = unpacked + buffers + patching + job.lora_bytes
     weights = model.other_bytes + settings.kept * model.block_bytes
     slack = round(SLACK * (activations + transient))
-    return Phase("sample", "gpu", weights, activations, transient, slack, sample_seconds(job, card, model, settings))
+    seconds = sample_seconds(job, card, model, settings)
+    return Phase("sample", "gpu", weights, activations, transient, slack, seconds, correction)
 
 
 def native(model: Model, card: Card) -> bool:

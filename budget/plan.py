@@ -49,7 +49,10 @@ class Card:
 
 @dataclass(frozen=True)
 class Phase:
-    """One part of a run: `where` is gpu or cpu, the parts are bytes at its peak, `seconds` an estimate."""
+    """One part of a run: `where` is gpu or cpu, the parts are bytes at its peak, `seconds` an estimate.
+
+    `correction` is the factor from calibration that the activations already contain.
+    """
 
     name: str
     where: str = "gpu"
@@ -58,6 +61,7 @@ class Phase:
     transient: int = 0
     slack: int = 0
     seconds: float = 0.0
+    correction: float = 1.0
 
     @property
     def peak(self) -> int:

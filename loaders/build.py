@@ -1,5 +1,6 @@
 """From files to ComfyUI objects: models now, text encoders, image encoders and VAEs when somebody first uses them."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from ..quant.fp8 import with_true_formats
 from ..quant.ops import packed_operations
 from ..quant.patches import with_packed_patches
+from .meter import Meter
 from .places import Places
 from .read import diffusion_tensors, text_encoder_tensors
 
@@ -37,8 +39,12 @@ class OnFirstUse:
     A failure leaves it as it was, so the next use tries again.
     """
 
-    def __init__(self, load: Callable[[], object]):
-        self.__dict__["load_now"] = load
+    def __init__(self, load: Callable[[], object], meter: Meter | None = None):
+        self.__dict__.update(load_now=load, meter=meter)
+
+    def measured(self, phase: str):
+        """Measures what happens inside, where there is a plan to compare it with."""
+        return self.meter.measured(phase, self.patcher) if self.meter else contextlib.nullcontext()
 
     def __getattribute__(self, name: str):
         mine = object.__getattribute__(self, "__dict__")
@@ -51,15 +57,36 @@ class OnFirstUse:
 
 
 class LazyCLIP(OnFirstUse, comfy.sd.CLIP):
-    pass
+    def encode_from_tokens(self, *args, **kwargs):
+        with self.measured("text_encode"):
+            return super().encode_from_tokens(*args, **kwargs)
 
 
 class LazyClipVision(OnFirstUse, comfy.clip_vision.ClipVisionModel):
-    pass
+    def encode_image(self, *args, **kwargs):
+        with self.measured("image_encode"):
+            return super().encode_image(*args, **kwargs)
 
 
 class LazyVAE(OnFirstUse, comfy.sd.VAE):
-    pass
+    def encode(self, *args, **kwargs):
+        with self.measured("vae_encode"):
+            return super().encode(*args, **kwargs)
+
+    def decode(self, *args, **kwargs):
+        self.whole = True
+        with self.measured("vae_decode"):
+            return super().decode(*args, **kwargs)
+
+    def decode_tiled(self, *args, **kwargs):
+        self.whole = False
+        with self.measured("vae_decode"):
+            return super().decode_tiled(*args, **kwargs)
+
+    def decode_tiled_3d(self, *args, **kwargs):
+        if self.meter and self.whole:  # ComfyUI tries tiles by itself where the whole did not fit
+            self.meter.tiled.add("vae_decode")
+        return super().decode_tiled_3d(*args, **kwargs)
 
 
 def load_diffusion(paths: list[Path]):
@@ -115,31 +142,37 @@ def with_lora(model, path: Path):
     return comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)[0]
 
 
-def load_clip(paths: list[Path], clip_type: str) -> comfy.sd.CLIP:
+def load_clip(paths: list[Path], clip_type: str, options: dict | None = None) -> comfy.sd.CLIP:
+    """A CLIP from the files of a text encoder; `options` are ComfyUI's model options, such as where it computes."""
+    options = options or {}
     kind = comfy.sd.CLIPType[clip_type.upper()]
     embeddings = folder_paths.get_folder_paths("embeddings")
     if paths[0].suffix.lower() == ".gguf":
-        return load_gguf_clip(str(paths[0]), kind, embeddings)
-    return comfy.sd.load_clip([str(path) for path in paths], embedding_directory=embeddings, clip_type=kind)
+        return load_gguf_clip(str(paths[0]), kind, embeddings, options)
+    return comfy.sd.load_clip(
+        [str(path) for path in paths], embedding_directory=embeddings, clip_type=kind, model_options=options
+    )
 
 
-def load_gguf_clip(path: str, kind: comfy.sd.CLIPType, embeddings: list[str], disable_dynamic: bool = False):
+def load_gguf_clip(
+    path: str, kind: comfy.sd.CLIPType, embeddings: list[str], options: dict, disable_dynamic: bool = False
+):
     """A CLIP from a T5 or UMT5 encoder's GGUF file."""
     operations = packed_operations()
     clip = comfy.sd.load_text_encoder_state_dicts(
         [text_encoder_tensors(Path(path), torch.float16)],
         embedding_directory=embeddings,
         clip_type=kind,
-        model_options={"custom_operations": operations},
+        model_options={**options, "custom_operations": operations},
         disable_dynamic=disable_dynamic,
     )
     clip.patcher = with_packed_patches(clip.patcher, operations.scratch)
-    clip.patcher.cached_patcher_init = (gguf_clip_patcher, (path, kind, embeddings))
+    clip.patcher.cached_patcher_init = (gguf_clip_patcher, (path, kind, embeddings, options))
     return clip
 
 
-def gguf_clip_patcher(path: str, kind: comfy.sd.CLIPType, embeddings: list[str], disable_dynamic: bool = False):
-    return load_gguf_clip(path, kind, embeddings, disable_dynamic).patcher
+def gguf_clip_patcher(path, kind, embeddings, options, disable_dynamic: bool = False):
+    return load_gguf_clip(path, kind, embeddings, options, disable_dynamic).patcher
 
 
 def load_clip_vision(paths: list[Path]) -> comfy.clip_vision.ClipVisionModel:

@@ -7,15 +7,24 @@ import folder_paths
 from comfy_api.latest import io, ui
 from comfy_execution.utils import get_executing_context
 
-from ..loaders import build
+from ..budget.plan import Plan
+from ..loaders import build, placement
 from ..loaders.catalog import Variant, catalogue
 from ..loaders.download import ensure_all
 from ..loaders.errors import DownloadCancelled
+from ..loaders.meter import Meter, meter_of
 from ..loaders.select import automatic, files_of, split
+from .card import calibration, present_card
 from .progress import NodeProgress, cancelled, say, stop
 
 CATEGORY = "SteadyDancer"
 STEP_DISTILL = "lightx2v-i2v-480p-rank64"
+PlanType = io.Custom("STEADYDANCER_PLAN")
+PLAN_INPUT = PlanType.Input(
+    "plan",
+    optional=True,
+    tooltip="From VRAM Budget Planner: how much stays on the GPU. Without it, ComfyUI decides by its own estimate.",
+)
 
 
 def fetch(*ids: str) -> list[Path]:
@@ -30,14 +39,44 @@ def fetch(*ids: str) -> list[Path]:
         raise
 
 
-def parts(variant: Variant) -> tuple:
+def parts(variant: Variant, meter: Meter | None = None) -> tuple:
     """A variant's CLIP, CLIP_VISION and VAE, none of them fetched or loaded before it is used."""
     clip_type = catalogue().families[variant.family].clip_type
+    options = placement.on_cpu() if meter and meter.plan.text_encoder == "cpu" else {}
     return (
-        build.LazyCLIP(lambda: build.load_clip(fetch(*variant.text_encoder), clip_type)),
-        build.LazyClipVision(lambda: build.load_clip_vision(image_encoder(variant))),
-        build.LazyVAE(lambda: build.load_vae(fetch(*variant.vae))),
+        build.LazyCLIP(lambda: build.load_clip(fetch(*variant.text_encoder), clip_type, options), meter),
+        build.LazyClipVision(lambda: build.load_clip_vision(image_encoder(variant)), meter),
+        build.LazyVAE(lambda: build.load_vae(fetch(*variant.vae)), meter),
     )
+
+
+def accepted(plan: str | None, chosen: str) -> Meter | None:
+    """The meter of the plan that a loader is given; None without a plan.
+
+    Raises ValueError where the job does not fit, or where the plan is for something else: before anything is fetched.
+    """
+    if plan is None:
+        return None
+    found = Plan.from_json(plan)
+    card = present_card()
+    if found.card.name != card.name:
+        raise ValueError(
+            f"The plan is for {found.card.name}, and this is {card.name}. Set gpu of VRAM Budget Planner to 'this one'."
+        )
+    if found.variant != chosen:
+        raise ValueError(
+            f"The plan is for {found.variant}, and {chosen} is to be loaded. "
+            "Connect the planner's variant output to the loader."
+        )
+    if not found.fits:
+        raise ValueError(" ".join(found.advice))
+    meter = meter_of(found)
+    meter.calibration = calibration()
+    return meter
+
+
+def with_plan(model, meter: Meter | None):
+    return placement.placed(model, meter.plan, meter) if meter else model
 
 
 def companions(model) -> Variant:
@@ -114,6 +153,7 @@ class SteadyDancerLoader(io.ComfyNode):
                     default=False,
                     tooltip="Add the 4-step LoRA (0.7 GB). Then use 4 steps and cfg 1: about twenty times faster.",
                 ),
+                PLAN_INPUT,
             ],
             outputs=[
                 io.Model.Output(),
@@ -126,18 +166,19 @@ class SteadyDancerLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, variant, step_distill):
+    def fingerprint_inputs(cls, variant, step_distill, plan=None):
         return fingerprint(variant, step_distill)
 
     @classmethod
-    def execute(cls, variant, step_distill) -> io.NodeOutput:
+    def execute(cls, variant, step_distill, plan=None) -> io.NodeOutput:
         chosen = automatic() if variant == "auto" else variant
+        meter = accepted(plan, chosen)
         book = catalogue()
         model = build.load_diffusion(diffusion_files(chosen))
         if step_distill:
             model = build.with_lora(model, fetch(STEP_DISTILL)[0])
         companions = book.variants.get(chosen, book.variants["steadydancer/fp8"])
-        return io.NodeOutput(model, *parts(companions), chosen)
+        return io.NodeOutput(with_plan(model, meter), *parts(companions, meter), chosen)
 
 
 class SteadyDancerCatalogLoader(io.ComfyNode):
@@ -157,19 +198,22 @@ class SteadyDancerCatalogLoader(io.ComfyNode):
                     tooltip="Family and variant. What is not here is downloaded when the node runs. "
                     "Your own files in diffusion_models, GGUF too, are listed last.",
                 ),
+                PLAN_INPUT,
             ],
             outputs=[io.Model.Output(), io.Clip.Output(), io.ClipVision.Output(), io.Vae.Output()],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, variant):
+    def fingerprint_inputs(cls, variant, plan=None):
         return fingerprint(variant)
 
     @classmethod
-    def execute(cls, variant) -> io.NodeOutput:
+    def execute(cls, variant, plan=None) -> io.NodeOutput:
+        meter = accepted(plan, variant)
         model = build.load_diffusion(diffusion_files(variant))
-        return io.NodeOutput(model, *parts(catalogue().variants.get(variant) or companions(model)))
+        found = parts(catalogue().variants.get(variant) or companions(model), meter)
+        return io.NodeOutput(with_plan(model, meter), *found)
 
 
 class SteadyDancerDownload(io.ComfyNode):

@@ -12,7 +12,7 @@ from ..loaders.errors import DownloadCancelled
 from ..loaders.turbo import both_experts, load_turbo, prepared
 from ..turbo.model import as_turbo
 from ..turbo.sla import with_sla
-from .loaders import CATEGORY, disk_files, fetch, fingerprint, parts
+from .loaders import CATEGORY, PLAN_INPUT, accepted, disk_files, fetch, fingerprint, parts, with_plan
 from .progress import NodeProgress, cancelled, say, stop
 
 PICKLED = (".pth", ".safetensors")
@@ -71,6 +71,7 @@ class SteadyDancerTurboLoader(io.ComfyNode):
                     step=0.01,
                     tooltip="Part of the blocks that sla looks at exactly. 0.1 as published; more is slower.",
                 ),
+                PLAN_INPUT,
             ],
             outputs=[
                 io.Model.Output(),
@@ -82,11 +83,12 @@ class SteadyDancerTurboLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, model, precision, attention, topk):
+    def fingerprint_inputs(cls, model, precision, attention, topk, plan=None):
         return fingerprint(model, precision, attention, topk)
 
     @classmethod
-    def execute(cls, model, precision, attention, topk) -> io.NodeOutput:
+    def execute(cls, model, precision, attention, topk, plan=None) -> io.NodeOutput:
+        meter = accepted(plan, model)
         node_id = get_executing_context().node_id
         try:
             tell = partial(say, node_id)
@@ -95,8 +97,8 @@ class SteadyDancerTurboLoader(io.ComfyNode):
         except DownloadCancelled:
             stop()
             raise
-        patchers = [with_attention(*loaded, attention, topk) for loaded in models]
-        clip, _, vae = parts(variant_of(model))
+        patchers = [with_plan(with_attention(*loaded, attention, topk), meter) for loaded in models]
+        clip, _, vae = parts(variant_of(model), meter)
         return io.NodeOutput(patchers[0], patchers[-1], clip, vae)
 
 

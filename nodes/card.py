@@ -1,0 +1,39 @@
+"""The card that ComfyUI computes on, as the planner sees it, and what runs on it have measured."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import comfy.model_management
+import folder_paths
+import psutil
+import torch
+from comfyui_version import __version__
+
+from ..budget import gpus
+from ..budget.calibration import Calibration
+from ..budget.plan import Card
+from .selector import this_card
+
+CPU_RATE, CPU_BANDWIDTH = 0.15e12, 20e9
+
+
+def calibration() -> Calibration:
+    return Calibration(Path(folder_paths.get_user_directory()) / "steadydancer", __version__)
+
+
+def present_card() -> Card:
+    """The card that ComfyUI computes on, or the computer itself, with what models may use of it."""
+    usable, device = this_card(), comfy.model_management.get_torch_device()
+    free = round(usable.gb * 1e9)
+    if usable.sm == 0:
+        total = psutil.virtual_memory().total
+        return Card("this computer", total, free, 0, CPU_RATE, 0.0, CPU_BANDWIDTH)
+    total, name = torch.cuda.get_device_properties(device).total_memory, torch.cuda.get_device_name(device)
+    known = [card for card in gpus.cards() if card.name in name]
+    # Of an unknown card, the rates of the one most like it.
+    like = max(known, key=lambda card: len(card.name)) if known else nearest(total, usable.sm)
+    return replace(like, name=name, total=total, free=free, sm=usable.sm, price=like.price if known else None)
+
+
+def nearest(total: int, sm: int) -> Card:
+    return min(gpus.cards(), key=lambda card: (abs(card.sm - sm), abs(card.total - total)))
