@@ -104,4 +104,6 @@ def measurement(plan: Plan, kind: str, phase: str, measured_peak: int, ran_out: 
         return None
     measured = max(0, measured_peak - planned.weights - planned.transient)
     predicted = round(planned.activations / planned.correction)
-    return Measurement(phase, kind, plan.card.name, plan.job.width * plan.job.height * plan.job.frames, predicted, measured, ran_out)
+    return Measurement(
+        phase, kind, plan.card.name, plan.job.width * plan.job.height * plan.job.frames, predicted, measured, ran_out
+    )

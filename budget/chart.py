@@ -50,7 +50,12 @@ def draw(plan: Plan) -> np.ndarray:
     limit, bottom = left + card.free * scale, HEAD + ROW * len(shown)
     pen.line((limit, HEAD - 6, limit, bottom + 6), fill=LINE, width=3)
     label = f"{card.free / 1e9:.1f} of {card.total / 1e9:.1f} GB usable"
-    pen.text((min(limit - pen.textlength(label, small) / 2, WIDTH - MARGIN - pen.textlength(label, small)), bottom + 10), label, LINE, small)
+    pen.text(
+        (min(limit - pen.textlength(label, small) / 2, WIDTH - MARGIN - pen.textlength(label, small)), bottom + 10),
+        label,
+        LINE,
+        small,
+    )
     x = float(MARGIN)
     for part, colour in PARTS:
         pen.rectangle((x, bottom + 46, x + 16, bottom + 62), fill=colour)

@@ -59,7 +59,7 @@ class Meter:
         self.peaks[phase] = max(peak, self.peaks.get(phase, 0))
         if phase in self.tiled:
             self.ran_out(phase)
-        else:
+        elif self.plan.card.sm:  # what a process grew by says little: its heap keeps what earlier runs freed
             self.keep(measurement(self.plan, self.kind, phase, self.peaks[phase]))
 
     def ran_out(self, phase: str) -> None:
@@ -100,7 +100,9 @@ class Meter:
 
     def sentence(self, phase: str) -> str:
         plan, planned = self.plan, self.plan.phase(phase)
-        numbers = f"the plan gave it {planned.peak / 1e9:.1f} of {plan.card.free / 1e9:.1f} GB" if planned else "unplanned"
+        numbers = (
+            f"the plan gave it {planned.peak / 1e9:.1f} of {plan.card.free / 1e9:.1f} GB" if planned else "unplanned"
+        )
         change = {
             "text_encode": "the text encoder then runs on the CPU if it must",
             "image_encode": "or close other programs that use the GPU",

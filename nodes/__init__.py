@@ -8,6 +8,7 @@ from .conditioning import SteadyDancerFitImage, SteadyDancerToVideo
 from .driving_video import SteadyDancerDrivingVideo
 from .examples import place_example_inputs
 from .loaders import SteadyDancerCatalogLoader, SteadyDancerDownload, SteadyDancerLoader
+from .planner import SteadyDancerVRAMPlanner, SteadyDancerVRAMReport
 from .pose import SteadyDancerPoseAlign, SteadyDancerPoseDraw, SteadyDancerPoseEstimator, SteadyDancerPoseTrack
 from .r2 import SteadyDancerR2SaveImages, SteadyDancerR2SaveVideo, SteadyDancerR2Upload
 from .sampling import SteadyDancerFlowUniPC, SteadyDancerGuider, SteadyDancerSchedule
@@ -34,6 +35,8 @@ class SteadyDancerExtension(ComfyExtension):
             SteadyDancerCatalogLoader,
             SteadyDancerDownload,
             SteadyDancerVariantSelector,
+            SteadyDancerVRAMPlanner,
+            SteadyDancerVRAMReport,
             SteadyDancerFitImage,
             SteadyDancerToVideo,
             SteadyDancerDrivingVideo,

@@ -54,8 +54,12 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
                     tooltip="Which weights. auto takes the variant of SteadyDancer that is done first on the card.",
                 ),
                 io.Int.Input("width", default=832, min=16, max=8192, step=16, tooltip="Width of the video in pixels."),
-                io.Int.Input("height", default=480, min=16, max=8192, step=16, tooltip="Height of the video in pixels."),
-                io.Int.Input("frames", default=81, min=1, max=8193, step=4, tooltip="Frames, one more than a multiple of 4."),
+                io.Int.Input(
+                    "height", default=480, min=16, max=8192, step=16, tooltip="Height of the video in pixels."
+                ),
+                io.Int.Input(
+                    "frames", default=81, min=1, max=8193, step=4, tooltip="Frames, one more than a multiple of 4."
+                ),
                 io.Int.Input("steps", default=50, min=1, max=1000, tooltip="Steps of the sampler, for the time."),
                 io.Combo.Input(
                     "guidance",
@@ -145,7 +149,9 @@ class SteadyDancerVRAMReport(io.ComfyNode):
             not_idempotent=True,
             inputs=[
                 PlanType.Input("plan", tooltip="The plan that the loader was given."),
-                io.AnyType.Input("after", tooltip="Anything of the finished run, such as its frames: the report waits for it."),
+                io.AnyType.Input(
+                    "after", tooltip="Anything of the finished run, such as its frames: the report waits for it."
+                ),
             ],
             outputs=[io.String.Output("report", display_name="report")],
         )

@@ -15,22 +15,6 @@ SHARED = "Comfy-Org/Wan_2.1_ComfyUI_repackaged/split_files"
 CANARY = "hf_canary_0123456789"
 
 
-def write_t5_base(path):
-    """A text encoder of T5-base's shapes with random values: what is small enough here that core loads it by itself."""
-    width, heads, feed_forward = 768, 12, 3072
-    shapes = {"shared.weight": (32128, width), "encoder.final_layer_norm.weight": (width,)}
-    shapes["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"] = (32, heads)
-    for i in range(12):
-        layer = f"encoder.block.{i}.layer"
-        shapes |= {f"{layer}.0.SelfAttention.{name}.weight": (width, width) for name in "qkvo"}
-        shapes |= {f"{layer}.{j}.layer_norm.weight": (width,) for j in (0, 1)}
-        shapes[f"{layer}.1.DenseReluDense.wi.weight"] = (feed_forward, width)
-        shapes[f"{layer}.1.DenseReluDense.wo.weight"] = (width, feed_forward)
-    generator = torch.Generator().manual_seed(0)
-    tensors = {key: (0.02 * torch.randn(shape, generator=generator)).half() for key, shape in shapes.items()}
-    return tiny.write(path, tensors)
-
-
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
     root = tmp_path_factory.mktemp("hub")
@@ -38,7 +22,7 @@ def hub(tmp_path_factory):
     tiny.write_lora(root / LORA)
     tiny.write_vae(root / SHARED / "vae" / "wan_2.1_vae.safetensors")
     tiny.write_clip_vision(root / SHARED / "clip_vision" / "clip_vision_h.safetensors")
-    write_t5_base(root / SHARED / "text_encoders" / "umt5_xxl_fp16.safetensors")
+    tiny.write_t5_base(root / SHARED / "text_encoders" / "umt5_xxl_fp16.safetensors")
     hub = Hub(root)
     yield hub
     hub.stop()

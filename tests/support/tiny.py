@@ -295,3 +295,19 @@ def provide(models: Path, *names: str) -> list[Path]:
             record(path, "", trusted=True)  # or the loaders would fetch the published file of this name
         paths.append(path)
     return paths
+
+
+def write_t5_base(path: Path) -> Path:
+    """A text encoder of T5-base's shapes with random values: what is small enough here that core loads it by itself."""
+    width, heads, feed_forward = 768, 12, 3072
+    shapes = {"shared.weight": (32128, width), "encoder.final_layer_norm.weight": (width,)}
+    shapes["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"] = (32, heads)
+    for i in range(12):
+        layer = f"encoder.block.{i}.layer"
+        shapes |= {f"{layer}.0.SelfAttention.{name}.weight": (width, width) for name in "qkvo"}
+        shapes |= {f"{layer}.{j}.layer_norm.weight": (width,) for j in (0, 1)}
+        shapes[f"{layer}.1.DenseReluDense.wi.weight"] = (feed_forward, width)
+        shapes[f"{layer}.1.DenseReluDense.wo.weight"] = (width, feed_forward)
+    generator = torch.Generator().manual_seed(0)
+    tensors = {key: (0.02 * torch.randn(shape, generator=generator)).half() for key, shape in shapes.items()}
+    return write(path, tensors)

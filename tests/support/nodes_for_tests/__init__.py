@@ -120,7 +120,55 @@ class SlowImage:
         return (image,)
 
 
+class AnyType(str):
+    """A socket that every type fits."""
+
+    def __ne__(self, other):
+        return False
+
+
+class RunsOutOfMemory:
+    """The object, which runs out of memory the first `times` times that it computes; counted for all prompts by `mark`."""
+
+    CATEGORY = "SteadyDancer/tests"
+    RETURN_TYPES = (AnyType("*"),)
+    FUNCTION = "wrap"
+    counts: dict[str, int] = {}
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "value": (AnyType("*"),),
+                "phase": ("STRING", {}),
+                "times": ("INT", {}),
+                "mark": ("STRING", {}),
+            }
+        }
+
+    def wrap(self, value, phase, times, mark):
+        owner, method = {
+            "text_encode": lambda: (value.cond_stage_model, "encode_token_weights"),
+            "image_encode": lambda: (value.model, "forward"),
+            "vae_encode": lambda: (value.first_stage_model, "encode"),
+            "sample": lambda: (value.model.diffusion_model, "forward"),
+            "vae_decode": lambda: (value.first_stage_model, "decode"),
+        }[phase]()
+        original = getattr(owner, method)
+        self.counts.setdefault(mark, times)
+
+        def fail_first(*args, **kwargs):
+            if self.counts[mark] > 0:
+                self.counts[mark] -= 1
+                raise torch.OutOfMemoryError("simulated")
+            return original(*args, **kwargs)
+
+        setattr(owner, method, fail_first)
+        return (value,)
+
+
 NODE_CLASS_MAPPINGS = {
+    "RunsOutOfMemory": RunsOutOfMemory,
     "TinyUMT5Loader": TinyUMT5Loader,
     "NoImages": NoImages,
     "VideoInMemory": VideoInMemory,

@@ -1,0 +1,187 @@
+"""The planner in a running ComfyUI: plan → loader → render → report, what does not fit, and running out of memory."""
+
+import json
+import time
+
+import pytest
+from support import tiny
+
+PHASES = ["text_encode", "image_encode", "vae_encode", "sample", "vae_decode"]
+
+
+@pytest.fixture(scope="module")
+def server(start_comfy):
+    server = start_comfy(variables={"HF_HUB_OFFLINE": "1"})
+    models = server.base_directory / "models"
+    tiny.write_steadydancer(models / "diffusion_models" / "Wan21_I2V_SteadyDancer_fp16.safetensors", "fp16")
+    tiny.write_vae(models / "vae" / "wan_2.1_vae.safetensors")
+    tiny.write_t5_base(models / "text_encoders" / "umt5_xxl_fp16.safetensors")
+    tiny.provide(models, "text_encoders/tiny_umt5.safetensors", "clip_vision/clip_vision_h.safetensors")
+    return server
+
+
+@pytest.fixture(autouse=True)
+def no_calibration(server):
+    yield
+    calibration_file(server).unlink(missing_ok=True)
+
+
+def calibration_file(server):
+    return server.base_directory / "user" / "steadydancer" / "vram_calibration.json"
+
+
+def node(class_type, **inputs):
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def planner(**inputs):
+    usual = {
+        "variant": "steadydancer/fp16", "width": 64, "height": 64, "frames": 17, "steps": 2, "guidance": "text",
+        "step_distill": False, "gpu": "this one", "reserve": 0.0,
+    }  # fmt: skip
+    return node("SteadyDancerVRAMPlanner", **{**usual, **inputs})
+
+
+def planned(**inputs):
+    """Planner and loader, and the plan shown."""
+    return {
+        "planner": planner(**inputs),
+        "loader": node("SteadyDancerLoader", variant=["planner", 1], step_distill=False, plan=["planner", 0]),
+        "plan": node("PreviewAny", source=["planner", 0]),
+    }
+
+
+def render(seed=1, failing=None, times=1, mark="", **inputs):
+    """17 frames of 64×64 in two steps. `failing` is a phase that runs out of memory the first `times` times."""
+    outputs = {"text_encode": 1, "image_encode": 2, "vae_encode": 3, "sample": 0, "vae_decode": 3}
+    at = {phase: ["loader", output] for phase, output in outputs.items()}
+    prompt = planned(**inputs)
+    if failing:
+        prompt["fail"] = node("RunsOutOfMemory", value=at[failing], phase=failing, times=times, mark=mark)
+        at[failing] = ["fail", 0]
+    return prompt | {
+        "ours": node("CLIPTextEncode", clip=at["text_encode"], text="a woman dances"),
+        "shown": node("PreviewAny", source=["ours", 0]),
+        "clip": node("TinyUMT5Loader", clip_name="tiny_umt5.safetensors", type="wan"),
+        "text": node("CLIPTextEncode", clip=["clip", 0], text="a woman dances"),
+        "picture": node("EmptyImage", width=64, height=64, batch_size=1, color=0x4080C0),
+        "poses": node("EmptyImage", width=64, height=64, batch_size=17, color=0x103050),
+        "see": node("CLIPVisionEncode", clip_vision=at["image_encode"], image=["picture", 0], crop="none"),
+        "condition": node(
+            "SteadyDancerToVideo", positive=["text", 0], negative=["text", 0], vae=at["vae_encode"],
+            start_image=["picture", 0], pose_video=["poses", 0], width=64, height=64, length=17, batch_size=1,
+            clip_vision_output=["see", 0], pose_clip_vision_output=["see", 0],
+        ),
+        "sample": node(
+            "KSampler", model=at["sample"], seed=seed, steps=2, cfg=2.0, sampler_name="euler", scheduler="simple",
+            positive=["condition", 0], negative=["condition", 1], latent_image=["condition", 3], denoise=1.0,
+        ),
+        "frames": node("VAEDecode", samples=["sample", 0], vae=at["vae_decode"]),
+        "save": node("SaveImage", images=["frames", 0], filename_prefix="planned"),
+        "report": node("SteadyDancerVRAMReport", plan=["planner", 0], after=["frames", 0]),
+    }  # fmt: skip
+
+
+def plan_of(done):
+    return json.loads(done.outputs["plan"]["text"][0])
+
+
+def test_plan_loader_render_report(server):
+    done = server.run(render())
+    assert done.error is None, done.error
+    plan = plan_of(done)
+    assert plan["verdict"] == "fits" and plan["variant"] == "steadydancer/fp16" and plan["card"]["sm"] == 0
+    assert len(done.outputs["save"]["images"]) == 17
+    report = done.outputs["report"]["text"][0].splitlines()
+    assert [line.split()[0] for line in report[1:]] == ["encoding", "encoding", "encoding", "sampling", "decoding"]
+    assert json.loads(calibration_file(server).read_text("utf-8")) == [], "without a GPU nothing is learned"
+
+
+def test_the_same_prompt_twice_keeps_the_model(server):
+    before = plan_of(server.run(render(seed=2)))
+    done = server.run(render(seed=3))
+    assert done.error is None, done.error
+    assert "sample" not in done.cached and plan_of(done) == before
+    assert {"planner", "loader"} <= set(done.cached)
+
+
+def test_a_plan_that_cannot_fit_stops_before_loading(server):
+    done = server.run(render(reserve=1000.0))
+    assert done.messages["execution_error"]["node_type"] == "SteadyDancerLoader"
+    message = done.error
+    assert message.startswith("It does not fit even with every saving:") and "has 0.0 GB for it" in message
+    assert "can do it, at about $" in message
+    assert "loader" not in done.messages["execution_error"]["executed"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "loader", "what"),
+    [
+        ({"gpu": "RTX 4090"}, {}, "The plan is for RTX 4090, and this is this computer."),
+        (
+            {},
+            {"variant": "steadydancer/fp8"},
+            "The plan is for steadydancer/fp16, and steadydancer/fp8 is to be loaded.",
+        ),
+    ],
+)
+def test_a_plan_for_something_else_is_refused(server, inputs, loader, what):
+    prompt = render(**inputs)
+    prompt["loader"]["inputs"].update(loader)
+    done = server.run(prompt)
+    assert done.messages["execution_error"]["node_type"] == "SteadyDancerLoader" and what in done.error
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_running_out_of_memory_is_explained_and_the_next_run_succeeds(server, phase):
+    # ComfyUI itself rescues the first failure of the VAE, with tiles; the second is the one that gets out.
+    times = 2 if phase.startswith("vae") else 1
+    failed = server.run(render(failing=phase, times=times, mark=f"fails {phase}"))
+    assert failed.error is not None
+    message = failed.error
+    doing = {"text_encode": "encoding the text", "image_encode": "encoding the picture", "vae_encode": "encoding the video",
+             "sample": "sampling", "vae_decode": "decoding the video"}[phase]  # fmt: skip
+    assert message.startswith(f"Out of memory while {doing}: the plan gave it")
+    assert "Run it again" in message and "leaves more room" in message
+    before = next(p for p in plan_of(failed)["phases"] if p["name"] == phase)
+    again = server.run(render(failing=phase, times=times, mark=f"fails {phase}"))
+    assert again.error is None, again.error
+    after = next(p for p in plan_of(again)["phases"] if p["name"] == phase)
+    assert after["activations"] == pytest.approx(1.25 * before["activations"], rel=0.01)
+
+
+def test_a_decode_that_comfyui_rescued_is_reported(server):
+    done = server.run(render(failing="vae_decode", times=1, mark="rescued"))
+    assert done.error is None, done.error
+    assert "decoding the video" in done.outputs["report"]["text"][0]
+    assert "in tiles, because whole frames did not fit" in done.outputs["report"]["text"][0]
+    (noted,) = json.loads(calibration_file(server).read_text("utf-8"))
+    assert noted["ran_out"] and noted["kind"] == "steadydancer/fp32/0.30.0" and noted["gpu"] == "this computer"
+
+
+def test_the_chart_and_the_tile(server):
+    prompt = {
+        "planner": planner(variant="auto", width=832, height=480, frames=81, gpu="RTX 4060"),
+        "chart": node("SaveImage", images=["planner", 4], filename_prefix="chart"),
+        "tile": node("PreviewAny", source=["planner", 5]),
+        "fits": node("PreviewAny", source=["planner", 2]),
+        "report": node("PreviewAny", source=["planner", 3]),
+    }
+    done = server.run(prompt)
+    assert done.error is None, done.error
+    assert done.outputs["tile"]["text"] == ["832"] and done.outputs["fits"]["text"] == ["True"]
+    assert "blocks stay on the card" in done.outputs["report"]["text"][0]
+    assert done.outputs["chart"]["images"] and done.outputs["planner"]["images"]
+
+
+def test_planning_is_quick(server):
+    prompt = {"planner": planner(variant="auto", gpu="RTX 5080"), "plan": node("PreviewAny", source=["planner", 0])}
+    server.run(prompt)
+    start = time.monotonic()
+    assert server.run({**prompt, "planner": planner(variant="auto", gpu="RTX 5080", frames=33)}).error is None
+    assert time.monotonic() - start < 3
+
+
+def test_a_plan_of_nonsense_is_refused(server):
+    done = server.run({"report": node("SteadyDancerVRAMReport", plan="not a plan", after="x")})
+    assert "no plan" in done.error
