@@ -35,8 +35,10 @@ def draw(plan: Plan) -> np.ndarray:
     pen.text((MARGIN, 16), f"{plan.variant} on {card.name}: ", INK, large)
     start = MARGIN + pen.textlength(f"{plan.variant} on {card.name}: ", large)
     pen.text((start, 16), plan.verdict, BAD if plan.verdict == DOES_NOT_FIT else GOOD, large)
-    line = f"{job.width}×{job.height}, {job.frames} frames, {job.steps} steps; about {duration(plan.seconds)}"
-    pen.text((MARGIN, 46), line + (f" and ${plan.money:.2f}" if plan.money else ""), FAINT, small)
+    line = f"{job.width} x {job.height}, {job.frames} frames, {job.steps} steps"  # the font has no multiplication sign
+    if plan.fits:
+        line += f"; about {duration(plan.seconds)}" + (f" and ${plan.money:.2f}" if plan.money else "")
+    pen.text((MARGIN, 46), line, FAINT, small)
     for row, phase in enumerate(shown):
         top = HEAD + row * ROW + (ROW - BAR) // 2
         pen.text((MARGIN, top + 3), NAMES[phase.name], INK, text)

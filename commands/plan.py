@@ -33,6 +33,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     which.add_argument("--all-gpus", action="store_true", help="the matrix of all cards")
     which.add_argument("--reset-calibration", action="store_true", help="forget what runs have measured")
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+    parser.add_argument("--chart", type=Path, help="draw the plan of --gpu into this PNG (needs numpy and Pillow)")
     add_models_dir(parser)
     parser.add_argument("--user-dir", type=Path, help="ComfyUI's user folder, where the calibration is kept")
     return parser
@@ -48,11 +49,23 @@ def run(args) -> int:
     find = finder(where)
     cards = gpus.cards() if args.all_gpus else [gpus.card(args.gpu)]
     plans = [plan_job(job, card, find, calibration, host(where) if args.gpu is None else Host()) for card in cards]
+    if args.chart and args.gpu:
+        save_chart(plans[0], args.chart)
     if args.json:
         print(plans[0].to_json() if args.gpu else "[" + ",\n".join(plan.to_json() for plan in plans) + "]")
     else:
         print("\n".join(table(plans[0]) if args.gpu else matrix(plans)))
     return 0 if any(plan.fits for plan in plans) else 3
+
+
+def save_chart(plan: Plan, path: Path) -> None:
+    try:
+        from PIL import Image
+
+        from ..budget.chart import draw
+    except ModuleNotFoundError as err:
+        raise ValueError(f"--chart needs {err.name}. Install it, or run this with ComfyUI's Python.") from err
+    Image.fromarray(draw(plan)).save(path)
 
 
 def here(args):

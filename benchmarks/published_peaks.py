@@ -1,0 +1,109 @@
+"""What the planner predicts against what people have published: each row of peaks whose settings are known.
+
+    python benchmarks/published_peaks.py --comfyui PATH
+
+Published numbers are from issue threads and logs (WanVideoWrapper, ComfyUI, TurboDiffusion), measured by their authors on
+their GPUs. benchmarks/README.md has the table.
+"""
+
+import argparse
+
+import activations
+import torch
+
+GIB, MIB = 1 << 30, 1 << 20
+
+
+def line(architecture: str, kernels: str = "fused") -> dict:
+    from steadydancer.budget.estimate import activations_table
+
+    return activations_table()["diffusion"][architecture]["bf16"][kernels]
+
+
+def sampling(tokens: int, kept: int, block: int, other: int, swapped: int) -> float:
+    """Bytes: blocks on the card, what is outside the blocks, one block on its way, and activations."""
+    row = line("wan-14b-t2v")
+    return kept * block + other + swapped * block + (row["branch"] + row["shared"]) * tokens + row["constant"]
+
+
+def vae(direction: str, pixels: int, frames: int) -> float:
+    from steadydancer.budget.estimate import activations_table
+
+    row = activations_table()["vae"]["wan"]["bf16"][direction]
+    return pixels * (row["pixel"] + row["frame"] * frames)
+
+
+def unfolded(input, weight, output) -> int:
+    """Workspace of convolutions that are unfolded into columns, as MIOpen does it: one frame, so no depth."""
+    return input.element_size() * weight.shape[1] * weight.shape[-1] * weight.shape[-2] * output.shape[-1] * output.shape[-2]
+
+
+def one_image(direction: str, side: int) -> float:
+    """Bytes a pixel of the VAE on a single square image, with unfolded convolutions."""
+    network = activations.vae_network(96, "meta", torch.bfloat16, activations.same_shape)
+    shape = (1, side // 8, side // 8)
+    x = activations.vae_input(direction, shape, "meta", torch.bfloat16)
+    with torch.no_grad(), activations.StorageTracker([*network.parameters(), x], unfolded) as tracker:
+        getattr(network, direction)(x)
+    return tracker.peak
+
+
+FP16_BLOCK, WEIGHTS_OUTSIDE, VAE_WEIGHTS = 670 * MIB, round(0.433 * GIB), 253.8e6
+
+
+def rows():
+    """Setup, predicted and published bytes, and a remark."""
+    yield (
+        "sampling, fp16 T2V 14B, 19 of 40 blocks swapped, 1280×704×81",
+        sampling(73_920, 21, FP16_BLOCK, WEIGHTS_OUTSIDE, 1),
+        21.115 * GIB,
+        "time-to-move/TTM#6",
+    )
+    yield "decode, the same run", vae("decode", 1280 * 704, 81) + VAE_WEIGHTS, 9.601 * GIB, "time-to-move/TTM#6"
+    yield (
+        "decode, 640×480×81, frames kept on the GPU",
+        vae("decode", 640 * 480, 81) + VAE_WEIGHTS,
+        3_389_870_592,
+        "WanVideoWrapper PR#2042",
+    )
+    yield (
+        "decode, 640×480×81, frames sent to the CPU at once",
+        vae("decode", 640 * 480, 0) + VAE_WEIGHTS,
+        3_240_571_392,
+        "WanVideoWrapper PR#2042",
+    )
+    yield (
+        "sampling, fp16 14B, 20 of 40 blocks swapped, 512×512×81",
+        sampling(21_504, 20, FP16_BLOCK, WEIGHTS_OUTSIDE, 1),
+        16 * GIB,
+        "WanVideoWrapper readme, rounded",
+    )
+    yield "weights of an int8 TurboWan A14B expert", 14.53e9, 13.56 * GIB, "TurboDiffusion#42"
+    yield "image decode 1024², unfolded convolutions", one_image("decode", 1024), 4140.5 * MIB, "ComfyUI PR#15221 (ROCm)"
+    yield "image encode 1024², unfolded convolutions", one_image("encode", 1024), 2310.2 * MIB, "ComfyUI PR#15221 (ROCm)"
+
+
+NOT_EXPLAINED = (
+    ("Wan 2.2 fp8, all blocks swapped, 44 640 tokens: 7.6 GiB", "156 kB a token: its rotary embedding or LoRA is not known"),
+    ("native ComfyUI, 720p×81 in 12 GB", "an upper bound only: predicted activations 6.6 GB are below it"),
+    ("official code, I2V-14B 720p: 76.7 GB", "other code, in float32 parts, with the text encoder beside it"),
+    ("DiffSynth, 14B bf16: 40 GB", "other code; size and frames are not given"),
+    ("fp8 expert at 720p×81: 14.9 to 19.0 GB", "dynamic VRAM: it takes what is free"),
+    ("Qwen-Image VAE in diffusers' code", "other code"),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--comfyui", required=True, help="ComfyUI's folder")
+    activations.load(parser.parse_args().comfyui)
+    print(f"{'setup':<62} {'predicted GB':>12} {'published GB':>12} {'ratio':>6}  source")
+    for setup, predicted, published, source in rows():
+        print(f"{setup:<62} {predicted / 1e9:>12.2f} {published / 1e9:>12.2f} {predicted / published:>6.3f}  {source}")
+    print("\nnot explained:")
+    for setup, why in NOT_EXPLAINED:
+        print(f"{setup:<62} {why}")
+
+
+if __name__ == "__main__":
+    main()
