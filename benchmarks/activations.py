@@ -314,13 +314,13 @@ def main() -> None:
         print(table(), end="")
 
 
-def load(comfyui: str) -> None:
-    """ComfyUI on the CPU, and this package under its own name."""
+def load(comfyui: str, cpu: bool = True) -> None:
+    """ComfyUI, and this package under its own name."""
     sys.path[:] = [
         comfyui,
         *(entry for entry in sys.path if Path(entry or ".").resolve() not in (ROOT, ROOT / "benchmarks")),
     ]
-    sys.argv[1:] = ["--cpu"]
+    sys.argv[1:] = ["--cpu"] if cpu else []
     import comfy.options
 
     comfy.options.enable_args_parsing()

@@ -35,7 +35,14 @@ def vae(direction: str, pixels: int, frames: int) -> float:
 
 def unfolded(input, weight, output) -> int:
     """Workspace of convolutions that are unfolded into columns, as MIOpen does it: one frame, so no depth."""
-    return input.element_size() * weight.shape[1] * weight.shape[-1] * weight.shape[-2] * output.shape[-1] * output.shape[-2]
+    return (
+        input.element_size()
+        * weight.shape[1]
+        * weight.shape[-1]
+        * weight.shape[-2]
+        * output.shape[-1]
+        * output.shape[-2]
+    )
 
 
 def one_image(direction: str, side: int) -> float:
@@ -79,12 +86,25 @@ def rows():
         "WanVideoWrapper readme, rounded",
     )
     yield "weights of an int8 TurboWan A14B expert", 14.53e9, 13.56 * GIB, "TurboDiffusion#42"
-    yield "image decode 1024², unfolded convolutions", one_image("decode", 1024), 4140.5 * MIB, "ComfyUI PR#15221 (ROCm)"
-    yield "image encode 1024², unfolded convolutions", one_image("encode", 1024), 2310.2 * MIB, "ComfyUI PR#15221 (ROCm)"
+    yield (
+        "image decode 1024², unfolded convolutions",
+        one_image("decode", 1024),
+        4140.5 * MIB,
+        "ComfyUI PR#15221 (ROCm)",
+    )
+    yield (
+        "image encode 1024², unfolded convolutions",
+        one_image("encode", 1024),
+        2310.2 * MIB,
+        "ComfyUI PR#15221 (ROCm)",
+    )
 
 
 NOT_EXPLAINED = (
-    ("Wan 2.2 fp8, all blocks swapped, 44 640 tokens: 7.6 GiB", "156 kB a token: its rotary embedding or LoRA is not known"),
+    (
+        "Wan 2.2 fp8, all blocks swapped, 44 640 tokens: 7.6 GiB",
+        "156 kB a token: its rotary embedding or LoRA is not known",
+    ),
     ("native ComfyUI, 720p×81 in 12 GB", "an upper bound only: predicted activations 6.6 GB are below it"),
     ("official code, I2V-14B 720p: 76.7 GB", "other code, in float32 parts, with the text encoder beside it"),
     ("DiffSynth, 14B bf16: 40 GB", "other code; size and frames are not given"),

@@ -5,6 +5,7 @@ Times and prices are estimates; budget/gpus.toml holds the rates and prices that
 
 import argparse
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from ..budget import gpus
@@ -12,7 +13,7 @@ from ..budget.calibration import Calibration
 from ..budget.plan import Plan
 from ..budget.planner import duration, job_for, plan_job
 from ..budget.solve import NAMES, Host
-from ..budget.weights import plannable
+from ..budget.weights import lora_bytes, plannable
 from ..loaders.catalog import catalogue
 from .download import add_models_dir, models
 
@@ -28,6 +29,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "--branches", type=int, choices=(1, 2, 3), help="guidance branches: 1 none, 2 text, 3 text and pose"
     )
     parser.add_argument("--turbo", action="store_true", help="with the 4-step LoRA")
+    parser.add_argument(
+        "--lora", type=Path, action="append", default=[], help="a LoRA file that is used; may be repeated"
+    )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--gpu", help="a card by name, such as 'RTX 4090'")
     which.add_argument("--all-gpus", action="store_true", help="the matrix of all cards")
@@ -46,6 +50,7 @@ def run(args) -> int:
         print(f"Forgot {calibration.reset()} measurements of {calibration.path}.")
         return 0
     job = job_for(variant_id(args), *size(args.size), args.frames, args.turbo, steps=args.steps, branches=args.branches)
+    job = replace(job, lora_bytes=job.lora_bytes + lora_bytes(args.lora))
     find = finder(where)
     cards = gpus.cards() if args.all_gpus else [gpus.card(args.gpu)]
     plans = [plan_job(job, card, find, calibration, host(where) if args.gpu is None else Host()) for card in cards]

@@ -15,7 +15,7 @@ from ..budget import gpus
 from ..budget.plan import Plan
 from ..budget.planner import job_for, plan_job
 from ..budget.solve import Host
-from ..budget.weights import plannable
+from ..budget.weights import lora_bytes, plannable
 from ..commands.plan import table
 from ..loaders import build
 from ..loaders.catalog import catalogue
@@ -100,7 +100,7 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
     def plan(cls, variant, width, height, frames, steps, guidance, step_distill, gpu, reserve) -> Plan:
         card = present_card() if gpu == THIS_ONE else gpus.card(gpu)
         card = replace(card, free=max(0, card.free - round(reserve * 1e9)))
-        lora = catalogue().files[STEP_DISTILL].size if step_distill else 0
+        lora = step_distill_bytes() if step_distill else 0
         job = job_for(variant, width, height, frames, branches=GUIDANCE[guidance], steps=steps, lora_bytes=lora)
         return plan_job(job, card, find, calibration(), host() if gpu == THIS_ONE else Host())
 
@@ -120,6 +120,11 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
         report = "\n".join(table(plan))
         values = (plan.to_json(), plan.variant, plan.fits, report, picture, tile)
         return io.NodeOutput(*values, ui=ui.PreviewImage(picture, cls=cls))
+
+
+def step_distill_bytes() -> int:
+    path = find(STEP_DISTILL)
+    return lora_bytes([path]) if path else catalogue().files[STEP_DISTILL].size
 
 
 def chart_image(plan: Plan) -> torch.Tensor:

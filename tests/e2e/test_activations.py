@@ -1,0 +1,59 @@
+"""The dry runs behind the planner's table, against what torch's profiler sees ComfyUI's networks allocate on the CPU."""
+
+import importlib.util
+import sys
+
+import pytest
+import torch
+from support import ROOT
+
+SHAPES = [(3, 30, 52), (5, 30, 52), (9, 30, 52), (5, 52, 30), (5, 36, 64), (3, 60, 104)]
+
+
+@pytest.fixture(scope="module")
+def dry(comfyui):
+    spec = importlib.util.spec_from_file_location("activations", ROOT / "benchmarks" / "activations.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("architecture", ["steadydancer", "wan-14b-i2v"])
+@pytest.mark.parametrize(("size", "dtype"), [("TINY", torch.float32), ("MIDDLE", torch.bfloat16)])
+def test_one_evaluation(dry, architecture, size, dtype, shape):
+    predicted, measured = dry.check_diffusion(architecture, getattr(dry, size), shape, 1, dtype)
+    assert predicted == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 24, 24), (5, 24, 24), (3, 24, 32), (3, 32, 24), (4, 32, 32), (7, 24, 24)], ids=str
+)
+@pytest.mark.parametrize("direction", ["decode", "encode"])
+def test_the_vae(dry, direction, shape):
+    predicted, measured = dry.check_vae(direction, shape, 64)
+    assert predicted == pytest.approx(measured, rel=0.05)
+
+
+def test_the_table_is_what_the_dry_run_of_this_comfyui_gives(dry):
+    stored = dry.TABLE.read_text("utf-8")
+    import comfyui_version
+
+    assert f'comfyui = "{comfyui_version.__version__}"' in stored, "write it anew: benchmarks/activations.py --write"
+    assert dry.diffusion_line("wan-14b-t2v", torch.bfloat16, "fused") in stored
+    assert dry.vae_line("encode", torch.bfloat16) in stored
+
+
+def test_a_storage_counts_until_its_last_view_is_gone(dry):
+    held = torch.empty(1000, device="meta")
+    with dry.StorageTracker([held]) as tracker:
+        a = held + 1
+        b = a.view(10, 100)
+        del a
+        assert tracker.live == 4000
+        c = b * 2
+        del b
+    assert tracker.live == 4000 and tracker.peak == 8000
+    del c
+    assert tracker.live == 0

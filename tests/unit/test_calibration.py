@@ -1,0 +1,98 @@
+"""What is learned from runs: bounded, deaf to one bad run, not to running out of memory, and forgotten when asked."""
+
+import json
+
+import pytest
+from steadydancer import cli
+from steadydancer.budget import gpus
+from steadydancer.budget.calibration import Calibration, Measurement, correction, measurement
+from steadydancer.budget.planner import job_for, plan_job
+
+KIND = "steadydancer/bf16/0.30.0"
+
+
+def run(ratio: float, phase="sample", ran_out=False, gpu="RTX 4090", kind=KIND) -> Measurement:
+    return Measurement(phase, kind, gpu, 832 * 480 * 81, 1_000_000_000, round(ratio * 1e9), ran_out)
+
+
+def plan(calibration=None, **given):
+    return plan_job(job_for("steadydancer/fp8", 832, 480, 81, **given), gpus.card("RTX 4090"), calibration=calibration)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "factor"),
+    [
+        ([], 1.0),
+        ([0.6], 1.0),  # a single run makes nothing smaller
+        ([9.0], 1.25),  # and nothing much larger
+        ([0.8, 0.8], 1.0),
+        ([0.8, 0.8, 0.8], 0.8),
+        ([1.4, 1.4, 1.4], 1.4),
+        ([0.9, 0.9, 50.0], 0.9),  # one wild run
+        ([0.9, 0.9, 0.0], 0.9),
+        ([0.1] * 5, 0.5),
+        ([50.0] * 5, 2.0),
+        ([1.11, 1.12, 1.13], 1.15),  # in steps of a twentieth
+    ],
+)
+def test_correction(ratios, factor):
+    assert correction([run(ratio) for ratio in ratios]) == pytest.approx(factor)
+
+
+def test_running_out_of_memory_is_not_outvoted():
+    assert correction([run(0.8)] * 5 + [run(1.25, ran_out=True)] + [run(0.8)] * 3) == 1.25
+    assert correction([run(1.25, ran_out=True)]) == 1.25
+
+
+def test_what_is_stored_comes_back_and_the_oldest_is_forgotten(tmp_path):
+    book = Calibration(tmp_path, "0.30.0")
+    assert book.corrections("steadydancer", gpus.card("RTX 4090")) == {}
+    book.add([run(1.9)] * 9)
+    assert book.corrections("steadydancer", gpus.card("RTX 4090")) == {"sample": 1.9}
+    book.add([run(1.2)] * 9 + [run(1.5, "vae_decode")] * 3)
+    assert book.corrections("steadydancer", gpus.card("RTX 4090")) == {"sample": 1.2, "vae_decode": 1.5}
+    assert len(book.read()) == 12
+    assert book.corrections("steadydancer", gpus.card("RTX 5090")) == {}, "another card"
+    assert book.corrections("wan-14b-t2v", gpus.card("RTX 4090")) == {}, "another model"
+    assert Calibration(tmp_path, "0.31.0").corrections("steadydancer", gpus.card("RTX 4090")) == {}, "another ComfyUI"
+    assert Calibration(tmp_path).corrections("steadydancer", gpus.card("RTX 4090")), (
+        "the command line takes all versions"
+    )
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '[{"phase": "sample"}]', '{"a": 1}'])
+def test_a_damaged_file_is_as_none(tmp_path, text):
+    book = Calibration(tmp_path, "0.30.0")
+    book.path.write_text(text, "utf-8")
+    assert book.corrections("steadydancer", gpus.card("RTX 4090")) == {}
+    book.add([run(1.5)] * 3)
+    assert book.corrections("steadydancer", gpus.card("RTX 4090")) == {"sample": 1.5}
+
+
+def test_a_plan_follows_what_was_measured(tmp_path):
+    book, before = Calibration(tmp_path, "0.30.0"), plan()
+    for _ in range(3):
+        planned = plan(book).phase("sample")
+        peak = planned.weights + planned.transient + round(1.3 * before.phase("sample").activations)
+        book.add([measurement(plan(book), KIND, "sample", peak)])
+    after = plan(book)
+    assert after.calibrated and after.phase("sample").correction == 1.3
+    assert after.phase("sample").activations == pytest.approx(1.3 * before.phase("sample").activations, rel=1e-6)
+    assert after.phase("vae_decode") == before.phase("vae_decode")
+    # learned at one size, it holds at another
+    assert plan(book, branches=1).phase("sample").correction == 1.3
+
+
+def test_a_phase_that_is_not_on_the_card_teaches_nothing():
+    assert measurement(plan(), KIND, "frames", 10**9) is None
+
+
+def test_reset_on_the_command_line(tmp_path, capsys):
+    Calibration(tmp_path, "0.30.0").add([run(1.5)] * 3)
+    command = ["plan", "--user-dir", str(tmp_path)]
+    assert cli.main([*command, "--variant", "fp8", "--gpu", "RTX 4090"]) == 0
+    assert "corrected by measured runs" in capsys.readouterr().out
+    assert cli.main([*command, "--reset-calibration"]) == 0
+    assert "Forgot 3 measurements" in capsys.readouterr().out
+    assert cli.main([*command, "--variant", "fp8", "--gpu", "RTX 4090", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["calibrated"] is False
