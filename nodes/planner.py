@@ -107,9 +107,12 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **inputs):
         """The plan itself: what comes after runs again only when it changes."""
+        usual = {entry.id: entry.default for entry in cls.define_schema().inputs}
+        # What is linked is not known yet; the card, the files and the calibration show in the plan of a usual job too.
+        known = {name: usual[name] if value is None else value for name, value in inputs.items()}
         try:
-            return cls.plan(**inputs).to_json()
-        except (ValueError, KeyError, TypeError, OSError) as err:  # inputs that are linked are not known yet
+            return cls.plan(**known).to_json()
+        except (ValueError, OSError) as err:
             return str(err)
 
     @classmethod

@@ -184,6 +184,19 @@ loader; your own files are listed last there.
 **Faster**: turn on *step_distill* in the loader, then 4 steps and cfg 1. **Smaller**: area 480p, shift 3.
 """
 
+PLANNED_NOTE = """\
+## A picture dances, and it is known beforehand whether it fits
+
+**VRAM Budget Planner** reads this GPU, chooses the variant that is done first, and shows what every phase takes. Its plan
+goes to the loader, which keeps that much on the card; its tile size goes to the decoder. If it cannot fit, the loader says so
+before anything is fetched, and what to change.
+
+**VRAM Report** compares the run with the plan afterwards, and the next plan knows.
+
+- *gpu*: another card shows what it could do; set it back to *this one* to run.
+- Changed the number of frames in **SteadyDancer Conditioning**, the steps or the guidance? Change them in the planner too.
+"""
+
 # What takes the place of core's four loaders.
 AUTO_SOURCES = {
     "unet.MODEL": "loader.MODEL",
@@ -514,6 +527,46 @@ GRAPHS = {
             ),
         ],
         "links": [*(automatic(path) for path in BASIC_LINKS), link("select.variant > loader.variant")],
+        "groups": BASIC_GROUPS,
+    },
+    "steadydancer_planned": {
+        "nodes": [
+            *(
+                n
+                for n in replace(
+                    BASIC_NODES,
+                    note=note("note", -1, 0, PLANNED_NOTE, 430),
+                    decode=node("decode", "VAEDecodeTiled", 4.75, 8, size=(400, None), temporal_size=4096),
+                    video=node("video", "CreateVideo", 4.75, 17, size=(400, None), fps=16.0),
+                    save=node("save", "SaveVideo", 4.75, 24, size=(400, 480), title="3. The video", filename_prefix="video/SteadyDancer"),
+                )
+                if n["key"] not in ("unet", "clip", "clip_vision", "vae")
+            ),
+            node("loader", "SteadyDancerLoader", 2.15, 22, size=(310, None), variant="auto", step_distill=False),
+            node(
+                "plan",
+                "SteadyDancerVRAMPlanner",
+                2.15,
+                -8,
+                size=(310, 580),
+                variant="auto",
+                frames=81,
+                steps=40,
+                guidance="text and pose",
+                gpu="this one",
+            ),
+            node("report", "SteadyDancerVRAMReport", 3.95, 46, size=(310, 180)),
+        ],
+        "links": [
+            *(automatic(path) for path in BASIC_LINKS),
+            link("plan.variant > loader.variant"),
+            link("plan.plan > loader.plan"),
+            link("plan.vae_tile > decode.tile_size"),
+            link("fit.width > plan.width"),
+            link("fit.height > plan.height"),
+            link("plan.plan > report.plan"),
+            link("decode.IMAGE > report.after"),
+        ],
         "groups": BASIC_GROUPS,
     },
     "wan_t2v_auto": {"nodes": T2V_NODES, "links": [link(path) for path in T2V_LINKS], "groups": []},

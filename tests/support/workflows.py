@@ -34,6 +34,7 @@ TINY_VALUES = {
     "EmptyHunyuanLatentVideo": {"width": 64, "height": 96, "length": 17},
     "WanImageToVideo": {"length": 17},
     "SteadyDancerVariantSelector": {"budget": 24.0, "generation": "40xx, L40S, H100 (Ada, Hopper)"},
+    "SteadyDancerVRAMPlanner": {"variant": "steadydancer/fp8", "frames": 17, "steps": 4},
     "WanContextWindowsManual": {"context_length": 9, "context_overlap": 5},
 }
 # Examples that need more than models: who runs them. download_models asks for published files by their hash, which
@@ -105,7 +106,7 @@ def catalogue_files(node: dict) -> list[ModelFile]:
         return []
     variant = inputs[LOADERS[node["class_type"]][0]]
     if isinstance(variant, list):
-        variant = "steadydancer/fp8"  # what the selector chooses for the card of TINY_VALUES
+        variant = "steadydancer/fp8"  # what selector and planner choose by TINY_VALUES
     names = [automatic() if variant == "auto" else variant]
     return files_of(names + (["lightx2v-i2v-480p-rank64"] if inputs.get("step_distill") else []))
 
