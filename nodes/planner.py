@@ -22,6 +22,7 @@ from ..loaders.catalog import catalogue
 from ..loaders.meter import meter_of
 from .card import calibration, present_card
 from .loaders import CATEGORY, STEP_DISTILL, PlanType, disk_files
+from .progress import say
 
 THIS_ONE = "this one"
 GUIDANCE = {"text and pose": 3, "text": 2, "none": 1}
@@ -162,6 +163,7 @@ class SteadyDancerVRAMReport(io.ComfyNode):
                 ),
             ],
             outputs=[io.String.Output("report", display_name="report")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -170,4 +172,5 @@ class SteadyDancerVRAMReport(io.ComfyNode):
         lines = meter.lines() or ["Nothing was measured: connect the plan to the loader too, and run it."]
         calibration().add(meter.take())
         report = "\n".join(lines)
+        say(cls.hidden.unique_id, report)
         return io.NodeOutput(report, ui=ui.PreviewText(report))
