@@ -538,7 +538,15 @@ GRAPHS = {
                     note=note("note", -1, 0, PLANNED_NOTE, 430),
                     decode=node("decode", "VAEDecodeTiled", 4.75, 8, size=(400, None), temporal_size=4096),
                     video=node("video", "CreateVideo", 4.75, 17, size=(400, None), fps=16.0),
-                    save=node("save", "SaveVideo", 4.75, 24, size=(400, 480), title="3. The video", filename_prefix="video/SteadyDancer"),
+                    save=node(
+                        "save",
+                        "SaveVideo",
+                        4.75,
+                        24,
+                        size=(400, 480),
+                        title="3. The video",
+                        filename_prefix="video/SteadyDancer",
+                    ),
                 )
                 if n["key"] not in ("unet", "clip", "clip_vision", "vae")
             ),
