@@ -1,5 +1,6 @@
 """From a job and a card to the plan that takes least time: what stays on the card, what waits, and what to change."""
 
+from bisect import bisect
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -194,18 +195,19 @@ def too_large(job, card, model, parts, corrections, rules, found) -> list[str]:
     def possible(changed: Job) -> bool:
         return best_settings(changed, card, model, parts, corrections, rules) is not None
 
-    fewer = [n for n in range(job.frames - 4, 0, -4) if n >= 5]
-    frames = next((n for n in fewer if possible(replace(job, frames=n))), None)
-    if frames:
-        lines.append(f"{frames} frames fit at {job.width}×{job.height}.")
+    # More frames never need less, so the first count that is too large can be searched by halves.
+    counts = range(5, job.frames, 4)
+    fitting = bisect(counts, False, key=lambda frames: not possible(replace(job, frames=frames)))
+    if fitting:
+        lines.append(f"{counts[fitting - 1]} frames fit at {job.width}×{job.height}.")
     for width, height in ((1024, 576), (832, 480), (640, 368), (480, 272)):
         size = (width, height) if job.width >= job.height else (height, width)
         if size[0] * size[1] < job.width * job.height and possible(replace(job, width=size[0], height=size[1])):
             lines.append(f"{size[0]}×{size[1]} fits with {job.frames} frames.")
             break
     larger = [other for other in gpus.cards() if other.free > card.free and other.price is not None]
-    fitting = [c for c in larger if best_settings(job, c, model, parts, corrections, rules)]
-    if fitting:
-        cheapest = min(fitting, key=lambda other: other.price)
+    enough = [other for other in larger if best_settings(job, other, model, parts, corrections, rules)]
+    if enough:
+        cheapest = min(enough, key=lambda other: other.price)
         lines.append(f"{cheapest.name} can do it, at about ${cheapest.price:.2f} an hour.")
     return lines
