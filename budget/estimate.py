@@ -57,7 +57,7 @@ def tokens(job: Job, model: Model) -> int:
 
 def activation_bytes(job: Job, card: Card, model: Model, branches: int) -> int:
     """Of one evaluation of the diffusion model with `branches` in a batch, uncorrected."""
-    dtype, kernels = ("fp32", "cpu") if card.sm == 0 else ("bf16", "eager rope")
+    dtype, kernels = ("fp32", "cpu") if card.sm == 0 else ("bf16", "fused" if card.fused else "eager rope")
     line = activations_table()["diffusion"][model.architecture][dtype][kernels]
     count = tokens(job, model) * job.batch
     latents = 2000 * count  # noise, conditioning and what a sampler remembers, in float32

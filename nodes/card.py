@@ -32,7 +32,13 @@ def present_card() -> Card:
     known = [card for card in gpus.cards() if card.name in name]
     # Of an unknown card, the rates of the one most like it.
     like = max(known, key=lambda card: len(card.name)) if known else nearest(total, usable.sm)
-    return replace(like, name=name, total=total, free=free, sm=usable.sm, price=like.price if known else None)
+    price = like.price if known else None
+    return replace(like, name=name, total=total, free=free, sm=usable.sm, price=price, fused=has_fused_kernels())
+
+
+def has_fused_kernels() -> bool:
+    """ComfyUI switches its own CUDA kernels on from CUDA 13."""
+    return int((torch.version.cuda or "0").partition(".")[0]) >= 13
 
 
 def nearest(total: int, sm: int) -> Card:
