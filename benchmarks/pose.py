@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """Speed of the pose pipeline: the steps around the nets, the nets, and both together. Prints a table.
 
-    python dev.py run -- python benchmarks/pose.py [--frames 16] [--people 1] [--device cpu|cuda] [--nets]
+    python dev.py run -- python benchmarks/pose.py [--frames 16] [--device cpu|cuda] [--nets] [--peer PATH]
 
 Without --nets only the steps around them are timed, with our own rasteriser. Weights are random: speed does not depend on them.
+--peer is the `src` folder of a copy of comfyui_controlnet_aux, which needs OpenCV and matplotlib beside the environment.
 """
 
 import argparse
+import contextlib
 import importlib.util
+import io
 import sys
 import time
 from pathlib import Path
@@ -26,14 +29,12 @@ from steadydancer.pose.align import align  # noqa: E402
 from steadydancer.pose.draw import draw  # noqa: E402
 from steadydancer.pose.estimate import Net, Settings, estimate  # noqa: E402
 from steadydancer.pose.keypoints import Poses  # noqa: E402
-from steadydancer.pose.raster import NumpyPainter  # noqa: E402
+from steadydancer.pose.raster import NumpyPainter, OpenCVPainter  # noqa: E402
 from steadydancer.pose.rtmpose import PoseNet  # noqa: E402
 from steadydancer.pose.styles import STYLES  # noqa: E402
 from steadydancer.pose.yolox import YOLOX  # noqa: E402
 
 WIDTH, HEIGHT = 720, 1280
-# controlnet_aux e8b689a, measured around its nets on 2 CPU cores: see the project's notes.
-PUBLISHED_MS = 47
 
 
 class ConstantDetector:
@@ -89,6 +90,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--nets", action="store_true", help="also time the nets, and onnxruntime where it is installed")
+    parser.add_argument("--peer", help="folder with the package custom_controlnet_aux")
     parser.add_argument("--threads", type=int, default=0, help="torch's threads; 0 leaves its own choice")
     args = parser.parse_args()
     if args.threads:
@@ -119,13 +121,66 @@ def main() -> None:
         whole += add("align", lambda: align(poses, reference, WIDTH, HEIGHT), args.frames)
         whole += add("draw (own rasteriser, 2x)", lambda: draw(poses, style, NumpyPainter), args.frames)
         rows.append(("all of it, every frame detected", *whole))
-        rows.append(("controlnet_aux around its nets (published measurement)", PUBLISHED_MS, PUBLISHED_MS))
+        with contextlib.suppress(ModuleNotFoundError):
+            add(
+                "draw (1x, as controlnet_aux, with OpenCV)",
+                lambda: draw(poses, STYLES["controlnet_aux"], OpenCVPainter),
+                args.frames,
+            )
+        if args.peer:
+            rows.append(("controlnet_aux, all of it", *time_peer(add, args.peer, (frames * 255).byte().numpy())))
         if args.nets:
             time_nets(add, frames, device)
     print(f"{WIDTH}x{HEIGHT}, {args.frames} frames, {device}, {torch.get_num_threads()} threads")
     print(f"{'':56} {'wall':>9} {'CPU':>9}  ms a frame")
     for name, wall, cpu in rows:
         print(f"{name:56} {wall:9.2f} {cpu:9.2f}  {1000 / wall:9.1f} frames/s")
+
+
+class InferenceSession:
+    """What controlnet_aux takes for onnxruntime's session, by its name: `answer(input)`, at no cost."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def get_inputs(self):
+        return [type("Input", (), {"name": "input"})]
+
+    def run(self, names, inputs):
+        return self.answer(inputs["input"])
+
+
+def time_peer(add, folder: str, frames: np.ndarray) -> np.ndarray:
+    """The same frames through controlnet_aux, with the same constant nets: detection, poses, drawing."""
+    sys.path.insert(0, folder)
+    from custom_controlnet_aux import dwpose
+    from custom_controlnet_aux.dwpose.wholebody import Wholebody
+
+    cpu = torch.device("cpu")
+    found, points = ConstantDetector(cpu).rows.numpy(), [part.numpy() for part in ConstantPose(cpu).answer]
+    whole = Wholebody.__new__(Wholebody)
+    whole.det_filename, whole.pose_filename, whole.pose_input_size = "yolox_l.onnx", "dw-ll_ucoco_384.onnx", (288, 384)
+    whole.det = InferenceSession(lambda x: [found.copy()])
+    whole.pose = InferenceSession(lambda x: [part.repeat(len(x), 0) for part in points])
+
+    def read() -> None:
+        for frame in frames:
+            with contextlib.redirect_stdout(io.StringIO()):
+                Wholebody.format_result(whole(frame.copy()))
+
+    moving = dancer(len(frames))
+    poses = [
+        Wholebody.format_result(np.concatenate((points, scores[..., None]), -1))
+        for points, scores in zip(moving.points, moving.scores)
+    ]
+
+    def draw_all() -> None:
+        for pose in poses:
+            dwpose.draw_poses(pose, HEIGHT, WIDTH, draw_face=False)
+
+    both = add("controlnet_aux, from frames to keypoints without nets", read, len(frames))
+    both += add("controlnet_aux, drawing with OpenCV, 1x", draw_all, len(frames))
+    return both
 
 
 def time_nets(add, frames: torch.Tensor, device: torch.device) -> None:
