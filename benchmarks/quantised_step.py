@@ -1,7 +1,7 @@
 """Step time and peak memory of SteadyDancer 14B in GGUF against bf16, with random weights. Needs an NVIDIA GPU to mean much.
 
     python benchmarks/quantised_step.py --comfyui PATH [--kinds bf16 Q4_K Q8_0] [--frames 81] [--width 832] [--height 480]
-                                        [--loras 0] [--keys 14b|tiny]
+                                        [--loras 0 4] [--blocks 40] [--keys 14b|tiny]
 
 Each kind is loaded and placed by ComfyUI, then evaluated four times; the first is not counted. Nothing is written to disk.
 """
@@ -16,8 +16,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def state_dict(keys: str, kind: str) -> dict[str, torch.Tensor]:
-    """Random weights in the published layout; Linear weights of the blocks in `kind`, the rest in float32 or bf16."""
+def state_dict(keys: str, kind: str, blocks: int = 40) -> dict[str, torch.Tensor]:
+    """Random weights in the published layout; Linear weights of the first `blocks` blocks in `kind`, the rest in bf16."""
     from steadydancer.quant.blocks import BLOCKS, BY_NAME
     from steadydancer.quant.layout import packed
 
@@ -26,6 +26,8 @@ def state_dict(keys: str, kind: str) -> dict[str, torch.Tensor]:
         if not line.strip():
             continue
         key, sizes = line.split("\t")[:2]
+        if key.startswith("blocks.") and int(key.split(".")[1]) >= blocks:
+            continue
         shape = tuple(map(int, sizes.split(",")))
         if kind != "bf16" and key.startswith("blocks.") and key.endswith(".weight") and len(shape) == 2:
             block = BY_NAME[kind]
@@ -39,7 +41,7 @@ def state_dict(keys: str, kind: str) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def measure(args, kind: str) -> None:
+def measure(args, kind: str, loras: int) -> None:
     import comfy.model_management as mm
     import comfy.sd
     from steadydancer.quant.ops import packed_operations
@@ -47,10 +49,10 @@ def measure(args, kind: str) -> None:
 
     operations = packed_operations()
     options = {} if kind == "bf16" else {"custom_operations": operations}
-    model = comfy.sd.load_diffusion_model_state_dict(state_dict(args.keys, kind), {**options, "dtype": torch.bfloat16})
+    model = comfy.sd.load_diffusion_model_state_dict(state_dict(args.keys, kind, args.blocks), {**options, "dtype": torch.bfloat16})
     if kind != "bf16":
         model = with_packed_patches(model, operations.scratch)
-    for _ in range(args.loras):
+    for _ in range(loras):
         model = with_lora(model)
     mm.load_models_gpu([model], memory_required=0)
     device, dtype = model.load_device, torch.bfloat16
@@ -79,17 +81,17 @@ def measure(args, kind: str) -> None:
     peak = torch.cuda.max_memory_allocated(device) / 1e9 if on_gpu else float("nan")
     dynamic = "dynamic" if model.is_dynamic() else "static"
     weights = model.model_size() / 1e9
-    print(f"{kind:<8} {dynamic:<8} {weights:>7.2f} {peak:>8.2f} {min(seconds[1:]):>8.3f}", flush=True)
+    print(f"{kind:<8} {loras:>5} {dynamic:<8} {weights:>7.2f} {peak:>8.2f} {min(seconds[1:]):>8.3f}", flush=True)
     mm.unload_all_models()
 
 
 def with_lora(model, rank: int = 64):
-    """The model with one random LoRA on all attention weights."""
+    """The model with one random LoRA on all weights of all blocks' layers."""
     from comfy.weight_adapter.lora import LoRAAdapter
 
     patches = {}
     for name, module in model.model.diffusion_model.named_modules():
-        if "attn." in name and hasattr(module, "in_features"):
+        if name.startswith("blocks.") and hasattr(module, "in_features"):
             up, down = torch.randn(module.out_features, rank) * 1e-3, torch.randn(rank, module.in_features) * 1e-3
             patches[f"diffusion_model.{name}.weight"] = LoRAAdapter(set(), (up, down, None, None, None, None))
     model = model.clone()
@@ -102,7 +104,8 @@ def main() -> None:
     parser.add_argument("--comfyui", required=True)
     parser.add_argument("--kinds", nargs="+", default=["bf16", "Q8_0", "Q4_K"])
     parser.add_argument("--keys", choices=("14b", "tiny"), default="14b")
-    parser.add_argument("--loras", type=int, default=0)
+    parser.add_argument("--loras", type=int, nargs="+", default=[0], help="how many LoRAs; a row for each number")
+    parser.add_argument("--blocks", type=int, default=40, help="of the 14B model: one is enough for a ratio on a CPU")
     parser.add_argument("--frames", type=int, default=81)
     parser.add_argument("--width", type=int, default=832)
     parser.add_argument("--height", type=int, default=480)
@@ -118,9 +121,10 @@ def main() -> None:
     from steadydancer.dancer.model import register
 
     register()
-    print(f"{'kind':<8} {'placing':<8} {'weights':>7} {'peak GB':>8} {'s a step':>8}")
+    print(f"{'kind':<8} {'LoRAs':>5} {'placing':<8} {'weights':>7} {'peak GB':>8} {'s a step':>8}")
     for kind in args.kinds:
-        measure(args, kind)
+        for loras in args.loras:
+            measure(args, kind, loras)
 
 
 if __name__ == "__main__":
