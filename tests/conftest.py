@@ -50,6 +50,17 @@ def pytest_runtest_setup(item):
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item, nextitem):
+    """A server with settings of its own ends with its file: all of them together would fill the memory."""
+    result = yield
+    if nextitem is None or nextitem.path != item.path:
+        for server in servers:
+            if server.flags or server.variables:
+                server.stop()
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     report = yield
     if report.failed:
@@ -112,7 +123,8 @@ def comfyui(comfyui_path, tmp_path_factory) -> Path:
 def start_comfy(comfyui_path, tmp_path_factory):
     """start_comfy(*flags, variables={}) → a running `support.server.Server`; equal calls share one.
 
-    All of them are stopped at the end of the session; stop one earlier with `.stop()` and the next call starts afresh.
+    One with flags or variables is stopped at the end of its file, the plain one at the end of the session; stop one earlier
+    with `.stop()` and the next call starts afresh.
     """
     from support.server import Server
 
