@@ -1,9 +1,9 @@
 """The dance: a piece of a video as frames and sound."""
 
-import psutil
 import torch
 from comfy_api.latest import io
 
+from ..storage.memory import free_ram
 from ..storage.read_video import Stopped, read_clip
 from .progress import NodeProgress, cancelled, stop
 
@@ -61,6 +61,11 @@ class SteadyDancerDrivingVideo(io.ComfyNode):
     @classmethod
     def execute(cls, video, start, frames, fps, longest_side) -> io.NodeOutput:
         begin, length = video.get_active_trim_window()
+        if length and start >= length:
+            raise ValueError(
+                f"The piece of the video is {length:.1f} s long, so nothing is left after {start:.1f} s. "
+                "Choose an earlier start."
+            )
         try:
             clip = read_clip(
                 video.get_stream_source(),
@@ -68,8 +73,8 @@ class SteadyDancerDrivingVideo(io.ComfyNode):
                 frames,
                 16.0 if fps == MODEL_FPS else 0.0,
                 longest_side,
-                max(length - start, 1e-3) if length else 0.0,
-                psutil.virtual_memory().available,
+                length - start if length else 0.0,
+                free_ram(),
                 NodeProgress(cls.hidden.unique_id),
                 cancelled,
             )

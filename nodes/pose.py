@@ -176,6 +176,10 @@ class SteadyDancerPoseEstimator(io.ComfyNode):
         runtime,
         bboxes=None,
     ) -> io.NodeOutput:
+        if not len(image):
+            raise ValueError(
+                "There is no picture to look at: the batch of images is empty. Connect at least one picture."
+            )
         shown = {
             name: _flag(name, value) for name, value in zip(FLAGS, (detect_body, detect_hand, detect_face), strict=True)
         }

@@ -52,7 +52,7 @@ def _files() -> list[Path]:
 def detector(path: Path, batch: int, onnxruntime: bool) -> Net:
     """YOLOX ready to run, `batch` pictures at once (0 = as memory allows)."""
     if onnxruntime:
-        return _session(str(path), path.stat().st_mtime_ns).net(batch or 1)
+        return _session(str(path), path.stat().st_mtime_ns, 1).net(batch or 1)
     patched = _patched(str(path), path.stat().st_mtime_ns, load_detector)
     return Net(patched, patched.device, batch or _batch(patched.device, DETECTOR_BYTES, DETECTOR_MOST, 1))
 
@@ -60,7 +60,7 @@ def detector(path: Path, batch: int, onnxruntime: bool) -> Net:
 def pose_net(path: Path, batch: int, onnxruntime: bool) -> Net:
     """DWPose or RTMW ready to run, `batch` crops at once (0 = as memory allows)."""
     if onnxruntime:
-        return _session(str(path), path.stat().st_mtime_ns).net(batch or 4)
+        return _session(str(path), path.stat().st_mtime_ns, 2).net(batch or 4)
     patched = _patched(str(path), path.stat().st_mtime_ns, load_pose_net)
     size = patched.model.width, patched.model.height
     return Net(patched, patched.device, batch or _batch(patched.device, POSE_BYTES, POSE_MOST, 4), *size)
@@ -110,7 +110,7 @@ def _patched(path: str, _changed: int, load) -> Patched:
 class Session:
     """The same with an installed onnxruntime on the CPU, which is faster there."""
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, outputs: int):
         try:
             import onnxruntime
         except ImportError as err:
@@ -123,6 +123,12 @@ class Session:
         except Exception as err:  # its own kinds, all of them a bad file
             raise ValueError(f"{Path(path).name} cannot be read. Download it again.") from err
         self.input = self.session.get_inputs()[0]
+        sizes = self.input.shape[2:]
+        if len(self.session.get_outputs()) != outputs or [type(size) for size in sizes] != [int, int]:
+            raise ValueError(
+                f"{Path(path).name} has other inputs or outputs than the published file, so onnxruntime cannot run it for "
+                "this node. Choose the runtime torch, or the published file."
+            )
 
     def net(self, batch: int) -> Net:
         fixed, _, height, width = self.input.shape
@@ -151,5 +157,5 @@ class Session:
 
 
 @lru_cache(maxsize=2)
-def _session(path: str, _changed: int) -> Session:
-    return Session(path)
+def _session(path: str, _changed: int, outputs: int) -> Session:
+    return Session(path, outputs)

@@ -11,26 +11,27 @@ from ..progress import Meter
 
 
 class NodeProgress:
-    """A plain callable `progress(done, total)` for the rooms that do not import ComfyUI.
+    """A plain callable `progress(done, total, doing)` for the rooms that do not import ComfyUI.
 
     `unit` names what is counted: "B" is shown in GB with its rate in MB/s, anything else ("frames") as it is.
+    `doing` names a part of the work, which is counted by itself.
     """
 
     def __init__(self, node_id: str, unit: str = "frames"):
-        self.node_id = node_id
-        self.meter = Meter(unit)
-        self.bar = None
+        self.node_id, self.unit = node_id, unit
+        self.part = None
         self.last = time.monotonic()
 
-    def __call__(self, done: int, total: int) -> None:
-        if self.bar is None or self.bar.total != total:
-            self.bar = comfy.utils.ProgressBar(total, node_id=self.node_id)
+    def __call__(self, done: int, total: int, doing: str = "") -> None:
+        if self.part != (total, doing):
+            self.part = total, doing
+            self.bar, self.meter = comfy.utils.ProgressBar(total, node_id=self.node_id), Meter(self.unit)
         self.bar.update_absolute(done)
         line = self.meter.line(done, total)
         now = time.monotonic()
         if now - self.last >= 1.0 or done >= total:
             self.last = now
-            PromptServer.instance.send_progress_text(line, self.node_id)
+            PromptServer.instance.send_progress_text(f"{doing}: {line}" if doing else line, self.node_id)
 
 
 def say(node_id: str, text: str) -> None:

@@ -1,5 +1,6 @@
 """Where the people are: YOLOX over a clip, its boxes linked from frame to frame."""
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ GREY = 114.0
 OVERLAP = 0.45  # non-maximum suppression
 LINKED = 0.1  # the least overlap of two sightings of one person
 FORGET = 15  # frames after which a box that comes back is someone new
+ALIKE = 0.5  # as large and sure as this part of somebody: may be the same person, seen again elsewhere
 
 
 @dataclass
@@ -21,6 +23,19 @@ class Sightings:
 
     boxes: dict[int, np.ndarray]
     weight: float = 0.0
+
+    @property
+    def size(self) -> float:
+        """How prominent in a frame in which the person is seen."""
+        return self.weight / len(self.boxes)
+
+    def away(self, other: "Sightings") -> float:
+        """Pixels between the two people at the frames in which they are nearest in time; infinite if seen together."""
+        if self.boxes.keys() & other.boxes.keys():
+            return np.inf
+        mine, theirs = list(self.boxes), list(other.boxes)
+        a, b = divmod(int(np.abs(np.subtract.outer(mine, theirs)).argmin()), len(theirs))
+        return float(np.linalg.norm((self.boxes[mine[a]] - other.boxes[theirs[b]]).reshape(2, 2).mean(0)))
 
 
 def letterbox(frames: torch.Tensor) -> torch.Tensor:
@@ -81,15 +96,46 @@ def link(found: dict[int, np.ndarray], max_people: int, detect_every: int = 1) -
             person.boxes[frame] = row[:4]
             person.weight += row[4] * (row[2] - row[0]) * (row[3] - row[1])
     people.sort(key=lambda person: -person.weight)
-    return people[:max_people] if max_people else people
+    return _rejoined(people)[:max_people] if max_people else people
+
+
+def _rejoined(people: list[Sightings]) -> list[Sightings]:
+    """The same people, with those put together who are one: a cut or a leap makes somebody new of a dancer.
+
+    One is who is never seen beside the other and is about as prominent.
+    """
+    kept: list[Sightings] = []
+    for person in people:
+        fitting = [one for one in kept if person.size >= ALIKE * one.size and np.isfinite(one.away(person))]
+        if fitting:
+            same = min(fitting, key=person.away)
+            same.boxes |= person.boxes
+            same.weight += person.weight
+        else:
+            kept.append(person)
+    return kept
 
 
 def every_frame(person: Sightings, frames: int, detect_every: int) -> dict[int, np.ndarray]:
-    """The person's box in every frame from the first sighting to the last, held until the next look at the picture."""
-    seen = sorted(person.boxes)
-    until = min(seen[-1] + detect_every, frames)
-    corners = np.stack([person.boxes[frame] for frame in seen])
-    inside = np.arange(seen[0], until)
-    values = np.stack([np.interp(inside, seen, corners[:, i]) for i in range(4)], 1)
-    near = np.abs(inside[:, None] - np.array(seen)).min(1) <= max(FORGET, detect_every)
-    return {int(frame): box for frame, box, close in zip(inside, values, near, strict=True) if close}
+    """The person's box in every frame, from after the last look without the person to before the next one.
+
+    Between sightings it is interpolated, also over a few looks that missed the person. Where the person has leapt, or the
+    picture was cut, since the last look, it holds both places.
+    """
+    seen, boxes = sorted(person.boxes), {}
+    for frame in range(max(seen[0] - detect_every + 1, 0), min(seen[-1] + detect_every, frames)):
+        next_one = bisect_right(seen, frame)
+        a, b = seen[max(next_one - 1, 0)], seen[min(next_one, len(seen) - 1)]
+        first, second = person.boxes[a], person.boxes[b]
+        if frame in person.boxes or a == b:
+            boxes[frame] = first
+        elif b - a > max(FORGET, detect_every):  # away in between
+            if frame - a < detect_every:
+                boxes[frame] = first
+            elif b - frame < detect_every:
+                boxes[frame] = second
+        elif b - a <= detect_every and iou(first[None], second[None])[0, 0] < LINKED:
+            boxes[frame] = np.concatenate([np.minimum(first, second)[:2], np.maximum(first, second)[2:]])
+        else:
+            boxes[frame] = first + (second - first) * ((frame - a) / (b - a))
+    return boxes

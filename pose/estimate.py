@@ -49,24 +49,17 @@ def estimate(
     pose: Net,
     settings: Settings,
     boxes: dict[int, np.ndarray] | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int, str], None] = lambda done, total, doing: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Poses:
     """The people of frames [n, height, width, 1, 3 or 4 channels], 0..1.
 
-    `boxes` by frame [k, 5] (x1, y1, x2, y2, score) replace the detector. Raises Stopped when cancelled; a batch that does
-    not fit into memory is halved.
+    `boxes` by frame [k, 5] (x1, y1, x2, y2, score) replace the detector. `progress` counts frames, first those in which
+    people are looked for, then those whose poses are read. Raises Stopped when cancelled; a batch that does not fit into
+    memory is halved.
     """
     count, height, width = frames.shape[:3]
-    looked = [] if boxes is not None else list(range(0, count, settings.detect_every))
-    done = 0
-
-    def step(items: float) -> None:
-        nonlocal done
-        done += items
-        progress(int(done), len(looked) + count)
-
-    found = boxes if boxes is not None else _find(frames, looked, detector, settings, step, cancelled)
+    found = boxes if boxes is not None else _find(frames, detector, settings, progress, cancelled)
     spacing = settings.detect_every if boxes is None else 1
     people = link(found, settings.max_people, spacing)
     placed = [every_frame(person, count, spacing) for person in people]
@@ -96,7 +89,10 @@ def estimate(
         for (frame, slot), at, sure in zip(wanted[start:stop], points, scores, strict=True):
             poses.points[frame, slot], poses.scores[frame, slot] = at, sure
 
-    in_batches(len(wanted), pose.batch, run, lambda items: step(items * count / len(wanted)), cancelled)
+    def step(crops: int) -> None:
+        progress(crops * count // max(len(wanted), 1), count, "Reading poses")
+
+    in_batches(len(wanted), pose.batch, run, step, cancelled)
     for shown, parts in (
         (settings.body, (BODY, FEET)),
         (settings.hands, (LEFT_HAND, RIGHT_HAND)),
@@ -109,13 +105,13 @@ def estimate(
 
 def _find(
     frames: torch.Tensor,
-    looked: list[int],
     detector: Net,
     settings: Settings,
-    step: Callable[[float], None],
+    progress: Callable[[int, int, str], None],
     cancelled: Callable[[], bool],
 ) -> dict[int, np.ndarray]:
-    """People's boxes [k, 5] in the frames `looked` at."""
+    """People's boxes [k, 5] in every frame that is looked at."""
+    looked = range(0, len(frames), settings.detect_every)
     found: dict[int, np.ndarray] = {}
 
     def run(start: int, stop: int) -> None:
@@ -128,6 +124,9 @@ def _find(
             )
         )
 
+    def step(pictures: int) -> None:
+        progress(pictures, len(looked), "Finding people")
+
     in_batches(len(looked), detector.batch, run, step, cancelled)
     return found
 
@@ -139,8 +138,9 @@ def in_batches(
     step: Callable[[int], None],
     cancelled: Callable[[], bool],
 ) -> None:
-    """run(start, stop) over 0 … count, `size` items at a time, half as many whenever memory runs out."""
+    """run(start, stop) over 0 … count, `size` items at a time, half as many whenever memory runs out; step(items done)."""
     start = 0
+    step(0)
     while start < count:
         if cancelled():
             raise Stopped
@@ -152,8 +152,8 @@ def in_batches(
                 raise
             size = (stop - start) // 2
             continue
-        step(stop - start)
         start = stop
+        step(start)
 
 
 def out_of_memory(err: Exception) -> bool:
@@ -168,7 +168,10 @@ def rgb(frames: torch.Tensor) -> torch.Tensor:
 
 
 def filled(poses: Poses, missing: str) -> Poses:
-    """Frames in which a person was not found: left empty, the previous pose held, or interpolated between neighbours."""
+    """Frames in which a person was not found: left empty, the previous pose held, or interpolated between neighbours.
+
+    Before the first sighting `interpolate` holds that, and after the last both hold the last, as core's nodes do.
+    """
     if missing == "empty":
         return poses
     points, scores = poses.points.copy(), poses.scores.copy()
@@ -176,11 +179,11 @@ def filled(poses: Poses, missing: str) -> Poses:
         known = np.flatnonzero(poses.present[:, person])
         for frame in np.flatnonzero(~poses.present[:, person]) if len(known) else ():
             before, after = known[known < frame], known[known > frame]
-            if len(before) and len(after) and missing == "interpolate":
-                a, b = before[-1], after[0]
-                share = (frame - a) / (b - a)
-                points[frame, person] = (1 - share) * points[a, person] + share * points[b, person]
-                scores[frame, person] = np.minimum(scores[a, person], scores[b, person])
-            elif len(before):
-                points[frame, person], scores[frame, person] = points[before[-1], person], scores[before[-1], person]
+            if missing == "previous" and not len(before):
+                continue
+            a = before[-1] if len(before) else after[0]
+            b = after[0] if len(after) and missing == "interpolate" else a
+            share = (frame - a) / max(b - a, 1)
+            points[frame, person] = points[a, person] + share * (points[b, person] - points[a, person])
+            scores[frame, person] = np.minimum(scores[a, person], scores[b, person])
     return replace(poses, points=points, scores=scores)

@@ -7,6 +7,7 @@ is left), so the reader accepts all of it and the writer writes what both reader
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,22 +72,40 @@ def read(value: list | dict | str) -> Poses:
         )
     if any("animals" in frame for frame in frames):
         logging.warning("SteadyDancer reads the poses of people only; the animals in this pose are left out.")
-    width, height = (int(frames[0].get(key) or 0) for key in ("canvas_width", "canvas_height"))
+    width, height = (_pixels(frames[0].get(key)) for key in ("canvas_width", "canvas_height"))
     if width <= 0 or height <= 0:
         raise ValueError("This pose does not say how large its picture was. Set canvas_width and canvas_height in it.")
+    try:
+        return _clip(frames, width, height)
+    except (TypeError, ValueError, AttributeError) as err:
+        raise ValueError(
+            "This pose cannot be read: its people are not lists of x, y, confidence as OpenPose writes them. "
+            "Save it again from the tool that made it."
+        ) from err
 
+
+def _pixels(value) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return 0
+
+
+def _clip(frames: list[dict], width: int, height: int) -> Poses:
     people = [frame.get("people") or [] for frame in frames]
-    tracked = all(isinstance(person.get("track_id"), int) for frame in people for person in frame) and any(people)
-    ids = sorted({person["track_id"] for frame in people for person in frame}) if tracked else None
-    slots = [[ids.index(person["track_id"]) if tracked else i for i, person in enumerate(frame)] for frame in people]
-    clip = empty(len(frames), max(len(frame) for frame in people) if ids is None else len(ids), width, height)
+    ids = [[person.get("track_id") for person in frame] for frame in people]
+    tracked = any(ids) and all(isinstance(i, int) for frame in ids for i in frame)
+    tracked = tracked and all(len(set(frame)) == len(frame) for frame in ids)
+    known = sorted({i for frame in ids for i in frame}) if tracked else range(max(len(frame) for frame in people))
+    clip = empty(len(frames), len(known), width, height)
     for f, frame in enumerate(frames):
-        size = [int(frame.get("canvas_width") or width), int(frame.get("canvas_height") or height)]
-        for slot, person in zip(slots[f], people[f], strict=True):
+        size = [_pixels(frame.get("canvas_width")) or width, _pixels(frame.get("canvas_height")) or height]
+        for i, person in enumerate(people[f]):
             points, scores = _person(person, size)
-            clip.points[f, slot] = points * (width / size[0], height / size[1])
+            slot = known.index(ids[f][i]) if tracked else i
+            clip.points[f, slot] = points * np.divide([width, height], size)
             clip.scores[f, slot] = scores
-    return Poses(clip.points, clip.scores, width, height, tracked)
+    return replace(clip, tracked=tracked)
 
 
 def save(path: Path, poses: Poses, threshold: float = THRESHOLD) -> None:

@@ -112,8 +112,9 @@ def test_memory_running_out_halves_the_batch():
 def test_cancel_between_batches_and_progress_to_the_end():
     frames, _ = clip(6)
     seen = []
-    estimate(frames, *nets(2), Settings(), progress=lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (12, 12) and seen == sorted(seen)
+    estimate(frames, *nets(2), Settings(detect_every=3), progress=lambda *step: seen.append(step))
+    looks = [(done, 2, "Finding people") for done in (0, 2)]
+    assert seen == looks + [(done, 6, "Reading poses") for done in (0, 2, 4, 6)]
     with pytest.raises(Stopped):
         estimate(frames, *nets(2), Settings(), cancelled=lambda: len(seen) > 0)
 
@@ -126,6 +127,7 @@ def test_frames_without_the_person(missing, no_person):
     frames, _ = clip(30, skip=range(5, 25))
     poses = estimate(frames, *nets(16), Settings(missing=missing, no_person=no_person))
     gone = poses.points[10, 0]
+    assert np.abs(poses.points[25, 0, :18] - poses.points[4, 0, :18]).mean() > 10  # back, and the same person
     if missing == "previous":
         np.testing.assert_array_equal(gone, poses.points[4, 0])
     elif missing == "interpolate":
@@ -133,7 +135,29 @@ def test_frames_without_the_person(missing, no_person):
     elif no_person == "empty":
         assert not poses.present[10].any()
     else:
-        assert poses.present.shape == (30, 1) or poses.present.any()
+        assert poses.present.shape == (30, 1) and poses.present.all()
+
+
+def test_lost_at_both_ends_of_the_clip():
+    """As in core's nodes: interpolation holds the nearest pose there, `previous` knows none before the first."""
+    frames, _ = clip(30, skip=(*range(5), *range(25, 30)))
+    for missing, first in (("interpolate", 5), ("previous", None), ("empty", None)):
+        poses = estimate(frames, *nets(16), Settings(missing=missing))
+        if first is None:
+            assert not poses.present[:5].any()
+        else:
+            np.testing.assert_array_equal(poses.points[0], poses.points[first])
+        if missing == "empty":
+            assert not poses.present[25:].any()
+        else:
+            np.testing.assert_array_equal(poses.points[29], poses.points[24])
+
+
+def test_who_comes_in_between_two_looks_is_read_from_the_first_frame():
+    frames, truth = clip(10, skip=(0, 1))
+    poses = estimate(frames, *nets(16), Settings(detect_every=5))
+    error = np.linalg.norm(poses.points[2:, 0] - from_coco(truth, np.ones((10, 133)))[0][2:], axis=-1)
+    assert error.mean() <= 5
 
 
 def test_nobody_at_all():
@@ -253,7 +277,37 @@ def test_the_dancer_is_not_lost_between_looks_far_apart():
     assert sorted(detect.every_frame(only, 81, 40)) == list(range(81))
 
 
+LEFT, RIGHT = np.array([100.0, 100, 300, 700, 0.9]), np.array([600.0, 120, 800, 720, 0.9])
+
+
+def test_the_dancer_is_kept_over_a_cut_or_a_leap():
+    """Boxes that no longer overlap would make a second person, and the rest of the dance would be lost."""
+    found = {f: np.stack([LEFT if f < 40 else RIGHT]) for f in range(0, 81, 5)}
+    (dancer,) = detect.link(found, 1, 5)
+    boxes = detect.every_frame(dancer, 81, 5)
+    assert sorted(boxes) == list(range(81))
+    for frame in (36, 37, 38, 39):  # somewhere here it happens: both places are seen
+        assert boxes[frame].tolist() == [100, 100, 800, 720]
+    assert boxes[35].tolist() == LEFT[:4].tolist() and boxes[40].tolist() == RIGHT[:4].tolist()
+
+
+def test_two_dancers_keep_their_sides_over_a_cut():
+    closer = np.array([40.0, 40, 40, 40, 0])
+    found = {f: np.stack([LEFT, RIGHT]) + (f >= 40) * (closer + [0, 700, 0, 700, 0]) for f in range(0, 80, 5)}
+    first, second = detect.link(found, 2, 5)
+    for dancer, place in ((first, LEFT), (second, RIGHT)):
+        assert sorted(dancer.boxes) == list(range(0, 80, 5))
+        assert all(abs(box[0] - place[0]) <= 40 for box in dancer.boxes.values())
+
+
+def test_a_passer_by_does_not_fill_the_dancers_absence():
+    small = np.array([500.0, 300, 560, 480, 0.95])
+    found = {f: np.stack([small if 20 <= f < 60 else LEFT]) for f in range(0, 80, 5)}
+    (dancer,) = detect.link(found, 1, 5)
+    assert sorted(dancer.boxes) == [*range(0, 20, 5), *range(60, 80, 5)]
+
+
 def test_batches_cover_everything_once():
-    seen = []
-    in_batches(10, 4, lambda a, b: seen.append((a, b)), lambda n: None, lambda: False)
-    assert seen == [(0, 4), (4, 8), (8, 10)]
+    seen, steps = [], []
+    in_batches(10, 4, lambda a, b: seen.append((a, b)), steps.append, lambda: False)
+    assert seen == [(0, 4), (4, 8), (8, 10)] and steps == [0, 4, 8, 10]

@@ -147,6 +147,21 @@ def test_what_is_no_pose_is_refused_in_words(value):
         interchange.read(value)
 
 
+PEOPLE = ["ab", {"0": {}}, [[1, 2, 3]], [None], [{"pose_keypoints_2d": "1 2 3"}], [{"pose_keypoints_2d": [[1, 2], [1]]}]]
+
+
+@pytest.mark.parametrize("people", PEOPLE)
+def test_broken_people_are_refused_in_words(people):
+    with pytest.raises(ValueError, match="This pose cannot be read: .* Save it again"):
+        interchange.read([{"people": people, "canvas_width": WIDTH, "canvas_height": HEIGHT}])
+
+
+def test_two_people_with_one_id_are_both_kept():
+    people = [aux_person(hands_at_wrists(person_points(seed))) | {"track_id": 0} for seed in (1, 2)]
+    poses = interchange.read([frame(*people)])
+    assert poses.present.tolist() == [[True, True]] and not poses.tracked
+
+
 def test_coco_order_and_neck():
     points = np.stack([np.arange(133.0), np.arange(133.0)], -1)
     scores = np.full(133, 0.9, np.float32)
