@@ -24,11 +24,11 @@ cli = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(cli)
 cli.load_package()
 
-from steadydancer.pose import crops, detect  # noqa: E402
+from steadydancer.pose import crops, detect, interchange  # noqa: E402
 from steadydancer.pose.align import align  # noqa: E402
 from steadydancer.pose.draw import draw  # noqa: E402
 from steadydancer.pose.estimate import Net, Settings, estimate  # noqa: E402
-from steadydancer.pose.keypoints import Poses  # noqa: E402
+from steadydancer.pose.keypoints import FACE, FROM_COCO, Poses  # noqa: E402
 from steadydancer.pose.raster import NumpyPainter, OpenCVPainter  # noqa: E402
 from steadydancer.pose.rtmpose import PoseNet  # noqa: E402
 from steadydancer.pose.styles import STYLES  # noqa: E402
@@ -37,23 +37,35 @@ from steadydancer.pose.yolox import YOLOX  # noqa: E402
 WIDTH, HEIGHT = 720, 1280
 
 
+BOX = np.array([[120.0, 140, 600, 1140]])  # around the dancer
+
+
 class ConstantDetector:
     """One sure person, at no cost."""
 
     def __init__(self, device):
         self.rows = torch.zeros(1, 8400, 85, device=device)
-        self.rows[0, 6400 + 3280 % 400, :6] = torch.tensor([0.0, 0.0, 2.2, 2.9, 1.0, 1.0])
+        x1, y1, x2, y2 = BOX[0] / 2 / 32  # cells of 32 pixels of the picture at half its size
+        x, y, w, h = (x1 + x2) / 2, (y1 + y2) / 2, np.log(x2 - x1), np.log(y2 - y1)
+        cell = 8000 + int(y) * 20 + int(x)
+        self.rows[0, cell, :6] = torch.tensor([x - int(x), y - int(y), w, h, 1.0, 1.0])
 
     def __call__(self, pictures):
         return self.rows.expand(len(pictures), -1, -1)
 
 
 class ConstantPose:
-    """Fixed points, at no cost."""
+    """The dancer's points, at no cost."""
 
     def __init__(self, device):
-        random = torch.Generator().manual_seed(0)
-        self.answer = tuple(torch.rand(1, 133, bins, generator=random).to(device) for bins in (576, 768))
+        points = np.zeros((133, 2))
+        points[FROM_COCO] = dancer(1).points[0, 0]
+        points[0] = dancer(1).points[0, 0, 0]  # the neck came last under this index
+        region = crops.regions(BOX, 288, 384)[0]
+        share = (points - region[:2]) / region[2:] + 0.5
+        self.answer = tuple(torch.zeros(1, 133, bins, device=device) for bins in (576, 768))
+        for part, places in zip(self.answer, share.T):
+            part[0, range(133), (places * part.shape[-1]).astype(int).clip(0, part.shape[-1] - 1)] = 0.9
 
     def __call__(self, crops):
         return tuple(part.expand(len(crops), -1, -1) for part in self.answer)
@@ -73,7 +85,7 @@ def timed(work, repeats: int, device) -> tuple[float, float]:
 
 
 def dancer(frames: int) -> Poses:
-    """A body with hands at a plausible size, moving a little."""
+    """A body with hands and face at a plausible size, moving a little."""
     random = np.random.default_rng(0)
     x = np.array([0, 0, -90, -150, -190, 90, 150, 190, -50, -60, -60, 50, 60, 60, -15, 15, -30, 30.0])
     y = np.array([-90, 0, 0, 130, 250, 0, 130, 250, 300, 520, 740, 300, 520, 740, -105, -105, -95, -95.0])
@@ -81,6 +93,7 @@ def dancer(frames: int) -> Poses:
     points[:, 0, :18] = np.stack([360 + x, 330 + y], -1) + random.uniform(-9, 9, (frames, 18, 2))
     for part, wrist in ((slice(92, 113), 7), (slice(113, 134), 4)):
         points[:, 0, part] = points[:, 0, [wrist]] + random.uniform(-45, 45, (frames, 21, 2))
+    points[:, 0, FACE] = points[:, 0, [0]] + random.uniform(-35, 35, (frames, 68, 2))
     return Poses(points, np.ones((frames, 1, 134), np.float32), WIDTH, HEIGHT)
 
 
@@ -105,7 +118,7 @@ def main() -> None:
         return np.array([wall, cpu])
 
     poses, reference, style = dancer(args.frames), dancer(1), STYLES["SteadyDancer"]
-    region = crops.regions(np.array([[140.0, 180, 580, 1120]]), 288, 384)[0]
+    region = crops.regions(BOX, 288, 384)[0]
     loaded = frames[0].to(device)
     with torch.no_grad():
         add("letterbox", lambda: detect.letterbox(frames[:4].to(device)), 4)
@@ -121,14 +134,8 @@ def main() -> None:
         whole += add("align", lambda: align(poses, reference, WIDTH, HEIGHT), args.frames)
         whole += add("draw (own rasteriser, 2x)", lambda: draw(poses, style, NumpyPainter), args.frames)
         rows.append(("all of it, every frame detected", *whole))
-        with contextlib.suppress(ModuleNotFoundError):
-            add(
-                "draw (1x, as controlnet_aux, with OpenCV)",
-                lambda: draw(poses, STYLES["controlnet_aux"], OpenCVPainter),
-                args.frames,
-            )
         if args.peer:
-            rows.append(("controlnet_aux, all of it", *time_peer(add, args.peer, (frames * 255).byte().numpy())))
+            time_peer(add, args.peer, frames, nets)
         if args.nets:
             time_nets(add, frames, device)
     print(f"{WIDTH}x{HEIGHT}, {args.frames} frames, {device}, {torch.get_num_threads()} threads")
@@ -150,10 +157,10 @@ class InferenceSession:
         return self.answer(inputs["input"])
 
 
-def time_peer(add, folder: str, frames: np.ndarray) -> np.ndarray:
-    """The same frames through controlnet_aux, with the same constant nets: detection, poses, drawing."""
+def time_peer(add, folder: str, frames: torch.Tensor, nets: tuple[Net, Net]) -> None:
+    """What controlnet_aux's node does, IMAGE to IMAGE and POSE_KEYPOINT, and what our two nodes do, in its style."""
     sys.path.insert(0, folder)
-    from custom_controlnet_aux import dwpose
+    from custom_controlnet_aux.dwpose import DwposeDetector
     from custom_controlnet_aux.dwpose.wholebody import Wholebody
 
     cpu = torch.device("cpu")
@@ -162,25 +169,27 @@ def time_peer(add, folder: str, frames: np.ndarray) -> np.ndarray:
     whole.det_filename, whole.pose_filename, whole.pose_input_size = "yolox_l.onnx", "dw-ll_ucoco_384.onnx", (288, 384)
     whole.det = InferenceSession(lambda x: [found.copy()])
     whole.pose = InferenceSession(lambda x: [part.repeat(len(x), 0) for part in points])
+    reader = DwposeDetector(whole)
+    shown = {"include_body": True, "include_hand": True, "include_face": True, "image_and_json": True}
 
-    def read() -> None:
-        for frame in frames:
+    def theirs() -> torch.Tensor:
+        out = torch.zeros(len(frames), HEIGHT, WIDTH, 3)
+        for i, frame in enumerate(frames):
+            picture = np.asarray(frame * 255.0, dtype=np.uint8)
             with contextlib.redirect_stdout(io.StringIO()):
-                Wholebody.format_result(whole(frame.copy()))
+                drawn, _ = reader(picture, output_type="np", detect_resolution=WIDTH, **shown)
+            out[i] = torch.from_numpy(drawn.astype(np.float32) / 255.0)
+        return out
 
-    moving = dancer(len(frames))
-    poses = [
-        Wholebody.format_result(np.concatenate((points, scores[..., None]), -1))
-        for points, scores in zip(moving.points, moving.scores)
-    ]
+    def ours(make_painter) -> torch.Tensor:
+        keypoints = interchange.write(estimate(frames, *nets, Settings(detect_every=1)))
+        return torch.from_numpy(draw(interchange.read(keypoints), STYLES["controlnet_aux"], make_painter))
 
-    def draw_all() -> None:
-        for pose in poses:
-            dwpose.draw_poses(pose, HEIGHT, WIDTH, draw_face=False)
-
-    both = add("controlnet_aux, from frames to keypoints without nets", read, len(frames))
-    both += add("controlnet_aux, drawing with OpenCV, 1x", draw_all, len(frames))
-    return both
+    same = (ours(OpenCVPainter) - theirs()).abs().amax(-1) < 2 / 255
+    print(f"pixels that both draw alike: {same.float().mean():.4%}")
+    add("side by side: controlnet_aux, with OpenCV", theirs, len(frames))
+    add("side by side: ours, with OpenCV", lambda: ours(OpenCVPainter), len(frames))
+    add("side by side: ours, without OpenCV", lambda: ours(NumpyPainter), len(frames))
 
 
 def time_nets(add, frames: torch.Tensor, device: torch.device) -> None:

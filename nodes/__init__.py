@@ -10,6 +10,7 @@ from .examples import place_example_inputs
 from .loaders import SteadyDancerCatalogLoader, SteadyDancerDownload, SteadyDancerLoader
 from .planner import SteadyDancerVRAMPlanner, SteadyDancerVRAMReport
 from .pose import SteadyDancerPoseAlign, SteadyDancerPoseDraw, SteadyDancerPoseEstimator, SteadyDancerPoseTrack
+from .pose_file import SteadyDancerPoseLoad, SteadyDancerPoseSave
 from .r2 import SteadyDancerR2SaveImages, SteadyDancerR2SaveVideo, SteadyDancerR2Upload
 from .sampling import SteadyDancerFlowUniPC, SteadyDancerGuider, SteadyDancerSchedule
 from .selector import SteadyDancerVariantSelector
@@ -44,6 +45,8 @@ class SteadyDancerExtension(ComfyExtension):
             SteadyDancerPoseTrack,
             SteadyDancerPoseAlign,
             SteadyDancerPoseDraw,
+            SteadyDancerPoseSave,
+            SteadyDancerPoseLoad,
             SteadyDancerGuider,
             SteadyDancerSchedule,
             SteadyDancerFlowUniPC,

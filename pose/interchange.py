@@ -116,7 +116,7 @@ def save(path: Path, poses: Poses, threshold: float = THRESHOLD) -> None:
 
 def load(path: Path) -> Poses:
     """The clip in a JSON file: ours, controlnet_aux's, or one frame of OpenPose."""
-    return read(path.read_text(encoding="utf-8-sig"))
+    return read(path.read_text(encoding="utf-8-sig", errors="replace"))
 
 
 def _person(person: dict, size: list[int]) -> tuple[np.ndarray, np.ndarray]:

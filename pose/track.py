@@ -39,10 +39,12 @@ def _slots(poses: Poses) -> Poses:
     for f in range(len(points)):
         people = np.flatnonzero(present[f])
         people = people[np.argsort(-_areas(bounds[f, people]), kind="stable")]
-        alive = [i for i, known in enumerate(tracks) if f - known.frame <= FORGET]
-        predicted = [tracks[i].at(f) for i in alive]
-        likeness = np.array([[_similarity(*guess, points[f, p], seen[f, p]) for p in people] for guess in predicted])
-        matched = {people[b]: alive[a] for a, b in assign(likeness.reshape(len(alive), len(people)), LEAST)}
+        alive = [i for i, one in enumerate(tracks) if f - one.frame <= FORGET]
+        matched = {}
+        if alive and len(people):
+            where, known = (np.stack(part) for part in zip(*(tracks[i].at(f) for i in alive), strict=True))
+            likeness = _similarity(where, known, points[f, people], seen[f, people])
+            matched = {people[b]: alive[a] for a, b in assign(likeness, LEAST)}
         frame = []
         for p in people:
             if p not in matched:
@@ -78,16 +80,15 @@ class _Track:
         self.frame, self.points, self.seen = frame, points, seen
 
 
-def _similarity(points: np.ndarray, seen: np.ndarray, other: np.ndarray, other_seen: np.ndarray) -> float:
-    """0..1 between two bodies [18, 2]: half the overlap of their boxes, half the likeness of joints that both show."""
-    box, other_box = boxes(points, seen), boxes(other, other_seen)
-    overlap = iou(box[None], other_box[None])[0, 0]
-    both = seen & other_seen
-    if not both.any():
-        return 0.5 * overlap
-    size = max(_areas(box), _areas(other_box), 1.0)
-    distance = ((points[both] - other[both]) ** 2).sum(-1)
-    return 0.5 * overlap + 0.5 * float(np.exp(-distance / (2 * size * TOLERANCE[both] ** 2)).mean())
+def _similarity(points: np.ndarray, seen: np.ndarray, other: np.ndarray, other_seen: np.ndarray) -> np.ndarray:
+    """[n, m] 0..1 between bodies [n, 18, 2] and [m, 18, 2]: half the overlap of their boxes, half the likeness of joints
+    that both show."""
+    here, there = boxes(points, seen), boxes(other, other_seen)
+    size = np.maximum(np.maximum(_areas(here)[:, None], _areas(there)[None]), 1.0)[..., None]
+    both = seen[:, None] & other_seen[None]
+    distance = ((points[:, None] - other[None]) ** 2).sum(-1)
+    joints = np.where(both, np.exp(-distance / (2 * size * TOLERANCE**2)), 0.0).sum(-1) / np.maximum(both.sum(-1), 1)
+    return 0.5 * iou(here, there) + 0.5 * joints
 
 
 def assign(likeness: np.ndarray, least: float) -> list[tuple[int, int]]:

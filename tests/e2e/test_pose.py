@@ -1,6 +1,9 @@
 """From a dance video to a pose video through the real server, with nets that really find dots, and with real structure."""
 
+import json
+import shutil
 import time
+import uuid
 from fractions import Fraction
 from pathlib import Path
 
@@ -8,7 +11,10 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from support import dots, fixtures
+from steadydancer.pose import interchange
+from support import GOLDEN, dots, fixtures
+from support.client import Refused
+from support.poses import golden_clip
 from support.video import probe, turn
 from support.workflows import PROMPTS, load, model_files, with_tiny_values
 
@@ -39,13 +45,17 @@ def write_video(path: Path, pictures, rate: int = 30, seconds_of_sound: float = 
             container.mux(audio.encode())
 
 
-@pytest.fixture(scope="module")
-def server(comfy):
-    folder = comfy.base_directory / "models" / "detection"
+def with_dots_nets(server):
+    folder = server.base_directory / "models" / "detection"
     detector, pose = dots.export(folder / "new", step=4)
     detector.rename(folder / DETECTOR)
     pose.rename(folder / POSE_NET)
-    return comfy
+    return server
+
+
+@pytest.fixture(scope="module")
+def server(comfy):
+    return with_dots_nets(comfy)
 
 
 def estimator(images: list, **inputs) -> dict:
@@ -120,9 +130,151 @@ def test_a_dance_becomes_a_pose_video_with_its_sound(server, dance):
     assert (video.pictures.max((1, 2, 3)) > 80).all()
     assert sound_seconds(saved(result)) == pytest.approx(21 / 16, abs=0.05)
     lines = [line for node, line in events.texts if node == "estimate"]
-    assert any(line.startswith("26 of 26") for line in lines), lines  # 5 looks for people, 21 crops
+    assert any(line.startswith("Finding people: 5 of 5 frames, ") for line in lines), lines
+    assert any(line.startswith("Reading poses: 21 of 21 frames, ") for line in lines), lines
     assert any("somebody in 21 of 21 frames" in line for line in lines)
     assert any(path.suffix == ".png" for path in result.files)  # the contact sheet
+
+
+def shown_poses(server, graph: dict, node: str = "estimate") -> list[dict]:
+    """What a POSE_KEYPOINT output of the graph holds, by way of Save Pose."""
+    graph["keep"] = {
+        "class_type": "SteadyDancerPoseSave",
+        "inputs": {"keypoints": [node, 0], "filename_prefix": f"pose/{uuid.uuid4().hex}"},
+    }
+    before = set((server.base_directory / "output").rglob("*.json"))
+    server.succeed(graph)
+    (path,) = set((server.base_directory / "output").rglob("*.json")) - before
+    return json.loads(path.read_text())
+
+
+def two_frames(server, dance, **inputs) -> list[dict]:
+    graph = prompt(dance, frames=2, **inputs)
+    return shown_poses(server, {name: graph[name] for name in ("dance", "piece", "estimate")})
+
+
+def seen(frame: dict, part: str, person: int = 0) -> int:
+    """How many points of a part are shown to everybody."""
+    return sum(c > 0 for c in frame["people"][person][f"{part}_keypoints_2d"][2::3])
+
+
+@pytest.fixture(scope="module")
+def all_points(server, dance) -> list[dict]:
+    return two_frames(server, dance)
+
+
+def test_everything_is_seen_at_the_pictures_own_size(all_points):
+    for frame in all_points:
+        assert (frame["canvas_width"], frame["canvas_height"]) == (240, 320) and len(frame["people"]) == 1
+        assert seen(frame, "pose") == 18 and seen(frame, "hand_left") == 21 and seen(frame, "face") >= 68
+
+
+@pytest.mark.parametrize("part", ["hand", "body", "face"])
+def test_parts_that_are_not_asked_for(server, dance, part):
+    (frame, _) = two_frames(server, dance, **{f"detect_{part}": "no"})
+    counts = {
+        "hand": seen(frame, "hand_left") + seen(frame, "hand_right"),
+        "body": seen(frame, "pose") + seen(frame, "foot"),
+        "face": seen(frame, "face") - 2 * (part != "body"),  # the list ends with the body's eyes
+    }
+    assert {name for name, count in counts.items() if count == 0} == {part}
+
+
+def test_auto_follows_the_environment(start_comfy, dance, server):
+    variables = {"DWPOSE_DETECT_HAND": "false", "DWPOSE_DETECT_FACE": "0", "DWPOSE_DETECT_BODY": "maybe"}
+    other = with_dots_nets(start_comfy(variables=variables | {"DWPOSE_RESOLUTION": "480"}))
+    shutil.copy(server.base_directory / "input" / dance, other.base_directory / "input" / dance)
+    (frame, _) = two_frames(other, dance, detect_body="yes")
+    assert (frame["canvas_width"], frame["canvas_height"]) == (480, 640)
+    assert seen(frame, "pose") == 18 and seen(frame, "hand_left") == seen(frame, "hand_right") == 0
+    (frame, _) = two_frames(other, dance, detect_body="yes", detect_hand="yes", resolution=120)
+    assert frame["canvas_height"] == 160 and seen(frame, "hand_left") == 21
+    assert "DWPOSE_DETECT_BODY is 'maybe'" in other.run(prompt(dance, frames=2)).error
+    other.stop()
+
+
+def test_less_sure_points_are_hidden_and_the_canvas_has_the_asked_size(server, dance, all_points):
+    (frame, _) = two_frames(server, dance, keypoint_threshold=1.0, resolution=480)
+    assert (frame["canvas_width"], frame["canvas_height"]) == (480, 640)
+    x, wanted = (value["people"][0]["pose_keypoints_2d"][0] for value in (frame, all_points[0]))
+    assert x in (0, pytest.approx(2 * wanted, abs=1e-3))
+
+
+def test_given_boxes_flip_test_and_batch(server, dance, all_points):
+    box = {"x": 20, "y": 10, "width": 200, "height": 300}
+    graph = prompt(dance, frames=2, batch_size=1, detector=DETECTOR)
+    graph = {name: graph[name] for name in ("dance", "piece", "estimate")}
+    graph["boxes"] = {"class_type": "OneBox", "inputs": box}
+    graph["estimate"]["inputs"]["bboxes"] = ["boxes", 0]
+    with server.events() as events:
+        given = shown_poses(server, graph)
+    lines = [line for node, line in events.texts if node == "estimate"]
+    assert not any("Finding people" in line for line in lines) and any("2 of 2 frames" in line for line in lines)
+    flat = [np.reshape(value[0]["people"][0]["hand_left_keypoints_2d"], (21, 3)) for value in (given, all_points)]
+    assert np.abs(flat[0] - flat[1])[:, :2].mean() < 5
+    twice = two_frames(server, dance, flip_test=True)  # these nets know no mirror image: other points, the same form
+    assert len(twice[0]["people"]) == 1 and twice != all_points
+
+
+def test_a_foreign_file_for_onnxruntime_is_refused_in_a_sentence(server, dance):
+    folder = server.base_directory / "models" / "detection"
+    (folder / "dw-other.onnx").write_bytes((folder / DETECTOR).read_bytes())
+    error = server.run(prompt(dance, frames=1, pose_model="dw-other.onnx")).error
+    assert "dw-other.onnx has other inputs or outputs" in error and "Choose the runtime torch" in error
+
+
+def test_no_picture_at_all(server):
+    graph = {"none": {"class_type": "NoImages", "inputs": {}}, "estimate": estimator(["none", 0])}
+    graph["draw"] = prompt("x")["draw"]
+    graph["see"] = {"class_type": "PreviewImage", "inputs": {"images": ["draw", 0]}}
+    assert "Connect at least one picture" in server.run(graph).error
+
+
+def test_poses_are_kept_and_taken_up_again(server, dance, all_points):
+    path = server.base_directory / "output" / "pose" / "kept.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(all_points))
+    load = {"class_type": "SteadyDancerPoseLoad", "inputs": {"file": "pose/kept.json [output]"}}
+    listed = server.object_info("SteadyDancerPoseLoad")["SteadyDancerPoseLoad"]["input"]["required"]["file"]
+    assert "pose/kept.json [output]" in listed[1]["options"]
+    assert shown_poses(server, {"load": load}, "load") == all_points
+    path.write_text("{")
+    error = server.run({"load": load, **drawn_and_seen("load")}).error
+    assert "not valid JSON" in error
+    path.unlink()
+    with pytest.raises(Refused, match="is not there any more"):
+        server.run({"load": load, **drawn_and_seen("load")})
+
+
+def drawn_and_seen(node: str, output: int = 0) -> dict:
+    return {
+        "draw": {
+            "class_type": "SteadyDancerPoseDraw",
+            "inputs": {"keypoints": [node, output], "style": "SteadyDancer", "threshold": 0.0},
+        },
+        "see": {"class_type": "PreviewImage", "inputs": {"images": ["draw", 0]}},
+    }
+
+
+def test_the_authors_alignment_and_drawing_through_the_nodes(server):
+    """What the two nodes draw of the golden dance is the authors' canvas, averaged to half its size."""
+    golden = np.load(GOLDEN / "pose_align.npz")
+    width, height = (int(v) // 2 for v in golden["size.canvas_wh"])
+    graph = {}
+    for name, size in (("drive", "size.video_wh"), ("ref", "size.ref_wh")):
+        interchange.save(server.base_directory / "input" / f"{name}.json", golden_clip(golden, name, size))
+        graph[name] = {"class_type": "SteadyDancerPoseLoad", "inputs": {"file": f"{name}.json"}}
+    graph["align"] = {
+        "class_type": "SteadyDancerPoseAlign",
+        "inputs": {"driving": ["drive", 0], "reference": ["ref", 0], "mode": "official", "seed": 1}
+        | {"width": width, "height": height, "measured_frames": 5},
+    }
+    graph["draw"] = drawn_and_seen("align")["draw"]
+    ours = pictures_of(server, graph, "draw")
+    for picture, canvas in zip(ours, golden["canvas.saved"], strict=False):
+        theirs = canvas.reshape(height, 2, width, 2, 3).mean((1, 3))
+        drawn = picture.any(-1) | (theirs > 0).any(-1)
+        assert (np.abs(picture - theirs) <= 1).all(-1)[drawn].mean() >= 0.95
 
 
 def test_one_frame(server, dance):
@@ -149,7 +301,8 @@ def test_nobody_is_drawn_black_and_cannot_be_aligned(server):
     assert "No person was found in the dance video" in server.run(graph).error
 
 
-def test_half_body_reference_through_the_nodes(server, dance):
+@pytest.mark.parametrize("mode", ["robust", "official"])
+def test_half_body_reference_through_the_nodes(server, dance, mode):
     graph = prompt(dance, frames=5)
     graph["picture"] = {
         "class_type": "ImageFromBatch",
@@ -167,7 +320,7 @@ def test_half_body_reference_through_the_nodes(server, dance):
             "reference": ["reference", 0],
             "width": 128,
             "height": 192,
-            "mode": "robust",
+            "mode": mode,
             "measured_frames": 5,
             "seed": 1,
         },
@@ -249,6 +402,28 @@ def test_phone_video_without_a_steady_rate(server):
     assert shown.tolist() == [0] * 8 + [1] + [3] * 7 + [4] * 8 + [5]
 
 
+def test_a_piece_of_a_trimmed_video_stays_inside(server, dance):
+    graph = prompt(dance, frames=0, start=0.25)
+    graph["trim"] = {"class_type": "Video Slice", "inputs": {"video": ["dance", 0], "start_time": 0.5}}
+    graph["trim"]["inputs"] |= {"duration": 1.0, "strict_duration": False}
+    graph["piece"]["inputs"]["video"] = ["trim", 0]
+    graph = {name: graph[name] for name in ("dance", "trim", "piece")}
+    assert len(pictures_of(server, graph, "piece")) == 12
+    graph["piece"]["inputs"]["start"] = 1.0  # the file goes on, the piece does not
+    error = server.run(graph | {"see": {"class_type": "PreviewImage", "inputs": {"images": ["piece", 0]}}}).error
+    assert "1.0 s long, so nothing is left after 1.0 s" in error
+
+
+def test_a_video_made_of_pictures(server, dance):
+    """Core's Create Video gives no file, but frames in memory."""
+    graph = prompt(dance, frames=8)
+    graph["made"] = {"class_type": "CreateVideo", "inputs": {"images": ["piece", 0], "fps": 16.0}}
+    graph["again"] = {"class_type": "SteadyDancerDrivingVideo", "inputs": graph["piece"]["inputs"] | {"frames": 0}}
+    graph["again"]["inputs"] |= {"video": ["made", 0]}
+    graph = {name: graph[name] for name in ("dance", "piece", "made", "again")}
+    assert pictures_of(server, graph, "again").shape == (8, 320, 240, 3)
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime on the CPU", "torch"])
 def test_cancel_within_a_second(server, runtime):
     width, height = 240, 320
@@ -323,4 +498,6 @@ def test_the_authors_dance(server):
     video = probe(saved(result))
     assert (video.frames, video.rate, video.width, video.height) == (81, 16, 720, 1280)
     assert sound_seconds(saved(result)) == pytest.approx(81 / 16, abs=0.05)
-    assert any(line.startswith("98 of 98") for node, line in events.texts if node == "estimate")  # 17 looks, 81 crops
+    lines = [line for node, line in events.texts if node == "estimate"]
+    assert any(line.startswith("Finding people: 17 of 17 frames, ") for line in lines), lines
+    assert any(line.startswith("Reading poses: 81 of 81 frames, ") for line in lines), lines

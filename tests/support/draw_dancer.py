@@ -8,6 +8,7 @@ dancer also measures the pose estimator and the alignment.
 
 import math
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import support  # noqa: E402  (loads the package)
 
 # isort: split
+from steadydancer.pose import interchange  # noqa: E402
 from steadydancer.pose.augment import augment  # noqa: E402
 from steadydancer.pose.draw import draw  # noqa: E402
 from steadydancer.pose.keypoints import COUNT, LEFT_HAND, RIGHT_HAND, Poses  # noqa: E402
@@ -213,6 +215,9 @@ def main() -> None:
     INPUTS.mkdir(parents=True, exist_ok=True)
     poses = dance()
     person(poses, 0).save(INPUTS / "steadydancer_example_person.png", optimize=True)
+    interchange.save(
+        INPUTS / "steadydancer_example_pose.json", replace(poses, points=poses.points[:1], scores=poses.scores[:1])
+    )
     style = STYLES["SteadyDancer"]
     for name, clip in (("poses", poses), ("negative_poses", augment(poses, seed=0))):
         pictures = (draw(clip, style) * 255).round().astype(np.uint8)

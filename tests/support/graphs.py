@@ -2,6 +2,7 @@
 
 PERSON = "steadydancer_example_person.png"
 DANCE = "steadydancer_example_dance.mp4"
+POSE = "steadydancer_example_pose.json"
 POSES = "steadydancer_example_poses.mp4"
 NEGATIVE_POSES = "steadydancer_example_negative_poses.mp4"
 
@@ -283,7 +284,8 @@ EXTRACT_NOTE = """\
 2. **Run.** YOLOX and DWPose (350 MB) are fetched once. The result keeps the dance's sound.
 
 **style**: SteadyDancer, or DWPose and controlnet_aux for ControlNet-like models. **Track and Smooth Pose** keeps several
-people apart: set max_people in both nodes.
+people apart: set max_people in both nodes. **Save Pose** keeps the poses, also for an OpenPose editor; **Load Pose** (press R
+first) takes them up again.
 """
 
 EXTRACT_NODES = [
@@ -295,6 +297,10 @@ EXTRACT_NODES = [
     node("draw", "SteadyDancerPoseDraw", 2, 10, style="SteadyDancer"),
     node("video", "CreateVideo", 2, 18, fps=16.0),
     node("save", "SaveVideo", 3, 0, size=(400, 540), title="2. The pose video", filename_prefix="video/pose"),
+    node("keep", "SteadyDancerPoseSave", 3, 30, title="Keep the poses", filename_prefix="pose/SteadyDancer"),
+    node("kept", "SteadyDancerPoseLoad", 2, 30, title="Poses kept earlier", file=POSE),
+    node("draw_kept", "SteadyDancerPoseDraw", 2, 38, title="Draw: poses kept earlier", style="SteadyDancer"),
+    node("see_kept", "PreviewImage", 3, 38, size=(400, 400)),
 ]  # fmt: skip
 EXTRACT_LINKS = [
     "dance.VIDEO > piece.video",
@@ -305,6 +311,9 @@ EXTRACT_LINKS = [
     "piece.audio > video.audio",
     "piece.fps > video.fps",
     "video.VIDEO > save.video",
+    "track.keypoints > keep.keypoints",
+    "kept.keypoints > draw_kept.keypoints",
+    "draw_kept.images > see_kept.images",
 ]
 
 FROM_VIDEO_NOTE = """\

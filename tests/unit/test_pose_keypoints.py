@@ -147,7 +147,14 @@ def test_what_is_no_pose_is_refused_in_words(value):
         interchange.read(value)
 
 
-PEOPLE = ["ab", {"0": {}}, [[1, 2, 3]], [None], [{"pose_keypoints_2d": "1 2 3"}], [{"pose_keypoints_2d": [[1, 2], [1]]}]]
+PEOPLE = [
+    "ab",
+    {"0": {}},
+    [[1, 2, 3]],
+    [None],
+    [{"pose_keypoints_2d": "1 2 3"}],
+    [{"pose_keypoints_2d": [[1, 2], [1]]}],
+]
 
 
 @pytest.mark.parametrize("people", PEOPLE)

@@ -57,6 +57,21 @@ class VideoInMemory:
         return (InputImpl.VideoFromFile(io.BytesIO(Path(video.get_stream_source()).read_bytes())),)
 
 
+class OneBox:
+    """A box as core's detectors give it."""
+
+    CATEGORY = "SteadyDancer/tests"
+    RETURN_TYPES = ("BOUNDING_BOX",)
+    FUNCTION = "make"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {name: ("INT", {}) for name in ("x", "y", "width", "height")}}
+
+    def make(self, **box):
+        return (box,)
+
+
 class WithChannels:
     """The images with 1 channel (their mean), with 3 grey ones, or with a fourth: half transparent."""
 
@@ -172,6 +187,7 @@ NODE_CLASS_MAPPINGS = {
     "TinyUMT5Loader": TinyUMT5Loader,
     "NoImages": NoImages,
     "VideoInMemory": VideoInMemory,
+    "OneBox": OneBox,
     "WithChannels": WithChannels,
     "NoiseOfBatchItem": NoiseOfBatchItem,
     "SlowImage": SlowImage,

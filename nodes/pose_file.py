@@ -1,0 +1,90 @@
+"""Poses as JSON files: kept for the next run, or edited elsewhere in between."""
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..pose import interchange
+from .pose import CATEGORY, PoseKeypoint
+from .progress import say
+
+FOLDER = "pose"  # below the output folder
+
+
+class SteadyDancerPoseSave(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SteadyDancerPoseSave",
+            display_name="Save Pose (JSON)",
+            category=CATEGORY,
+            description="Saves poses as an OpenPose JSON file in the output folder, to load them again or edit them elsewhere.",
+            search_aliases=["export pose", "openpose json", "keypoints file"],
+            is_output_node=True,
+            inputs=[
+                PoseKeypoint.Input("keypoints", tooltip="Poses of a picture or video, from any estimator."),
+                io.String.Input(
+                    "filename_prefix",
+                    default=f"{FOLDER}/SteadyDancer",
+                    tooltip=f"Where in the output folder, and how the name begins. Load Pose lists what lies in {FOLDER}.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="path")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, keypoints, filename_prefix) -> io.NodeOutput:
+        poses = interchange.read(keypoints)
+        output = folder_paths.get_output_directory()
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, output)
+        path = Path(folder) / f"{name}_{counter:05}_.json"
+        interchange.save(path, poses)
+        say(cls.hidden.unique_id, f"{len(poses.points)} frames saved as {path.relative_to(output).as_posix()}")
+        return io.NodeOutput(str(path))
+
+
+class SteadyDancerPoseLoad(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SteadyDancerPoseLoad",
+            display_name="Load Pose (JSON)",
+            category=CATEGORY,
+            description="Loads poses from a JSON file: ours, controlnet_aux's, or an OpenPose editor's.",
+            search_aliases=["import pose", "openpose json", "keypoints file"],
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=_files(),
+                    tooltip=f"A .json file in the input folder, or in {FOLDER} of the output folder, where Save Pose writes.",
+                )
+            ],
+            outputs=[PoseKeypoint.Output("keypoints", display_name="keypoints")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, file):
+        if not folder_paths.exists_annotated_filepath(file):
+            return f"The pose file {file} is not there any more. Press R to read the folders again, and choose another."
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, file):
+        return Path(folder_paths.get_annotated_filepath(file)).stat().st_mtime_ns
+
+    @classmethod
+    def execute(cls, file) -> io.NodeOutput:
+        poses = interchange.load(Path(folder_paths.get_annotated_filepath(file)))
+        frames, people = poses.points.shape[:2]
+        say(cls.hidden.unique_id, f"{frames} frames of {poses.width}×{poses.height}, {people} people")
+        return io.NodeOutput(interchange.write(poses))
+
+
+def _files() -> list[str]:
+    given = sorted(path.name for path in Path(folder_paths.get_input_directory()).glob("*.json"))
+    output = Path(folder_paths.get_output_directory())
+    saved = sorted(path.relative_to(output).as_posix() for path in (output / FOLDER).rglob("*.json"))
+    return given + [f"{name} [output]" for name in saved]
