@@ -5,7 +5,7 @@ from comfy_api.latest import io
 
 from ..storage.memory import free_ram
 from ..storage.read_video import Stopped, read_clip
-from .progress import NodeProgress, cancelled, stop
+from .progress import NodeProgress, cancelled, say, stop
 
 MODEL_FPS = "16 (the model's)"
 SOURCE_FPS = "the video's own"
@@ -81,6 +81,13 @@ class SteadyDancerDrivingVideo(io.ComfyNode):
         except Stopped:
             stop()
             raise
+        count, height, width = clip.frames.shape[:3]
+        ends = f"; the video ends here, {frames} were asked for" if count < frames else ""
+        heard = "with" if clip.sound is not None else "without"
+        say(
+            cls.hidden.unique_id,
+            f"{count} frames of {width}×{height}, {count / clip.fps:.1f} s at {clip.fps:g} a second, {heard} sound{ends}",
+        )
         audio = None
         if clip.sound is not None:
             audio = {"waveform": torch.from_numpy(clip.sound)[None], "sample_rate": clip.sample_rate}

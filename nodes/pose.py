@@ -210,9 +210,14 @@ class SteadyDancerPoseEstimator(io.ComfyNode):
         if side:
             poses = poses.resized(*(round(v * side / min(width, height)) for v in (width, height)))
         frames = int(poses.present.any(1).sum())
-        say(cls.hidden.unique_id, f"{poses.points.shape[1]} people; somebody in {frames} of {len(image)} frames")
+        say(cls.hidden.unique_id, f"{people(poses)}; somebody in {frames} of {len(image)} frames")
         sheet = contact_sheet(image, poses.resized(width, height))
         return io.NodeOutput(interchange.write(poses, keypoint_threshold), ui=ui.PreviewImage(sheet, cls=cls))
+
+
+def people(poses: Poses) -> str:
+    count = poses.points.shape[1]
+    return f"{count or 'no'} {'person' if count == 1 else 'people'}"
 
 
 def _flag(name: str, value: str) -> bool:

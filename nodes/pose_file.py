@@ -6,7 +6,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..pose import interchange
-from .pose import CATEGORY, PoseKeypoint
+from .pose import CATEGORY, PoseKeypoint, people
 from .progress import say
 
 FOLDER = "pose"  # below the output folder
@@ -78,8 +78,7 @@ class SteadyDancerPoseLoad(io.ComfyNode):
     @classmethod
     def execute(cls, file) -> io.NodeOutput:
         poses = interchange.load(Path(folder_paths.get_annotated_filepath(file)))
-        frames, people = poses.points.shape[:2]
-        say(cls.hidden.unique_id, f"{frames} frames of {poses.width}×{poses.height}, {people} people")
+        say(cls.hidden.unique_id, f"{len(poses.points)} frames of {poses.width}×{poses.height}, {people(poses)}")
         return io.NodeOutput(interchange.write(poses))
 
 

@@ -73,15 +73,12 @@ def estimate(
     where = regions(np.array([placed[slot][frame] for frame, slot in wanted]).reshape(-1, 4), pose.width, pose.height)
 
     def run(start: int, stop: int) -> None:
-        loaded = {frame: rgb(frames[frame].to(pose.device)) for frame, _ in wanted[start:stop]}
-        crops = normalised(
-            torch.stack(
-                [
-                    crop(loaded[frame], region, pose.width, pose.height)
-                    for (frame, _), region in zip(wanted[start:stop], where[start:stop], strict=True)
-                ]
-            )
-        )
+        crops, loaded = [], None
+        for (frame, _), region in zip(wanted[start:stop], where[start:stop], strict=True):
+            if frame != loaded:  # one frame at a time on the device: a 4K one has 100 MB
+                loaded, picture = frame, rgb(frames[frame].to(pose.device))
+            crops.append(crop(picture, region, pose.width, pose.height))
+        crops = normalised(torch.stack(crops))
         answer = pose.run(crops)
         if settings.flip_test:
             answer = unmirrored(answer, pose.run(crops.flip(-1)))

@@ -129,10 +129,11 @@ def test_a_dance_becomes_a_pose_video_with_its_sound(server, dance):
     assert (video.width, video.height, video.frames, video.rate) == (240, 320, 21, 16)
     assert (video.pictures.max((1, 2, 3)) > 80).all()
     assert sound_seconds(saved(result)) == pytest.approx(21 / 16, abs=0.05)
+    assert ("piece", "21 frames of 240×320, 1.3 s at 16 a second, with sound") in events.texts
     lines = [line for node, line in events.texts if node == "estimate"]
     assert any(line.startswith("Finding people: 5 of 5 frames, ") for line in lines), lines
     assert any(line.startswith("Reading poses: 21 of 21 frames, ") for line in lines), lines
-    assert any("somebody in 21 of 21 frames" in line for line in lines)
+    assert any(line == "1 person; somebody in 21 of 21 frames" for line in lines)
     assert any(path.suffix == ".png" for path in result.files)  # the contact sheet
 
 
@@ -277,6 +278,15 @@ def test_the_authors_alignment_and_drawing_through_the_nodes(server):
         assert (np.abs(picture - theirs) <= 1).all(-1)[drawn].mean() >= 0.95
 
 
+def test_a_video_that_ends_too_early_says_so(server, dance):
+    with server.events() as events:
+        graph = prompt(dance, frames=81)
+        assert len(pictures_of(server, {name: graph[name] for name in ("dance", "piece")}, "piece")) == 32
+    assert any(
+        line.endswith("the video ends here, 81 were asked for") for node, line in events.texts if node == "piece"
+    )
+
+
 def test_one_frame(server, dance):
     assert probe(saved(server.succeed(prompt(dance, frames=1)))).frames == 1
 
@@ -408,7 +418,9 @@ def test_a_piece_of_a_trimmed_video_stays_inside(server, dance):
     graph["trim"]["inputs"] |= {"duration": 1.0, "strict_duration": False}
     graph["piece"]["inputs"]["video"] = ["trim", 0]
     graph = {name: graph[name] for name in ("dance", "trim", "piece")}
-    assert len(pictures_of(server, graph, "piece")) == 12
+    with server.events() as events:
+        assert len(pictures_of(server, graph, "piece")) == 12
+    assert any("12 frames of 240×320" in line for node, line in events.texts if node == "piece")
     graph["piece"]["inputs"]["start"] = 1.0  # the file goes on, the piece does not
     error = server.run(graph | {"see": {"class_type": "PreviewImage", "inputs": {"images": ["piece", 0]}}}).error
     assert "1.0 s long, so nothing is left after 1.0 s" in error
