@@ -28,7 +28,7 @@ from steadydancer.pose import crops, detect, interchange  # noqa: E402
 from steadydancer.pose.align import align  # noqa: E402
 from steadydancer.pose.draw import draw  # noqa: E402
 from steadydancer.pose.estimate import Net, Settings, estimate  # noqa: E402
-from steadydancer.pose.keypoints import FACE, FROM_COCO, Poses  # noqa: E402
+from steadydancer.pose.keypoints import FACE, FROM_COCO, NECK, Poses  # noqa: E402
 from steadydancer.pose.raster import NumpyPainter, OpenCVPainter  # noqa: E402
 from steadydancer.pose.rtmpose import PoseNet  # noqa: E402
 from steadydancer.pose.styles import STYLES  # noqa: E402
@@ -58,9 +58,8 @@ class ConstantPose:
     """The dancer's points, at no cost."""
 
     def __init__(self, device):
-        points = np.zeros((133, 2))
-        points[FROM_COCO] = dancer(1).points[0, 0]
-        points[0] = dancer(1).points[0, 0, 0]  # the neck came last under this index
+        points, known = np.zeros((133, 2)), np.arange(134) != NECK
+        points[FROM_COCO[known]] = dancer(1).points[0, 0, known]
         region = crops.regions(BOX, 288, 384)[0]
         share = (points - region[:2]) / region[2:] + 0.5
         self.answer = tuple(torch.zeros(1, 133, bins, device=device) for bins in (576, 768))

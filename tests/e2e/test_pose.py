@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 import uuid
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from PIL import Image
 from steadydancer.pose import interchange
 from support import GOLDEN, dots, fixtures
 from support.client import Refused
-from support.poses import golden_clip
+from support.poses import clip, golden_clip, length, walker
 from support.video import probe, turn
 from support.workflows import PROMPTS, load, model_files, with_tiny_values
 
@@ -285,6 +286,38 @@ def test_a_video_that_ends_too_early_says_so(server, dance):
     assert any(
         line.endswith("the video ends here, 81 were asked for") for node, line in events.texts if node == "piece"
     )
+
+
+def test_two_people_who_cross_keep_their_bodies(server):
+    """From a file without ids, people in changing order: tracked, then each on the body of one in the picture."""
+    dance = clip(walker(40, x=150, speed=12), walker(40, height=420, x=650, speed=-12, phase=1))
+    order = [[0, 1] if frame % 3 else [1, 0] for frame in range(40)]
+    rows = np.arange(40)[:, None]
+    shuffled = replace(dance, points=dance.points[rows, order], scores=dance.scores[rows, order])
+    reference = clip(walker(1, height=500, x=250), walker(1, height=500, x=600, **{"lower arm": 0.25}))
+    for name, poses in (("crossing", shuffled), ("pair", reference)):
+        interchange.save(server.base_directory / "input" / f"{name}.json", poses)
+    graph = {
+        "dance": {"class_type": "SteadyDancerPoseLoad", "inputs": {"file": "crossing.json"}},
+        "pair": {"class_type": "SteadyDancerPoseLoad", "inputs": {"file": "pair.json"}},
+        "track": {
+            "class_type": "SteadyDancerPoseTrack",
+            "inputs": {"keypoints": ["dance", 0], "max_people": 2, "fill_gaps": 5, "smoothing": 0},
+        },
+        "align": {
+            "class_type": "SteadyDancerPoseAlign",
+            "inputs": {"driving": ["track", 0], "reference": ["pair", 0], "width": 800, "height": 1008}
+            | {"mode": "robust", "measured_frames": 5, "seed": 1},
+        },
+    }
+    poses = interchange.read(shown_poses(server, graph, "align"))
+    assert poses.points.shape[:2] == (40, 2) and np.isfinite(poses.points).all()
+    for person, x in ((0, 250), (1, 600)):
+        (wanted,) = length(reference.resized(800, 1008), 3, 4, person)
+        who = int(np.argmin(np.abs(poses.points[0, :, 1, 0] - x)))
+        np.testing.assert_allclose(length(poses, 3, 4, who), wanted, rtol=0.03)
+        step = np.linalg.norm(np.diff(poses.points[:, who, 1], axis=0), axis=-1)
+        assert step.max() < 30  # nobody jumps to the other's place
 
 
 def test_one_frame(server, dance):
