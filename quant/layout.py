@@ -100,18 +100,21 @@ def is_packed(tensor) -> bool:
     return isinstance(tensor, QuantizedTensor) and tensor._layout_cls in (LAYOUT, INT8_LAYOUT)
 
 
-def multiplies_packed(weight: torch.Tensor, input: torch.Tensor) -> bool:
-    """Whether the 8-bit units of the input's GPU can multiply with this weight as it is."""
+def runs_kernels(input: torch.Tensor) -> bool:
+    """Whether kernels with 16-bit and 8-bit matrix products run where the input is: NVIDIA, RTX 30 series or later."""
     return (
-        is_packed(weight)
-        and weight._layout_cls == INT8_LAYOUT
-        and input.is_cuda
+        input.is_cuda
         and input.dtype in (torch.bfloat16, torch.float16)
-        and input.shape[-1] % int8.BLOCK == 0
         and torch.version.hip is None
         and torch.cuda.get_device_capability(input.device) >= (8, 0)
         and triton_kernels() is not None
     )
+
+
+def multiplies_packed(weight: torch.Tensor, input: torch.Tensor) -> bool:
+    """Whether the 8-bit units of the input's GPU can multiply with this weight as it is."""
+    is_int8 = is_packed(weight) and weight._layout_cls == INT8_LAYOUT
+    return is_int8 and input.shape[-1] % int8.BLOCK == 0 and runs_kernels(input)
 
 
 def fill(qdata: torch.Tensor, number: int, out: torch.Tensor) -> torch.Tensor:

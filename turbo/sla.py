@@ -1,29 +1,26 @@
 """Sparse attention as an attention override of ComfyUI: TurboDiffusion's with its trained linear part, and without it."""
 
 import math
-from importlib.util import find_spec
 
 import torch
 from comfy.ldm.wan.model import WanModel
 from comfy.patcher_extension import WrappersMP
 
+from ..quant.layout import runs_kernels
 from .attention import BLOCK_K, sla
 
 HEAD_DIM = 128
 KEY = "steadydancer_sparse_attention"
 
 
-def runs_triton(q: torch.Tensor) -> bool:
-    return q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and find_spec("triton") is not None
-
-
 @torch.compiler.disable
 def sparse_attention(q, k, v, projection, topk: float, pinned: int = 0) -> torch.Tensor:
     """`attention.sla`, by the GPU kernels where they run."""
-    if runs_triton(q):
+    if runs_kernels(q):
         from . import triton_sla
 
-        return triton_sla.sla(q, k, v, projection, topk, pinned=pinned)
+        with torch.cuda.device(q.device):
+            return triton_sla.sla(q, k, v, projection, topk, pinned=pinned)
     return sla(q, k, v, projection, topk, pinned=pinned)
 
 
