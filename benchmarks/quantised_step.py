@@ -49,7 +49,9 @@ def measure(args, kind: str, loras: int) -> None:
 
     operations = packed_operations()
     options = {} if kind == "bf16" else {"custom_operations": operations}
-    model = comfy.sd.load_diffusion_model_state_dict(state_dict(args.keys, kind, args.blocks), {**options, "dtype": torch.bfloat16})
+    model = comfy.sd.load_diffusion_model_state_dict(
+        state_dict(args.keys, kind, args.blocks), {**options, "dtype": torch.bfloat16}
+    )
     if kind != "bf16":
         model = with_packed_patches(model, operations.scratch)
     for _ in range(loras):

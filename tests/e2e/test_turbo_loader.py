@@ -288,7 +288,9 @@ def test_a_folder_that_cannot_be_written_is_named(folder, request):
     for parent in [folder, *folder.parents][:3]:
         parent.chmod(0o555)
     request.getfixturevalue("nobody")
-    with pytest.raises(ValueError, match="TurboWan2.1-T2V-1.3B-480P.safetensors could not be written.* Make the folder"):
+    with pytest.raises(
+        ValueError, match="TurboWan2.1-T2V-1.3B-480P.safetensors could not be written.* Make the folder"
+    ):
         load(path)
 
 
