@@ -146,13 +146,21 @@ def _(input, codes, scale, bias):
 
 @lru_cache(maxsize=1)
 def triton_kernels():
-    """The module of GPU kernels, or None where Triton is not installed or does not start."""
+    """The module of GPU kernels, or None where Triton is not installed or does not work."""
     try:
         from . import triton_kernels
+
+        try_out(triton_kernels)
     except Exception as err:  # an installation of Triton can fail in many ways, and none of them matters here
-        logging.info("Packed weights are unpacked by PyTorch, because Triton cannot be used: %s", err)
+        logging.warning("PyTorch does what our GPU kernels would, and slower, because Triton cannot be used: %s", err)
         return None
     return triton_kernels
+
+
+def try_out(kernels) -> None:
+    """Unpacks a block. Triton builds what starts a kernel with the machine's C compiler, and there may be none."""
+    blocks = torch.zeros(BLOCKS[8].bytes, dtype=torch.uint8, device="cuda")
+    kernels.dequantise(blocks, 8, torch.empty(BLOCKS[8].weights, device="cuda"))
 
 
 # One operation to torch.compile, which would else take the arithmetic apart and copy for every slice.

@@ -149,6 +149,24 @@ def test_all_noise_comes_from_one_stream(loaded, low, golden, monkeypatch):
     assert correlations.abs().max() < 5 / drawn[0].numel() ** 0.5
 
 
+def test_one_expert_at_a_time_is_asked_for(loaded, low, golden, monkeypatch):
+    """So ComfyUI may put the first away where the card has no room for both; and what was put away goes on as before."""
+    import comfy.model_management as mm
+    from steadydancer.turbo.schedule import rcm_times
+
+    times, asked, load_models = rcm_times(4, 200.0), [], mm.load_models_gpu
+    kept = run(loaded[0], low, golden, times)
+
+    def load(models, *args, **kwargs):
+        asked.append([model.model for model in models])
+        mm.unload_all_models()  # as where memory is short
+        return load_models(models, *args, **kwargs)
+
+    monkeypatch.setattr(mm, "load_models_gpu", load)
+    assert torch.equal(run(loaded[0], low, golden, times), kept)
+    assert asked == [[loaded[0].model], [low.model]]
+
+
 @pytest.mark.parametrize("stop", range(4))
 def test_steps_are_counted_through_and_an_error_ends_the_run(loaded, low, golden, stop):
     from steadydancer.turbo.schedule import rcm_times
@@ -291,7 +309,9 @@ def dancer_run(model, sigmas):
     guider.set_cfg(1.0)
     euler = comfy.samplers.ksampler("euler")
     with torch.inference_mode():
-        return guider.sample(golden.x, torch.zeros_like(golden.x), euler, torch.tensor(sigmas), disable_pbar=True, seed=0)
+        return guider.sample(
+            golden.x, torch.zeros_like(golden.x), euler, torch.tensor(sigmas), disable_pbar=True, seed=0
+        )
 
 
 def test_steadydancers_references_are_chosen_and_its_first_step_is_dense(dancer, monkeypatch):

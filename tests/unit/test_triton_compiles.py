@@ -47,7 +47,7 @@ def test_loops_keep_their_numbers_in_registers(facts):
         assert fact["spilled"] <= 4, fact
 
 
-@pytest.mark.parametrize("kernel", ["sla_kernel", "linear_kernel"])
+@pytest.mark.parametrize("kernel", ["sla_kernel", "state_kernel", "linear_kernel"])
 def test_products_run_on_tensor_cores(facts, kernel):
     for fact in of(facts, kernel):
         assert fact["products"] == ("wgmma.mma_async" if fact["card"] == 90 else "mma.sync"), fact
