@@ -204,10 +204,8 @@ def test_cancel_is_noticed_inside_a_step(loaded, golden):
     assert len(called) == 1
 
 
-def test_cross_attention_goes_to_the_override_that_was_there(loaded, golden):
-    from steadydancer.turbo.sla import with_sla
-
-    model, projections = loaded
+def with_previous(model):
+    """The MODEL with another override in place, and the list of (queries, keys) that it is given."""
     seen = []
 
     def previous(func, q, k, v, heads, **kwargs):
@@ -216,6 +214,14 @@ def test_cross_attention_goes_to_the_override_that_was_there(loaded, golden):
 
     chained = model.clone()
     chained.model_options["transformer_options"]["optimized_attention_override"] = previous
+    return chained, seen
+
+
+def test_cross_attention_goes_to_the_override_that_was_there(loaded, golden):
+    from steadydancer.turbo.sla import with_sla
+
+    model, projections = loaded
+    chained, seen = with_previous(model)
     plain = run(with_sla(model, projections, 0.34), None, golden, [0.9, 0.0])
     assert torch.equal(run(with_sla(chained, projections, 0.34), None, golden, [0.9, 0.0]), plain)
     assert seen == [(5 * 12 * 12, 512)] * 2
@@ -227,14 +233,7 @@ def test_a_text_as_long_as_the_video_is_not_taken_for_the_video(loaded, golden):
     from steadydancer.turbo.sla import with_sla
 
     model, projections = loaded
-    seen = []
-
-    def previous(func, q, k, v, heads, **kwargs):
-        seen.append((q.shape[1], k.shape[1]))
-        return func(q, k, v, heads, **kwargs)
-
-    chained = model.clone()
-    chained.model_options["transformer_options"]["optimized_attention_override"] = previous
+    chained, seen = with_previous(model)
     latent = torch.zeros(1, 16, 2, 32, 32)
     inputs = Inputs()
     inputs.shape = latent.shape
