@@ -96,14 +96,14 @@ def build(torch, layout: dict, dtype: str, placement: str):
             model_type="i2v", dtype=torch.bfloat16, operations=disable_weight_init, **layout
         ).state_dict()
     kind = torch.float32 if dtype == "fp32" else torch.bfloat16
-    tensors = {}
+    tensors, maker = {}, "cuda" if torch.cuda.is_available() else "cpu"  # 16 billion random numbers take a CPU minutes
     for key, meta in shapes.items():
         kept = key.startswith(("patch_embedding", "condition_embedding_"))
-        tensor = torch.empty(meta.shape, dtype=torch.float32 if kept else kind).normal_(std=0.02)
+        tensor = torch.empty(meta.shape, dtype=torch.float32 if kept else kind, device=maker).normal_(std=0.02)
         if dtype == "fp8 scaled" and key.endswith(".weight") and tensor.ndim == 2 and not kept:
             tensors[key.removesuffix("weight") + "scale_weight"] = torch.ones(1)
             tensor = tensor.to(torch.float8_e4m3fn)
-        tensors[key] = tensor
+        tensors[key] = tensor.cpu()
     if dtype == "fp8 scaled":
         tensors["scaled_fp8"] = torch.zeros(0, dtype=torch.float8_e4m3fn)
     model = comfy.sd.load_diffusion_model_state_dict(tensors, model_options={} if dtype != "fp32" else {"dtype": kind})

@@ -6,17 +6,19 @@ import torch
 import torch.nn.functional as F
 
 SIZE_STEP = 16
+TURBO_STRETCH = "stretch (TurboDiffusion)"
 FRAME_STEP = 4
 
 
-def fitted_size(width: int, height: int, area: int) -> tuple[int, int]:
+def fitted_size(width: int, height: int, area: int, nearest: bool = False) -> tuple[int, int]:
     """Width and height, in pixels, of about `area` pixels at the aspect of width×height, in multiples of 16.
 
-    Rounded down, as the published code does: 864×1184 at 1024·576 gives 656×896.
+    Rounded down, as SteadyDancer's code does: 864×1184 at 1024·576 gives 656×896. TurboDiffusion's takes the `nearest`.
     """
     aspect = height / width
     fitted = (math.sqrt(area / aspect), math.sqrt(area * aspect))
-    return tuple(max(SIZE_STEP, int(side // SIZE_STEP) * SIZE_STEP) for side in fitted)
+    steps = (round(side / SIZE_STEP) if nearest else int(side // SIZE_STEP) for side in fitted)
+    return tuple(max(SIZE_STEP, count * SIZE_STEP) for count in steps)
 
 
 def same_aspect(width: int, height: int, new_width: int, new_height: int) -> bool:
@@ -29,12 +31,15 @@ def resize(images: torch.Tensor, width: int, height: int, fit: str = "crop") -> 
     """Images [N, H, W, C] with values 0..1 to RGB [N, height, width, 3], bicubic.
 
     `fit` says what becomes of another aspect: "crop" cuts the centre out, "pad" adds black bars, "stretch" squashes,
-    without antialiasing, as the published code does. Alpha is dropped; grey becomes RGB.
+    without antialiasing, as SteadyDancer's code does, and TURBO_STRETCH as TurboDiffusion's, bilinear with antialiasing.
+    Alpha is dropped; grey becomes RGB.
     """
     images = images[..., :3].expand(-1, -1, -1, 3).movedim(-1, 1).float()
     h, w = images.shape[-2:]
     if (w, h) == (width, height):
         return images.movedim(1, -1)
+    if fit == TURBO_STRETCH:
+        return F.interpolate(images, (height, width), mode="bilinear", antialias=True).movedim(1, -1)
     if fit == "stretch":
         return F.interpolate(images, (height, width), mode="bicubic").clamp(0, 1).movedim(1, -1)
     choose = max if fit == "crop" else min

@@ -1,5 +1,7 @@
 """Pickled checkpoints, converted once to safetensors beside them: such a file is mapped, and nothing in it can run."""
 
+import contextlib
+import errno
 import json
 import os
 import shutil
@@ -35,36 +37,45 @@ def as_safetensors(
     `check(tensors, name)` may refuse the file before anything is written. Raises ValueError with what to do, and
     DownloadCancelled within a second of `cancelled()`; neither leaves a file that could be taken for whole.
     """
-    from filelock import FileLock, Timeout
+    from filelock import FileLock
 
     target = path.with_suffix(".safetensors")
     if is_conversion(target, path):
         return target
     tensors = read(path)
     check(tensors, path.name)
+    part = target.with_name(target.name + ".part")
     lock = FileLock(str(target) + ".lock")
+    try:
+        acquire(lock, cancelled)
+        try:
+            if not is_conversion(target, path):  # else another process has just made it
+                say(f"{path.name} is converted once to {target.name}. The .pth is not needed after that.")
+                convert(path, tensors, part, progress, cancelled)
+                os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # Windows, which deletes it at the release
+                Path(lock.lock_file).unlink()
+            lock.release()
+    except OSError as err:
+        advice = "Make the folder writable, or convert the file on another machine."
+        if err.errno == errno.ENOSPC:
+            advice = "The disk is full: free some space, then try again."
+        raise ValueError(f"{target.name} could not be written into {target.parent} ({err.strerror}). {advice}") from err
+    return target
+
+
+def acquire(lock, cancelled: Callable[[], bool]) -> None:
+    """Waits for the lock. Raises DownloadCancelled within a second of `cancelled()`."""
+    from filelock import Timeout
+
     while not lock.is_locked:
         try:
             lock.acquire(timeout=0.2)
         except Timeout:
             if cancelled():
                 raise DownloadCancelled from None
-    part = target.with_name(target.name + ".part")
-    try:
-        if not is_conversion(target, path):  # else another process has just made it
-            say(f"{path.name} is converted once to {target.name}. The .pth is not needed after that.")
-            convert(path, tensors, part, progress, cancelled)
-            os.replace(part, target)
-    except OSError as err:
-        raise ValueError(
-            f"{target.name} could not be written into {target.parent} ({err.strerror}). "
-            "The .pth is converted once to it: make the folder writable, or convert it on another machine."
-        ) from err
-    finally:
-        part.unlink(missing_ok=True)
-        lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
-    return target
 
 
 def metadata(path: Path) -> dict[str, str]:
@@ -90,9 +101,16 @@ def is_conversion(target: Path, path: Path) -> bool:
 
 
 def contents(path: Path) -> str:
-    """Tells one pickled file from another by the checksums in its directory, without reading it."""
-    with zipfile.ZipFile(path) as archive:
-        entries = sorted((entry.filename.partition("/")[2], entry.CRC, entry.file_size) for entry in archive.infolist())
+    """Tells one pickled file from another by the checksums in its directory, without reading it.
+
+    Raises ValueError where there is none: the file is cut short, or PyTorch's format before 1.6.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            listed = archive.infolist()
+    except zipfile.BadZipFile as err:
+        raise ValueError(f"{path.name} is damaged or no checkpoint of PyTorch. Delete it and fetch it again.") from err
+    entries = sorted((entry.filename.partition("/")[2], entry.CRC, entry.file_size) for entry in listed)
     return f"{zlib.crc32(repr(entries).encode()):08x}-{path.stat().st_size}"
 
 

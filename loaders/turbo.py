@@ -89,9 +89,17 @@ def load_turbo(paths: list[Path], precision: str, progress: Callable, cancelled:
 
 
 def load_one(path: str, precision: str, disable_dynamic: bool = False, progress=None, cancelled=None) -> tuple:
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    name = Path(path).name
     published = comfy.utils.load_torch_file(path)
+    model, projections = build(published, Path(path).name, precision, disable_dynamic, progress, cancelled)
+    model.cached_patcher_init = (load_again, (path, precision))
+    return model, projections
+
+
+def build(
+    published: dict[str, torch.Tensor], name: str, precision: str, disable_dynamic=False, progress=None, cancelled=None
+) -> tuple:
+    """(MODEL, projections) of the tensors of the file `name`; `precision` as for load_turbo."""
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     check_file(published, name)
     weights = sorted_weights(published, name)
     tensors = weights.tensors
@@ -105,8 +113,7 @@ def load_one(path: str, precision: str, disable_dynamic: bool = False, progress=
     operations = turbo_operations()
     options = {"custom_operations": operations, "dtype": dtype}
     model = comfy.sd.load_diffusion_model_state_dict(tensors, model_options=options, disable_dynamic=disable_dynamic)
-    model = known(model, path, load_again)
-    model.cached_patcher_init = (load_again, (path, precision))
+    model = known(model, name, load_again)
     return as_turbo(with_packed_patches(model, operations.scratch)), weights.projections
 
 

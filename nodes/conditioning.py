@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..dancer.conditioning import (
     FRAME_STEP,
     SIZE_STEP,
+    TURBO_STRETCH,
     fitted_size,
     image_condition,
     match_length,
@@ -59,10 +60,11 @@ class SteadyDancerFitImage(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "fit",
-                    options=["crop", "pad", "stretch", "off"],
+                    options=["crop", "pad", "stretch", TURBO_STRETCH, "off"],
                     default="crop",
-                    tooltip="Where the shapes differ, which only 'custom' can cause: crop cuts the edges, pad adds black bars, stretch squashes the "
-                    "picture as the published code does, off refuses.",
+                    tooltip="Where the shapes differ, which only 'custom' can cause: crop cuts the edges, pad adds black "
+                    "bars, stretch squashes the picture as SteadyDancer's code does, off refuses. stretch (TurboDiffusion) "
+                    "sizes and squashes every picture as TurboDiffusion's code does.",
                 ),
             ],
             outputs=[
@@ -77,7 +79,7 @@ class SteadyDancerFitImage(io.ComfyNode):
     def execute(cls, image, area, width, height, fit) -> io.NodeOutput:
         picture_height, picture_width = image.shape[1:3]
         if area != CUSTOM:
-            width, height = fitted_size(picture_width, picture_height, AREAS[area])
+            width, height = fitted_size(picture_width, picture_height, AREAS[area], nearest=fit == TURBO_STRETCH)
         require_size(width, height)
         if not same_aspect(picture_width, picture_height, width, height):
             if fit == "off":
@@ -85,7 +87,7 @@ class SteadyDancerFitImage(io.ComfyNode):
                     f"The picture is {picture_width}×{picture_height} and does not have the shape of {width}×{height}. "
                     "Choose what to do with it in 'fit' (crop, pad or stretch), or an area that keeps its shape."
                 )
-            done = {"crop": "cropped", "pad": "padded with black", "stretch": "stretched"}[fit]
+            done = {"crop": "cropped", "pad": "padded with black"}.get(fit, "stretched")
             say(cls.hidden.unique_id, f"{picture_width}×{picture_height} {done} to {width}×{height}")
         return io.NodeOutput(resize(image, width, height, "crop" if fit == "off" else fit), width, height)
 

@@ -10,7 +10,6 @@ from comfy_execution.utils import get_executing_context
 from ..loaders.catalog import catalogue
 from ..loaders.errors import DownloadCancelled
 from ..loaders.turbo import both_experts, load_turbo, prepared
-from ..turbo.model import as_turbo
 from ..turbo.sla import with_sla
 from .loaders import CATEGORY, PLAN_INPUT, accepted, disk_files, fetch, fingerprint, parts, with_plan
 from .progress import NodeProgress, cancelled, say, stop
@@ -103,5 +102,4 @@ class SteadyDancerTurboLoader(io.ComfyNode):
 
 
 def with_attention(model, projections, attention: str, topk: float):
-    model = as_turbo(model)
     return model if attention == "dense" else with_sla(model, projections, topk)

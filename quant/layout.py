@@ -100,18 +100,21 @@ def is_packed(tensor) -> bool:
     return isinstance(tensor, QuantizedTensor) and tensor._layout_cls in (LAYOUT, INT8_LAYOUT)
 
 
-def multiplies_packed(weight: torch.Tensor, input: torch.Tensor) -> bool:
-    """Whether the 8-bit units of the input's GPU can multiply with this weight as it is."""
+def runs_kernels(input: torch.Tensor) -> bool:
+    """Whether kernels with 16-bit and 8-bit matrix products run where the input is: NVIDIA, RTX 30 series or later."""
     return (
-        is_packed(weight)
-        and weight._layout_cls == INT8_LAYOUT
-        and input.is_cuda
+        input.is_cuda
         and input.dtype in (torch.bfloat16, torch.float16)
-        and input.shape[-1] % int8.BLOCK == 0
         and torch.version.hip is None
         and torch.cuda.get_device_capability(input.device) >= (8, 0)
         and triton_kernels() is not None
     )
+
+
+def multiplies_packed(weight: torch.Tensor, input: torch.Tensor) -> bool:
+    """Whether the 8-bit units of the input's GPU can multiply with this weight as it is."""
+    is_int8 = is_packed(weight) and weight._layout_cls == INT8_LAYOUT
+    return is_int8 and input.shape[-1] % int8.BLOCK == 0 and runs_kernels(input)
 
 
 def fill(qdata: torch.Tensor, number: int, out: torch.Tensor) -> torch.Tensor:
@@ -143,13 +146,21 @@ def _(input, codes, scale, bias):
 
 @lru_cache(maxsize=1)
 def triton_kernels():
-    """The module of GPU kernels, or None where Triton is not installed or does not start."""
+    """The module of GPU kernels, or None where Triton is not installed or does not work."""
     try:
         from . import triton_kernels
+
+        try_out(triton_kernels)
     except Exception as err:  # an installation of Triton can fail in many ways, and none of them matters here
-        logging.info("Packed weights are unpacked by PyTorch, because Triton cannot be used: %s", err)
+        logging.warning("PyTorch does what our GPU kernels would, and slower, because Triton cannot be used: %s", err)
         return None
     return triton_kernels
+
+
+def try_out(kernels) -> None:
+    """Unpacks a block. Triton builds what starts a kernel with the machine's C compiler, and there may be none."""
+    blocks = torch.zeros(BLOCKS[8].bytes, dtype=torch.uint8, device="cuda")
+    kernels.dequantise(blocks, 8, torch.empty(BLOCKS[8].weights, device="cuda"))
 
 
 # One operation to torch.compile, which would else take the arithmetic apart and copy for every slice.

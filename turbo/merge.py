@@ -3,13 +3,32 @@
 TurboDiffusion's image-to-video weights were made so: W + strength · (W_rCM − W_T2V), over the tensors that both have.
 """
 
+import comfy.model_management
 import torch
-
-from ..quant.layout import is_packed
+from comfy.quant_ops import QuantizedTensor
+from comfy.weight_adapter import WeightAdapterBase
 
 # What text-to-video and SteadyDancer share. The picture's and the pose's own layers are not in it.
 SHARED = ("blocks.", "text_embedding.", "time_embedding.", "time_projection.", "head.")
 NOT_SHARED = ("k_img", "v_img", "proj_l")
+
+
+class Difference(WeightAdapterBase):
+    """A patch that adds strength · (a − b), made when it is needed: nothing of the size of a model is stored.
+
+    `weights`: a and b, of the patched weight's shape. The difference and the sum are float32 and rounded once: the numbers
+    are close to each other, and ComfyUI's own patches would round each of them to the type of the weight.
+    """
+
+    name = "difference"
+
+    def __init__(self, loaded_keys: set[str], weights: tuple[torch.Tensor, torch.Tensor]):
+        self.loaded_keys, self.weights = loaded_keys, weights
+
+    def calculate_weight(self, weight, key, strength, strength_model, offset, function, *args, **kwargs):
+        a, b = (comfy.model_management.cast_to_device(w, weight.device, torch.float32) for w in self.weights)
+        weight += function(strength * (a - b))
+        return weight
 
 
 def is_shared(key: str) -> bool:
@@ -20,7 +39,7 @@ def shared_weights(model) -> dict[str, torch.Tensor]:
     """The shared tensors of a MODEL, key → tensor. Raises ValueError where one of them is quantised."""
     found = {key: t for key, t in model.model.diffusion_model.state_dict().items() if is_shared(key)}
     for tensor in found.values():
-        if is_packed(tensor) or not tensor.dtype.is_floating_point or tensor.dtype.itemsize == 1:
+        if isinstance(tensor, QuantizedTensor) or not tensor.dtype.is_floating_point or tensor.dtype.itemsize == 1:
             raise ValueError(
                 "The merge needs unquantised weights, and one of the models is quantised (fp8, GGUF or int8): the small "
                 "differences would be lost in rounding. Choose the fp16 or bf16 variants."
@@ -41,8 +60,6 @@ def merge_rcm(base, rcm, t2v, strength: float):
             "TurboWan 2.1 text to video 14B 480p, and Wan 2.1 text to video 14B."
         )
     clone = base.clone()
-    patches = {f"diffusion_model.{key}": (tuned[key], plain[key]) for key in sorted(keys)}
-    # Two plain differences rather than one stored: nothing of the size of a model is made.
-    clone.add_patches({key: ("diff", (a,)) for key, (a, _) in patches.items()}, strength)
-    clone.add_patches({key: ("diff", (b,)) for key, (_, b) in patches.items()}, -strength)
+    patches = {f"diffusion_model.{key}": Difference({key}, (tuned[key], plain[key])) for key in sorted(keys)}
+    clone.add_patches(patches, strength)
     return clone

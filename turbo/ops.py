@@ -4,6 +4,7 @@ import torch
 from comfy.ops import cast_bias_weight, uncast_bias_weight
 from torch.nn.functional import layer_norm, rms_norm
 
+from ..quant.layout import runs_kernels
 from ..quant.ops import packed_operations
 
 ROWS = 1 << 14  # normalised at a time: float32 copies of a whole video's tokens would take gigabytes
@@ -19,6 +20,22 @@ def by_rows(norm, input: torch.Tensor) -> torch.Tensor:
     return out
 
 
+def normalised(layer, input: torch.Tensor, plain) -> torch.Tensor:
+    """The layer's norm in float32: one kernel on a GPU that runs it, else `plain(rows, weight, bias)` of torch."""
+    weight, bias, stream = cast_bias_weight(
+        layer, dtype=torch.float32, device=input.device, bias_dtype=torch.float32, offloadable=True
+    )
+    if runs_kernels(input) and not torch.compiler.is_compiling():
+        from .triton_norms import norm
+
+        with torch.cuda.device(input.device):
+            out = norm(input, weight, bias, layer.eps)
+    else:
+        out = by_rows(lambda rows: plain(rows, weight, bias), input)
+    uncast_bias_weight(layer, weight, bias, stream)
+    return out
+
+
 def turbo_operations() -> type:
     """Operations for `custom_operations`, with a `scratch` of their own."""
     base = packed_operations()
@@ -29,12 +46,7 @@ def turbo_operations() -> type:
                 super().__init__(*args, dtype=torch.float32, **kwargs)
 
             def forward_comfy_cast_weights(self, input):
-                weight, bias, stream = cast_bias_weight(
-                    self, dtype=torch.float32, device=input.device, offloadable=True
-                )
-                out = by_rows(lambda x: rms_norm(x, self.normalized_shape, weight, self.eps), input)
-                uncast_bias_weight(self, weight, bias, stream)
-                return out
+                return normalised(self, input, lambda x, w, _: rms_norm(x, self.normalized_shape, w, self.eps))
 
         class LayerNorm(base.LayerNorm):
             def __init__(self, *args, dtype=None, **kwargs):
@@ -43,11 +55,6 @@ def turbo_operations() -> type:
             def forward_comfy_cast_weights(self, input):
                 if self.weight is None:
                     return super().forward_comfy_cast_weights(input)
-                weight, bias, stream = cast_bias_weight(
-                    self, dtype=torch.float32, device=input.device, bias_dtype=torch.float32, offloadable=True
-                )
-                out = by_rows(lambda x: layer_norm(x, self.normalized_shape, weight, bias, self.eps), input)
-                uncast_bias_weight(self, weight, bias, stream)
-                return out
+                return normalised(self, input, lambda x, w, b: layer_norm(x, self.normalized_shape, w, b, self.eps))
 
     return TurboOperations

@@ -1,29 +1,28 @@
 """Sparse attention as an attention override of ComfyUI: TurboDiffusion's with its trained linear part, and without it."""
 
 import math
-from importlib.util import find_spec
 
 import torch
 from comfy.ldm.wan.model import WanModel
 from comfy.patcher_extension import WrappersMP
 
+from ..quant.layout import runs_kernels
 from .attention import BLOCK_K, sla
 
 HEAD_DIM = 128
 KEY = "steadydancer_sparse_attention"
-
-
-def runs_triton(q: torch.Tensor) -> bool:
-    return q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and find_spec("triton") is not None
+# What the override keeps in ComfyUI's transformer_options during one evaluation.
+DENSE, TAKEN = f"{KEY}_dense", f"{KEY}_block"
 
 
 @torch.compiler.disable
 def sparse_attention(q, k, v, projection, topk: float, pinned: int = 0) -> torch.Tensor:
     """`attention.sla`, by the GPU kernels where they run."""
-    if runs_triton(q):
+    if runs_kernels(q):
         from . import triton_sla
 
-        return triton_sla.sla(q, k, v, projection, topk, pinned=pinned)
+        with torch.cuda.device(q.device):
+            return triton_sla.sla(q, k, v, projection, topk, pinned=pinned)
     return sla(q, k, v, projection, topk, pinned=pinned)
 
 
@@ -44,7 +43,7 @@ class SparseAttention:
 
     def __call__(self, func, q, k, v, heads, *args, **kwargs):
         options = kwargs["transformer_options"]
-        if not self.takes(q, k, heads, args, kwargs) or options.get(KEY) == "dense":
+        if not self.takes(q, k, heads, args, kwargs) or options.get(DENSE):
             if self.previous is not None:
                 return self.previous(func, q, k, v, heads, *args, **kwargs)
             return func(q, k, v, heads, *args, **kwargs)
@@ -54,12 +53,15 @@ class SparseAttention:
         return sparse_attention(q.view(shape), k.view(shape), v.view(shape), projection, self.topk, pinned).flatten(2)
 
     def takes(self, q, k, heads: int, args: tuple, kwargs: dict) -> bool:
-        """Whether this is a self-attention: cross-attention has other keys than queries."""
+        """Whether this is a self-attention: the first of its block, with as many keys as queries."""
+        options = kwargs["transformer_options"]
+        index = options.get("block_index")
+        # Cross-attention, which comes later, looks the same where the video has as many tokens as the text: 512.
+        first = options.get(TAKEN) != index
+        options[TAKEN] = index
         plain = not args and kwargs.get("mask") is None and not kwargs.get("skip_reshape")
-        index = kwargs["transformer_options"].get("block_index")
         known = index is not None and (self.projections is None or index in self.projections)
-        # Keys of a text of just as many tokens would look the same, but ComfyUI pads texts to 512.
-        return plain and known and q.shape == k.shape and q.shape[-1] == heads * HEAD_DIM
+        return first and plain and known and q.shape == k.shape and q.shape[-1] == heads * HEAD_DIM
 
     def projection(self, index: int, q: torch.Tensor):
         if self.projections is None:
@@ -80,7 +82,7 @@ def dense_first_step(executor, x, timestep, context, clip_fea, time_dim_concat, 
     """Around one evaluation of the network: tells the override to stay away while the noise is at its strongest."""
     sigmas, schedule = transformer_options.get("sigmas"), transformer_options.get("sample_sigmas")
     if sigmas is not None and schedule is not None and float(sigmas.max()) >= float(schedule[0]) * (1 - 1e-5):
-        transformer_options = {**transformer_options, KEY: "dense"}
+        transformer_options = {**transformer_options, DENSE: True}
     return executor(x, timestep, context, clip_fea, time_dim_concat, transformer_options, *args, **kwargs)
 
 

@@ -1,6 +1,8 @@
 """TurboDiffusion files through the loader: published layouts, conversion, refusals, 8-bit layers, LoRA."""
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -152,6 +154,28 @@ def test_the_8_bit_layer_multiplies_as_published(folder, monkeypatch):
     assert 0 < relative(found.float(), unpacked.float()) < 0.02
 
 
+def test_where_triton_cannot_start_a_kernel_torch_does_its_work(comfyui, monkeypatch, caplog):
+    """Triton without a C compiler can be imported, and fails at the first start of a kernel."""
+    pytest.importorskip("triton")
+    from steadydancer.quant import layout, triton_kernels
+
+    def no_compiler(*args):
+        raise RuntimeError("Failed to find C compiler.")
+
+    zeros, empty = torch.zeros, torch.empty
+    monkeypatch.setattr(torch, "zeros", lambda *args, device=None, **kwargs: zeros(*args, **kwargs))
+    monkeypatch.setattr(torch, "empty", lambda *args, device=None, **kwargs: empty(*args, **kwargs))
+    layout.triton_kernels.cache_clear()
+    try:
+        assert layout.triton_kernels() is triton_kernels, "in the interpreter the trial succeeds"
+        layout.triton_kernels.cache_clear()
+        monkeypatch.setattr(triton_kernels, "dequantise", no_compiler)
+        assert layout.triton_kernels() is None
+    finally:
+        layout.triton_kernels.cache_clear()
+    assert "Triton cannot be used: Failed to find C compiler" in caplog.text
+
+
 def test_lora_equals_lora_on_the_unpacked_weights(folder, golden):
     import comfy.model_management
     import comfy.sd
@@ -267,6 +291,74 @@ def test_an_interrupted_conversion_leaves_nothing(folder, monkeypatch):
     assert load_file(prepared(path, *QUIET))["head.modulation"].shape == (1, 2, 256)
     tiny.write_vae(path.with_suffix(".safetensors"))
     with pytest.raises(ValueError, match="was not made from it"):
+        prepared(path, *QUIET)
+
+
+@pytest.fixture
+def nobody():
+    """This process with the rights of a user who owns nothing: to root every folder is writable."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    yield
+    os.seteuid(0)
+
+
+def test_a_folder_that_cannot_be_written_is_named(folder, request):
+    path = tiny.write_turbowan(folder / "TurboWan2.1-T2V-1.3B-480P.pth")
+    for parent in [folder, *folder.parents][:3]:
+        parent.chmod(0o555)
+    request.getfixturevalue("nobody")
+    with pytest.raises(
+        ValueError, match="TurboWan2.1-T2V-1.3B-480P.safetensors could not be written.* Make the folder"
+    ):
+        load(path)
+
+
+def test_a_full_disk_is_named_and_nothing_stays(folder, monkeypatch):
+    """The disk fills up while the file is written, though it had room before."""
+    from steadydancer.loaders import pickled
+
+    path = tiny.write_turbowan(folder / "TurboWan2.1-T2V-1.3B-480P.pth")
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full here")
+    monkeypatch.setattr(pickled, "open", lambda part, mode: open("/dev/full", mode), raising=False)
+    with pytest.raises(ValueError, match="The disk is full: free some space"):
+        load(path)
+    assert [p.name for p in folder.iterdir()] == [path.name]
+
+
+def test_a_second_start_waits_for_the_first(folder):
+    """Two conversions of one file: the second takes what the first has made, and can be cancelled while it waits."""
+    from steadydancer.loaders.errors import DownloadCancelled
+    from steadydancer.loaders.turbo import prepared
+
+    path = tiny.write_turbowan(folder / "TurboWan2.1-T2V-1.3B-480P.pth")
+    converting, go_on, said = threading.Event(), threading.Event(), []
+
+    def wait(done, total):
+        converting.set()
+        assert go_on.wait(30)
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(prepared, path, wait, *QUIET[1:])
+        assert converting.wait(30)
+        with pytest.raises(DownloadCancelled):
+            prepared(path, QUIET[0], lambda: True, said.append)
+        second = pool.submit(prepared, path, QUIET[0], lambda: go_on.set() or False, said.append)
+        assert second.result(30) == first.result(30)
+    assert not said, "the second did not convert"
+    assert sorted(p.name for p in folder.iterdir()) == [path.name, path.with_suffix(".safetensors").name]
+
+
+def test_a_damaged_pickle_beside_its_conversion_is_named(folder):
+    from steadydancer.loaders.turbo import prepared
+
+    path = tiny.write_turbowan(folder / "TurboWan2.1-T2V-1.3B-480P.pth")
+    prepared(path, *QUIET)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="480P.pth is damaged or no checkpoint of PyTorch"):
         prepared(path, *QUIET)
 
 

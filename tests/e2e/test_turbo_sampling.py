@@ -5,6 +5,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from support import GOLDEN, tiny
+from support.golden import Golden
 
 QUIET = (lambda done, total: None, lambda: False, lambda text: None)
 SEED = 5
@@ -148,6 +149,24 @@ def test_all_noise_comes_from_one_stream(loaded, low, golden, monkeypatch):
     assert correlations.abs().max() < 5 / drawn[0].numel() ** 0.5
 
 
+def test_one_expert_at_a_time_is_asked_for(loaded, low, golden, monkeypatch):
+    """So ComfyUI may put the first away where the card has no room for both; and what was put away goes on as before."""
+    import comfy.model_management as mm
+    from steadydancer.turbo.schedule import rcm_times
+
+    times, asked, load_models = rcm_times(4, 200.0), [], mm.load_models_gpu
+    kept = run(loaded[0], low, golden, times)
+
+    def load(models, *args, **kwargs):
+        asked.append([model.model for model in models])
+        mm.unload_all_models()  # as where memory is short
+        return load_models(models, *args, **kwargs)
+
+    monkeypatch.setattr(mm, "load_models_gpu", load)
+    assert torch.equal(run(loaded[0], low, golden, times), kept)
+    assert asked == [[loaded[0].model], [low.model]]
+
+
 @pytest.mark.parametrize("stop", range(4))
 def test_steps_are_counted_through_and_an_error_ends_the_run(loaded, low, golden, stop):
     from steadydancer.turbo.schedule import rcm_times
@@ -185,10 +204,8 @@ def test_cancel_is_noticed_inside_a_step(loaded, golden):
     assert len(called) == 1
 
 
-def test_cross_attention_goes_to_the_override_that_was_there(loaded, golden):
-    from steadydancer.turbo.sla import with_sla
-
-    model, projections = loaded
+def with_previous(model):
+    """The MODEL with another override in place, and the list of (queries, keys) that it is given."""
     seen = []
 
     def previous(func, q, k, v, heads, **kwargs):
@@ -197,10 +214,31 @@ def test_cross_attention_goes_to_the_override_that_was_there(loaded, golden):
 
     chained = model.clone()
     chained.model_options["transformer_options"]["optimized_attention_override"] = previous
+    return chained, seen
+
+
+def test_cross_attention_goes_to_the_override_that_was_there(loaded, golden):
+    from steadydancer.turbo.sla import with_sla
+
+    model, projections = loaded
+    chained, seen = with_previous(model)
     plain = run(with_sla(model, projections, 0.34), None, golden, [0.9, 0.0])
     assert torch.equal(run(with_sla(chained, projections, 0.34), None, golden, [0.9, 0.0]), plain)
     assert seen == [(5 * 12 * 12, 512)] * 2
     assert "optimized_attention_override" not in model.model_options["transformer_options"]
+
+
+def test_a_text_as_long_as_the_video_is_not_taken_for_the_video(loaded, golden):
+    """Text is padded to 512 tokens, and 2 frames of 256×256 are 512 tokens."""
+    from steadydancer.turbo.sla import with_sla
+
+    model, projections = loaded
+    chained, seen = with_previous(model)
+    latent = torch.zeros(1, 16, 2, 32, 32)
+    inputs = Inputs()
+    inputs.shape = latent.shape
+    run(with_sla(chained, projections, 0.34), None, inputs, [0.9, 0.8, 0.0], latent=latent)
+    assert seen == [(512, 512)] * 4, "two blocks, two steps"
 
 
 def test_everything_selected_without_projection_is_dense(loaded, golden):
@@ -250,6 +288,65 @@ def test_a_compiled_model_computes_the_same(loaded, golden):
         plain = network(*inputs, transformer_options=dict(options))
         compiled = torch.compile(network, backend="eager")(*inputs, transformer_options=dict(options))
     assert relative(compiled, plain) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def dancer(comfyui, tmp_path_factory):
+    from steadydancer.loaders import build
+
+    return build.load_one(str(tiny.write_steadydancer(tmp_path_factory.mktemp("dancer") / "dancer.safetensors")))
+
+
+def dancer_run(model, sigmas):
+    """SteadyDancer with the golden conditioning and core's Euler."""
+    import comfy.samplers
+
+    golden = Golden()
+    positive, *_ = golden.conditionings(model)
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, [])
+    guider.set_cfg(1.0)
+    euler = comfy.samplers.ksampler("euler")
+    with torch.inference_mode():
+        return guider.sample(
+            golden.x, torch.zeros_like(golden.x), euler, torch.tensor(sigmas), disable_pbar=True, seed=0
+        )
+
+
+def test_steadydancers_references_are_chosen_and_its_first_step_is_dense(dancer, monkeypatch):
+    from steadydancer.turbo import sla
+
+    seen, attend = [], sla.sparse_attention
+
+    def watched(q, k, v, projection, topk, pinned=0):
+        seen.append((q.shape[1], pinned, projection, topk))
+        return attend(q, k, v, projection, topk, pinned)
+
+    monkeypatch.setattr(sla, "sparse_attention", watched)
+    sparse = sla.with_sparse_attention(dancer, 0.3)
+    assert torch.equal(dancer_run(sparse, [0.9, 0.0]), dancer_run(dancer, [0.9, 0.0])) and not seen
+    dancer_run(sparse, [0.95, 0.9, 0.0])
+    blocks = len(dancer.model.diffusion_model.blocks)
+    t, h, w = Golden().x.shape[2:]
+    frame, tokens = (h // 2) * (w // 2), (t + 2) * (h // 2) * (w // 2)
+    assert len(seen) == blocks, "the self-attention of every block, in the second step alone"
+    for length, pinned, projection, topk in seen:
+        assert (length, projection, topk) == (tokens, None, 0.3)
+        first = (-(-tokens // 64) - pinned) * 64  # the first pinned token
+        assert tokens - 2 * frame - 64 < first <= tokens - 2 * frame, "both frames, and no block more"
+
+
+def test_a_compiled_dancer_computes_the_same_sparsely(dancer):
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+    from steadydancer.turbo.sla import with_sparse_attention
+
+    sparse = with_sparse_attention(dancer, 0.3)
+    plain = dancer_run(sparse, [0.95, 0.9, 0.0])
+    compiled = sparse.clone()
+    torch._dynamo.reset()
+    set_torch_compile_wrapper(model=compiled, backend="eager")
+    assert relative(dancer_run(compiled, [0.95, 0.9, 0.0]), plain) < 1e-4
+    assert relative(dancer_run(dancer, [0.95, 0.9, 0.0]), plain) > 1e-4
 
 
 def test_references_stay_in_view(comfyui):

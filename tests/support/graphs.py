@@ -409,7 +409,7 @@ Sampler** changes over by itself and keeps one stream of noise.
 TURBO_I2V_NODES = [
     note("note", -1, 0, TURBO_I2V_NOTE, 300),
     node("picture", "LoadImage", -1, 17, size=(400, 420), image=PERSON),
-    node("fit", "SteadyDancerFitImage", -1, 40, size=(400, None), area="720p (1280×720)", fit="stretch"),
+    node("fit", "SteadyDancerFitImage", -1, 40, size=(400, None), area="720p (1280×720)", fit="stretch (TurboDiffusion)"),
     node("loader", "SteadyDancerTurboLoader", 0, 0, size=(400, None), model="turbowan2.2-i2v-a14b-720p/int8"),
     node("positive", "CLIPTextEncode", 1, 0, title="Prompt", size=(400, 260), text=PROMPT),
     node("condition", "WanImageToVideo", 1, 15, length=81, batch_size=1),

@@ -35,3 +35,21 @@ def test_strides_of_a_packed_projection_are_followed():
     ours = triton_sla.sla(q, k, v, None, 0.5)
     reference = attention.sla(*(x.float() for x in (q, k, v)), None, 0.5)
     assert (ours.float() - reference).abs().max() <= 4e-3 * reference.abs().max()
+
+
+@pytest.mark.parametrize("length", [1, 70, 300])
+def test_the_linear_parts_sums_are_those_of_torch(length, monkeypatch):
+    """Softmax over the channels, products with the values, over all tokens, in several parts."""
+    from steadydancer.turbo import triton_sla
+
+    monkeypatch.setattr(triton_sla, "TOKENS", 128)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    packed = torch.randn(2, length, 3, 2, 128, generator=torch.Generator().manual_seed(0)).half().to(device)
+    k, v = packed.unbind(3)
+    state, total = triton_sla.linear_state(k, v)
+    features = k.double().softmax(-1)
+    assert state.dtype == total.dtype == k.dtype
+    torch.testing.assert_close(
+        state.double(), torch.einsum("blhd,blhe->bhde", features, v.double()), rtol=2e-3, atol=2e-3
+    )
+    torch.testing.assert_close(total.double(), features.sum(1), rtol=2e-3, atol=1e-5)

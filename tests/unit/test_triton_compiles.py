@@ -1,0 +1,58 @@
+"""TurboDiffusion's kernels, compiled to machine code for the cards that people have. No card is needed for that."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from support import TESTS
+
+pytest.importorskip("triton")
+
+# Shared memory that one program may have, in bytes: NVIDIA's table of compute capabilities.
+SHARED = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 120: 99 << 10}
+
+
+@pytest.fixture(scope="module")
+def facts():
+    variables = {**os.environ, "PYTHONPATH": str(TESTS)}
+    variables.pop("TRITON_INTERPRET", None)
+    done = subprocess.run(
+        [sys.executable, TESTS / "support" / "compile_kernels.py"],
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def of(facts, kernel: str) -> list:
+    found = [fact for fact in facts if fact["kernel"] == kernel]
+    assert {fact["card"] for fact in found} == set(SHARED)
+    return found
+
+
+def test_every_kernel_fits_every_card(facts):
+    for fact in facts:
+        assert fact["shared"] <= SHARED[fact["card"]], fact
+
+
+def test_loops_keep_their_numbers_in_registers(facts):
+    """One slip of a register beside the products is no loss; a loop that lives in memory would be."""
+    for fact in facts:
+        assert fact["spilled"] <= 4, fact
+
+
+@pytest.mark.parametrize("kernel", ["sla_kernel", "state_kernel", "linear_kernel"])
+def test_products_run_on_tensor_cores(facts, kernel):
+    for fact in of(facts, kernel):
+        assert fact["products"] == ("wgmma.mma_async" if fact["card"] == 90 else "mma.sync"), fact
+
+
+def test_the_quantiser_rounds_twice_as_published(facts):
+    """A fused product and sum would round once, and give another code where the product lies halfway between two."""
+    assert not any(fact["fused"] for fact in of(facts, "quantise_kernel"))
