@@ -90,10 +90,10 @@ def test_the_published_files_quirks_are_restored(comfyui, gguf_path, golden):
             assert parameter.dtype == torch.float32 and type(parameter.data) is torch.Tensor, name
 
 
-def lora_of(comfyui):
+def lora_of(comfyui, rank=4):
     import comfy.utils
 
-    path = tiny.write_lora(comfyui / "models/loras/side.safetensors", rank=4)
+    path = tiny.write_lora(comfyui / f"models/loras/side-{rank}.safetensors", rank)
     return comfy.utils.load_torch_file(str(path))
 
 
@@ -129,7 +129,8 @@ def test_lora_equals_lora_on_the_unpacked_model(comfyui, gguf_path, golden, kind
     with_two = comfy.sd.load_lora_for_models(with_one, None, lora, 0.7, 0)[0]
     found = velocity(loaded(with_two), golden)
     layer = model.model.diffusion_model.blocks[0].self_attn.q
-    assert layer.side_branch.down.shape[0] == 8 and not layer.weight_function and hasattr(layer.weight, "_qdata")
+    (down, up), = layer.side_branch.ready.values()
+    assert down.shape[0] == up.shape[1] == 8 and not layer.weight_function and hasattr(layer.weight, "_qdata")
     assert relative(found, plain) > 0.01
     assert relative(found, expected) < 1e-3
     assert torch.equal(velocity(loaded(model), golden), plain)  # the model itself is as it was
@@ -164,6 +165,36 @@ def test_torch_compile_gives_the_same(comfyui, gguf_path, golden):
         original, network.blocks[0] = network.blocks[0], block
         assert relative(velocity(model, golden), plain) < 1e-5
         network.blocks[0] = original
+
+
+def test_torch_compile_keeps_a_lora(comfyui, gguf_path):
+    """A layer with a side branch compiles whole, before and after the branch was first used."""
+    import comfy.sd
+
+    model = loaded(comfy.sd.load_lora_for_models(load(gguf_path("Q4_K")), None, lora_of(comfyui), 1.0, 0)[0])
+    layer = model.model.diffusion_model.blocks[0].self_attn.q
+    x = torch.randn(1, 32, layer.in_features)
+    with torch.inference_mode():
+        torch._dynamo.reset()
+        compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+        first = compiled(x)
+        assert layer.side_branch is not None
+        assert torch.allclose(first, layer(x), atol=1e-5) and torch.allclose(compiled(x), first)
+
+
+@pytest.mark.parametrize(("extra", "whole"), [(1.5, True), (0.1, False)])
+def test_what_a_lora_takes_is_counted_before_all_is_put_on_the_card(comfyui, gguf_path, extra, whole):
+    """Room for the model and a part of its LoRA is no room for both: something must stay in RAM."""
+    import comfy.sd
+
+    model = comfy.sd.load_lora_for_models(load(gguf_path("Q4_K")), None, lora_of(comfyui, rank=64), 1.0, 0)[0]
+    model.partially_load(torch.device("cpu"), model.model_size() * 2)
+    layers = [module.side_branch for module in model.model.modules() if getattr(module, "side_branch", None)]
+    branches = sum(branch.nbytes for branch in layers)
+    model.detach()
+    model.partially_load(torch.device("cpu"), model.model_size() + int(extra * branches))
+    assert branches > 0 and model.model.model_lowvram is not whole
+    model.detach()
 
 
 def test_partly_offloaded_it_computes_the_same(comfyui, gguf_path, golden):
