@@ -129,7 +129,7 @@ def test_lora_equals_lora_on_the_unpacked_model(comfyui, gguf_path, golden, kind
     with_two = comfy.sd.load_lora_for_models(with_one, None, lora, 0.7, 0)[0]
     found = velocity(loaded(with_two), golden)
     layer = model.model.diffusion_model.blocks[0].self_attn.q
-    (down, up), = layer.side_branch.ready.values()
+    ((down, up),) = layer.side_branch.ready.values()
     assert down.shape[0] == up.shape[1] == 8 and not layer.weight_function and hasattr(layer.weight, "_qdata")
     assert relative(found, plain) > 0.01
     assert relative(found, expected) < 1e-3
@@ -215,25 +215,84 @@ def test_partly_offloaded_it_computes_the_same(comfyui, gguf_path, golden):
     assert all(getattr(module, "side_branch", None) is None for module in model.model.modules())
 
 
-@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
-def test_scaled_fp8_is_loaded_in_its_own_format(comfyui, golden, dtype):
-    """Scales as Kijai's converter picks them: the largest weight becomes the largest number of the format."""
-    tensors = {"scaled_fp8": torch.zeros(0, dtype=dtype)}
+def test_dynamic_memory_reads_the_files_own_bytes(comfyui, gguf_path, golden, monkeypatch):
+    """With dynamic VRAM a packed tensor says where it lies in the file, and ComfyUI reads it from there as it is.
+
+    ComfyUI itself places models statically on a CPU, whatever is switched on, so the pages of a GPU are not part of this.
+    """
+    import comfy.memory_management
+    import comfy_aimdo.control
+
+    path = gguf_path("Q4_K")
+    plain = velocity(load(path), golden)
+    if comfy_aimdo.control.lib is None and not comfy_aimdo.control.init():
+        pytest.skip("comfy-aimdo has no library for this system")
+    monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
+    model = load(path)
+    weight = model.model.diffusion_model.blocks[0].ffn[0].weight
+    place = weight._qdata.untyped_storage()._comfy_tensor_file_slice
+    assert path.read_bytes()[place.offset : place.offset + place.size] == weight._qdata.numpy().tobytes()
+    assert weight._qdata.storage_offset() == 0 and place.size == weight.nbytes
+    with open(path, "rb") as file:  # what ComfyUI does for a page in RAM
+        weight._qdata.untyped_storage()._comfy_tensor_file_slice = place._replace(file_ref=file)
+        page = torch.zeros(comfy.memory_management.vram_aligned_size([weight]), dtype=torch.uint8)
+        (copy,) = comfy.memory_management.interpret_gathered_like([weight], page)
+        assert comfy.memory_management.read_tensor_file_slice_into(weight, copy)
+    assert torch.equal(copy.dequantize(), weight.dequantize())
+    assert torch.equal(velocity(model, golden), plain)
+
+
+def write_fp8(folder, dtype, scaled):
+    """Linear weights in fp8; scales as Kijai's converter picks them: the largest weight becomes the format's largest."""
+    tensors = {"scaled_fp8": torch.zeros(0, dtype=dtype)} if scaled else {}
     for key, tensor in tiny.weights("steadydancer_tiny.keys.tsv").items():
         if key.endswith(".weight") and tensor.ndim == 2 and not key.startswith("condition_embedding_"):
-            scale = tensor.abs().max().reshape(1) / torch.finfo(dtype).max
+            scale = tensor.abs().max().reshape(1) / torch.finfo(dtype).max if scaled else torch.ones(1)
             tensors[key] = (tensor / scale).to(dtype)
-            tensors[key.removesuffix("weight") + "scale_weight"] = scale
+            if scaled:
+                tensors[key.removesuffix("weight") + "scale_weight"] = scale
         else:
             tensors[key] = tensor
     name = str(dtype).removeprefix("torch.")
-    path = tiny.write(comfyui / f"models/diffusion_models/dancer-{name}.safetensors", tensors)
-    model = load(path)
+    return tiny.write(folder / f"dancer-{name}{'-scaled' if scaled else ''}.safetensors", tensors)
+
+
+@pytest.mark.parametrize("scaled", [True, False], ids=["scaled", "plain"])
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_fp8_is_loaded_in_its_own_format(comfyui, tmp_path, golden, dtype, scaled):
+    model = load(write_fp8(tmp_path, dtype, scaled))
     weight = model.model.diffusion_model.blocks[0].ffn[0].weight
-    assert weight._qdata.dtype == dtype
+    if scaled:
+        assert weight._qdata.dtype == dtype
     error = relative(velocity(model, golden), golden.numbers["out.noise_pred"][None])
-    print(f"{name}: error against float32 {error:.4%}")
+    print(f"{dtype}, {'scaled' if scaled else 'plain'}: error against float32 {error:.4%}")
     assert error < {torch.float8_e4m3fn: 0.06, torch.float8_e5m2: 0.12}[dtype]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "card", "multiplied"),
+    [(torch.float8_e4m3fn, True, True), (torch.float8_e4m3fn, False, False), (torch.float8_e5m2, True, False)],
+)
+def test_fp8_is_multiplied_where_the_card_can_and_only_there(
+    comfyui, tmp_path, golden, monkeypatch, dtype, card, multiplied
+):
+    """Two e5m2 matrices no GPU multiplies. PyTorch has the fp8 product on the CPU too, so it runs here."""
+    import comfy.model_management
+
+    monkeypatch.setattr(comfy.model_management, "supports_fp8_compute", lambda device=None: card)
+    products = []
+    product = torch.nn.functional.scaled_mm if hasattr(torch.nn.functional, "scaled_mm") else torch._scaled_mm
+
+    def counted(*args, **kwargs):
+        products.append(args[1].dtype)
+        return product(*args, **kwargs)
+
+    where = torch.nn.functional if hasattr(torch.nn.functional, "scaled_mm") else torch
+    monkeypatch.setattr(where, product.__name__, counted)
+    error = relative(velocity(load(write_fp8(tmp_path, dtype, True)), golden), golden.numbers["out.noise_pred"][None])
+    print(f"{dtype}, fp8 product {multiplied}: error against float32 {error:.4%}")
+    assert bool(products) is multiplied
+    assert error < {torch.float8_e4m3fn: 0.15, torch.float8_e5m2: 0.12}[dtype]
 
 
 def test_fp8_with_scales_of_blocks_is_refused(comfyui):
