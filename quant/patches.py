@@ -44,13 +44,17 @@ class SideBranch:
         return out
 
 
-def is_plain(patch: tuple) -> bool:
-    """Whether a patch is up · down and nothing else: no DoRA, no middle, no part of the weight, nothing subtracted."""
+def is_plain(patch: tuple, weight: torch.Tensor) -> bool:
+    """Whether a patch is up · down and nothing else: no DoRA, no middle, no part of the weight, nothing subtracted.
+
+    One of another model's size is left to ComfyUI, which says so and does without it.
+    """
     _, adapter, strength_model, offset, function = patch
     if not isinstance(adapter, LoRAAdapter) or offset is not None or function is not None or strength_model != 1.0:
         return False
-    _, _, _, mid, dora, reshape = adapter.weights
-    return mid is None and dora is None and reshape is None
+    up, down, _, mid, dora, reshape = adapter.weights
+    fits = (up.flatten(1).shape[0], down.flatten(1).shape[1]) == tuple(weight.shape)
+    return fits and mid is None and dora is None and reshape is None
 
 
 class PackedPatcher:
@@ -71,7 +75,11 @@ class PackedPatcher:
     def patches_aside(self):
         layers = self.packed_layers()
         patches, wrappers = self.patches, self.weight_wrapper_patches
-        aside = {key: patches[key] for key in layers if not all(map(is_plain, patches[key]))}
+        aside = {
+            key: patches[key]
+            for key, layer in layers.items()
+            if not all(is_plain(patch, layer.weight) for patch in patches[key])
+        }
         self.patches = {key: value for key, value in patches.items() if key not in layers}
         self.weight_wrapper_patches = wrappers | {
             key: [LowVramPatch(key, aside), *wrappers.get(key, [])] for key in aside

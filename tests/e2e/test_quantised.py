@@ -136,6 +136,19 @@ def test_lora_equals_lora_on_the_unpacked_model(comfyui, gguf_path, golden, kind
     assert torch.equal(velocity(loaded(model), golden), plain)  # the model itself is as it was
 
 
+def test_a_lora_of_another_models_size_is_left_out(comfyui, gguf_path, golden, caplog):
+    """As ComfyUI does with plain weights: the log says so, and the run goes on."""
+    import comfy.sd
+
+    model = load(gguf_path("Q4_K"))
+    plain = velocity(loaded(model), golden)
+    lora = {key: tensor.repeat(1, 2) if "lora_down" in key else tensor for key, tensor in lora_of(comfyui).items()}
+    wrong = loaded(comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)[0])
+    assert torch.allclose(velocity(wrong, golden), plain, atol=1e-5)
+    assert "ERROR lora" in caplog.text
+    wrong.detach()
+
+
 def test_a_patch_that_is_no_plain_lora_unpacks_the_weight(comfyui, gguf_path, golden):
     model = load(gguf_path("Q4_K"))
     plain = velocity(loaded(model), golden)
