@@ -115,6 +115,14 @@ class PackedPatcher:
             if getattr(module, "side_branch", None) is not None:
                 module.side_branch = None
 
+    def model_state_dict_for_saving(self, model=None, prefix=""):
+        if any(is_packed(parameter) for parameter in (model or self.model).parameters()):
+            raise ValueError(
+                "A GGUF or 8-bit model cannot be saved: ComfyUI would write its packed bytes as if they were numbers. "
+                "Load the fp16 variant and save that."
+            )
+        return super().model_state_dict_for_saving(model, prefix)
+
     def clone(self, *args, **kwargs):
         return with_packed_patches(super().clone(*args, **kwargs))
 

@@ -136,6 +136,14 @@ def test_lora_equals_lora_on_the_unpacked_model(comfyui, gguf_path, golden, kind
     assert torch.equal(velocity(loaded(model), golden), plain)  # the model itself is as it was
 
 
+def test_packed_weights_are_not_saved_as_if_they_were_numbers(comfyui, gguf_path, tmp_path):
+    import comfy.sd
+
+    with pytest.raises(ValueError, match="cannot be saved"):
+        comfy.sd.save_checkpoint(str(tmp_path / "saved.safetensors"), load(gguf_path("Q4_K")), None, None, None)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_lora_of_another_models_size_is_left_out(comfyui, gguf_path, golden, caplog):
     """As ComfyUI does with plain weights: the log says so, and the run goes on."""
     import comfy.sd
