@@ -1,6 +1,6 @@
 """How fast GGUF weights become numbers, beside the other ways that there are. Prints a table.
 
-    python benchmarks/dequant.py [--weights 16777216] [--dtype float16] [--threads N] [--peer PATH] [--device cuda]
+    python benchmarks/dequant.py [--weights 16777216] [--dtype float16] [--types Q4_K …] [--threads N] [--peer PATH] [--device cuda]
 
 Columns are million weights a second; the best of five runs. `diffusers` and `gguf` are asked where they are installed, and a
 ComfyUI-GGUF checkout where --peer names it. Then: GB/s of `bytes of a weight + 2`, the part of what a plain copy reaches,
@@ -106,6 +106,7 @@ def contestants(args) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=int, default=1 << 24)
+    parser.add_argument("--types", nargs="+", help="only these, such as Q4_K")
     parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
@@ -125,6 +126,8 @@ def main() -> None:
         + "   against the best other   GB/s   of copy  temp B  others"
     )
     for number, kind in BLOCKS.items():
+        if args.types and kind.name not in args.types:
+            continue
         count = args.weights // kind.weights
         blocks = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (count, kind.bytes), dtype=np.uint8))
         blocks.view(torch.float16)[:] = blocks.view(torch.float16).nan_to_num(0, 0, 0)
