@@ -1,10 +1,10 @@
 """How fast GGUF weights become numbers, beside the other ways that there are. Prints a table.
 
-    python benchmarks/dequant.py [--weights 16777216] [--dtype float16] [--threads N] [--peer PATH] [--device cuda]
+    python benchmarks/dequant.py [--weights 16777216] [--dtype float16] [--types Q4_K …] [--threads N] [--peer PATH] [--device cuda]
 
 Columns are million weights a second; the best of five runs. `diffusers` and `gguf` are asked where they are installed, and a
-ComfyUI-GGUF checkout where --peer names it. On a GPU the last columns are GB/s of `bytes of a weight + 2` and the part of
-what a plain copy reaches there.
+ComfyUI-GGUF checkout where --peer names it. Then: GB/s of `bytes of a weight + 2`, the part of what a plain copy reaches,
+and the bytes of temporary memory for each weight, ours and the largest of the others', the result not counted.
 """
 
 import argparse
@@ -42,6 +42,24 @@ def rate(work, count: int, device: str) -> float:
 
     once()
     return count / min(once() for _ in range(5)) / 1e6
+
+
+def temporary(work, count: int, device: str) -> float:
+    """Bytes a weight that `work` holds at its peak beside what was there before."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        return (torch.cuda.max_memory_allocated() - before) / count
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
+    level = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            level += event.nbytes()
+            peak = max(peak, level)
+    return peak / count
 
 
 def contestants(args) -> dict:
@@ -88,6 +106,7 @@ def contestants(args) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=int, default=1 << 24)
+    parser.add_argument("--types", nargs="+", help="only these, such as Q4_K")
     parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
@@ -101,24 +120,41 @@ def main() -> None:
     source = torch.zeros(args.weights, dtype=dtype, device=args.device)
     copy = rate(lambda: torch.empty_like(source).copy_(source), args.weights, args.device) * 2 * dtype.itemsize / 1e3
     print(f"torch {torch.__version__}, {args.device}, {args.threads} threads, to {args.dtype}; copy {copy:.1f} GB/s")
-    print(f"{'type':<8}" + "".join(f"{name:>14}" for name in ways) + "   against the best other   GB/s   of copy")
+    print(
+        f"{'type':<8}"
+        + "".join(f"{name:>14}" for name in ways)
+        + "   against the best other   GB/s   of copy  temp B  others"
+    )
     for number, kind in BLOCKS.items():
+        if args.types and kind.name not in args.types:
+            continue
         count = args.weights // kind.weights
         blocks = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (count, kind.bytes), dtype=np.uint8))
         blocks.view(torch.float16)[:] = blocks.view(torch.float16).nan_to_num(0, 0, 0)
         blocks = blocks.to(args.device)
         out = torch.empty(count * kind.weights, dtype=dtype, device=args.device)
-        speeds = {}
+        speeds, temps = {}, {}
         with torch.inference_mode():
             for name, way in ways.items():
                 if way(blocks, kind.name, number, out) is not None:
+                    temps[name] = temporary(
+                        lambda way=way: way(blocks, kind.name, number, out),  # noqa: B023
+                        out.numel(),
+                        args.device,
+                    )
                     speeds[name] = rate(lambda way=way: way(blocks, kind.name, number, out), out.numel(), args.device)  # noqa: B023
         ours = max(speed for name, speed in speeds.items() if name.startswith("ours"))
         others = [speed for name, speed in speeds.items() if not name.startswith("ours")]
         against = f"{ours / max(others):.1f}×" if others else ""
         moved = ours * (kind.bytes / kind.weights + dtype.itemsize) / 1e3
+        mine = max(temp for name, temp in temps.items() if name.startswith("ours"))
+        # what the others return is new memory, which is the result and no temporary of theirs
+        theirs = [temp - dtype.itemsize for name, temp in temps.items() if not name.startswith(("ours", "gguf"))]
         row = "".join(f"{speeds[name]:>14.0f}" if name in speeds else f"{'':>14}" for name in ways)
-        print(f"{kind.name:<8}{row}   {against:>22}  {moved:>5.1f}  {moved / copy:>7.0%}", flush=True)
+        print(
+            f"{kind.name:<8}{row}   {against:>22}  {moved:>5.1f}  {moved / copy:>7.0%}  {mine:>6.2f}  {max(theirs, default=0.0):>6.2f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

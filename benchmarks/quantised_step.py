@@ -1,12 +1,14 @@
 """Step time and peak memory of SteadyDancer 14B in GGUF against bf16, with random weights. Needs an NVIDIA GPU to mean much.
 
     python benchmarks/quantised_step.py --comfyui PATH [--kinds bf16 Q4_K Q8_0] [--frames 81] [--width 832] [--height 480]
-                                        [--loras 0 4] [--blocks 40] [--keys 14b|tiny]
+                                        [--loras 0 4] [--blocks 40] [--keys 14b|tiny] [--peer PATH]
 
 Each kind is loaded and placed by ComfyUI, then evaluated four times; the first is not counted. Nothing is written to disk.
+With --peer, a ComfyUI-GGUF checkout, there is a row of its own nodes beside each packed kind, from the same kind of blocks.
 """
 
 import argparse
+import importlib.util
 import sys
 import time
 from pathlib import Path
@@ -16,7 +18,25 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def state_dict(keys: str, kind: str, blocks: int = 40) -> dict[str, torch.Tensor]:
+def load_peer(folder: str):
+    """ComfyUI-GGUF by path, as a package."""
+    spec = importlib.util.spec_from_file_location(
+        "comfyui_gguf", Path(folder) / "__init__.py", submodule_search_locations=[folder]
+    )
+    sys.modules["comfyui_gguf"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["comfyui_gguf"])
+    return sys.modules["comfyui_gguf"]
+
+
+def peers_tensor(data: torch.Tensor, number: int, shape: tuple[int, ...]):
+    import gguf
+    from comfyui_gguf.ops import GGMLTensor
+
+    kind = gguf.GGMLQuantizationType(number)
+    return GGMLTensor(data, tensor_type=kind, tensor_shape=torch.Size(shape))
+
+
+def state_dict(keys: str, kind: str, blocks: int = 40, peer: bool = False) -> dict[str, torch.Tensor]:
     """Random weights in the published layout; Linear weights of the first `blocks` blocks in `kind`, the rest in bf16."""
     from steadydancer.quant.blocks import BLOCKS, BY_NAME
     from steadydancer.quant.layout import packed
@@ -34,25 +54,28 @@ def state_dict(keys: str, kind: str, blocks: int = 40) -> dict[str, torch.Tensor
             number = next(number for number, entry in BLOCKS.items() if entry is block)
             data = torch.randint(0, 256, (shape[0], shape[1] // block.weights, block.bytes), dtype=torch.uint8)
             data.view(torch.float16).clamp_(-1e-3, 1e-3).nan_to_num_(1e-3)
-            tensors[key] = packed(data.view(shape[0], -1), number, torch.bfloat16)
+            data = data.view(shape[0], -1)
+            tensors[key] = peers_tensor(data, number, shape) if peer else packed(data, number, torch.bfloat16)
         else:
             scale = max(1, shape[-1]) ** -0.5
             tensors[key] = (torch.randn(shape) * scale).to(torch.bfloat16)
     return tensors
 
 
-def measure(args, kind: str, loras: int) -> None:
+def measure(args, kind: str, loras: int, peer=None) -> None:
     import comfy.model_management as mm
     import comfy.sd
     from steadydancer.quant.ops import packed_operations
     from steadydancer.quant.patches import with_packed_patches
 
-    operations = packed_operations()
-    options = {} if kind == "bf16" else {"custom_operations": operations}
-    model = comfy.sd.load_diffusion_model_state_dict(
-        state_dict(args.keys, kind, args.blocks), {**options, "dtype": torch.bfloat16}
-    )
-    if kind != "bf16":
+    operations = sys.modules["comfyui_gguf.ops"].GGMLOps() if peer else packed_operations()
+    options = {"dtype": torch.bfloat16} | ({} if kind == "bf16" else {"custom_operations": operations})
+    tensors = state_dict(args.keys, kind, args.blocks, peer is not None)
+    model = comfy.sd.load_diffusion_model_state_dict(tensors, model_options=options, disable_dynamic=peer is not None)
+    del tensors
+    if peer:
+        model = sys.modules["comfyui_gguf.nodes"].GGUFModelPatcher.clone(model)
+    elif kind != "bf16":
         model = with_packed_patches(model, operations.scratch)
     for _ in range(loras):
         model = with_lora(model)
@@ -83,7 +106,8 @@ def measure(args, kind: str, loras: int) -> None:
     peak = torch.cuda.max_memory_allocated(device) / 1e9 if on_gpu else float("nan")
     dynamic = "dynamic" if model.is_dynamic() else "static"
     weights = model.model_size() / 1e9
-    print(f"{kind:<8} {loras:>5} {dynamic:<8} {weights:>7.2f} {peak:>8.2f} {min(seconds[1:]):>8.3f}", flush=True)
+    name = f"{kind}, peer" if peer else kind
+    print(f"{name:<10} {loras:>5} {dynamic:<8} {weights:>7.2f} {peak:>8.2f} {min(seconds[1:]):>8.3f}", flush=True)
     mm.unload_all_models()
 
 
@@ -108,6 +132,7 @@ def main() -> None:
     parser.add_argument("--keys", choices=("14b", "tiny"), default="14b")
     parser.add_argument("--loras", type=int, nargs="+", default=[0], help="how many LoRAs; a row for each number")
     parser.add_argument("--blocks", type=int, default=40, help="of the 14B model: one is enough for a ratio on a CPU")
+    parser.add_argument("--peer", help="a ComfyUI-GGUF checkout")
     parser.add_argument("--frames", type=int, default=81)
     parser.add_argument("--width", type=int, default=832)
     parser.add_argument("--height", type=int, default=480)
@@ -123,10 +148,13 @@ def main() -> None:
     from steadydancer.dancer.model import register
 
     register()
-    print(f"{'kind':<8} {'LoRAs':>5} {'placing':<8} {'weights':>7} {'peak GB':>8} {'s a step':>8}")
+    print(f"{'kind':<10} {'LoRAs':>5} {'placing':<8} {'weights':>7} {'peak GB':>8} {'s a step':>8}")
+    peer = load_peer(args.peer) if args.peer else None
     for kind in args.kinds:
         for loras in args.loras:
             measure(args, kind, loras)
+            if peer and kind != "bf16":
+                measure(args, kind, loras, peer)
 
 
 if __name__ == "__main__":

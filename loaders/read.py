@@ -97,6 +97,8 @@ def file_slices(file: GGUFFile):
 
     def raw(name: str) -> torch.Tensor:
         place: TensorPlace = file.tensors[name]
+        if not place.bytes:
+            return file.raw(name)
         data = torch.frombuffer(view[place.start : place.start + place.bytes], dtype=torch.uint8)
         storage = data.untyped_storage()
         storage._comfy_tensor_file_slice = comfy.memory_management.TensorFileSlice(

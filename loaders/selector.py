@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from .. import environment
@@ -70,31 +70,58 @@ def select(
     card: Card,
     preference: str = "auto",
     here: Callable[[Variant], bool] = lambda variant: False,
+    rather_here: bool = False,
 ) -> Choice:
     """The variant of `family` for `card`. `here` says whether a variant's files are on disk.
 
+    A file that is here wins when it is one step from the best; with `rather_here`, when it is good enough at all.
     Raises ValueError for an unknown family, a wrong environment variable, or where GPU_MEMORY_MODE=full cannot be.
     """
     if family not in rules()["families"]:
         raise ValueError(f"There is nothing to choose from in '{family}'. Choose one of {', '.join(families())}.")
     if preference == "auto" and family == "steadydancer" and environment.text("STEADYDANCER_VARIANT", "auto") != "auto":
-        wished = catalogue().variants[automatic()]
-        return Choice(wished.id, "STEADYDANCER_VARIANT says so", weights(wished), 0.0, 0.0)
-    known, native = formats(family), card.sm >= rules()["native"]["sm"]
-    preference = preferred() if preference == "auto" else preference
+        return Choice(automatic(), "STEADYDANCER_VARIANT says so", weights(catalogue().variants[automatic()]), 0.0, 0.0)
+    if rather_here and not card.sm:
+        usual = catalogue().variants[automatic(family)]
+        return Choice(usual.id, "there is no GPU to choose for", weights(usual), 0.0, 0.0)
+    ranked = ranking(family, card, preferred() if preference == "auto" else preference)
+    near = ranked[:2]
+    if rather_here:
+        whole = fits(family, card, ranked[0])
+        good = [format for format in by_error(family) if error(format) <= rules()["auto"]["error"]]
+        near = [*ranked, *(format for format in good if fits(family, card, format) == whole)]
+    format = next((format for format in near if here(formats(family)[format])), ranked[0])
+    choice = explained(family, card, format)
+    if format == ranked[0]:
+        return choice
+    return replace(choice, reason=f"{choice.reason}; it is already here, and {ranked[0]} would be the first choice")
+
+
+def ranking(family: str, card: Card, preference: str) -> list[str]:
+    """The family's formats for a card, the best first: those that fit whole, or where none does, all of the preference.
+
+    Raises ValueError where none does and GPU_MEMORY_MODE=full wants that.
+    """
     wished = order(family, card.sm, preference)
-    working = rules()["families"][family]["working_gb"]
-    room = card.gb - working
-    fitting = [] if mode() == "sequential_cpu_offload" else [f for f in wished if weights(known[f]) <= room]
-    if not fitting:
-        return streamed(family, card, known[rules()["orders"][preference]["streamed"]], working)
-    best = fitting[0]
-    note = ""
-    if not here(known[best]) and len(fitting) > 1 and here(known[fitting[1]]):
-        best, note = fitting[1], f"; it is already here, and {fitting[0]} is one step better"
-    words = [f"{best}: {weights(known[best]):.1f} GB, all of it on the card", *about(best, native)]
-    reason = ", ".join(words) + note + alternative(best, known, room, native)
-    return Choice(known[best].id, reason, weights(known[best]), 0.0, working)
+    whole = [format for format in wished if fits(family, card, format)]
+    if not whole and mode() == "full":
+        whole = [format for format in by_error(family) if fits(family, card, format)]
+        if not whole:
+            job, working = (rules()["families"][family][name] for name in ("job", "working_gb"))
+            raise ValueError(
+                f"Nothing of {family} fits whole into {card.gb:.1f} GB: {job} alone takes {working:.1f} GB. "
+                "Set GPU_MEMORY_MODE to auto, or take a card with more memory."
+            )
+    if whole:
+        return whole
+    at = wished.index(rules()["orders"][preference]["streamed"])
+    return [*wished[at:], *reversed(wished[:at])]
+
+
+def fits(family: str, card: Card, format: str) -> bool:
+    """Whether a format's weights can all be on the card beside the usual job."""
+    room = card.gb - rules()["families"][family]["working_gb"]
+    return mode() != "sequential_cpu_offload" and weights(formats(family)[format]) <= room
 
 
 def order(family: str, sm: int, preference: str = "auto") -> list[str]:
@@ -110,10 +137,36 @@ def weights(variant: Variant) -> float:
     return sum(catalogue().files[file].size for file in variant.diffusion) / 1e9
 
 
-def about(format: str, native: bool) -> list[str]:
-    if format == "fp8":
-        return ["this card multiplies fp8 natively" if native else "this card unpacks fp8 before it multiplies"]
-    return [] if format == "fp16" else [f"error against float32 about {rules()['formats'][format]['error']:g} %"]
+def error(format: str) -> float:
+    return rules()["formats"][format]["error"]
+
+
+def by_error(family: str) -> list[str]:
+    """The family's formats, the most accurate first."""
+    return sorted((f for f in formats(family) if f in rules()["formats"]), key=error)
+
+
+def explained(family: str, card: Card, format: str) -> Choice:
+    """A format as the choice for a card, with the reason: on the card as a whole, or streamed from RAM in every step."""
+    variant, working = formats(family)[format], rules()["families"][family]["working_gb"]
+    size, room = weights(variant), card.gb - working
+    if fits(family, card, format):
+        native = card.sm >= rules()["native"]["sm"]
+        words = [f"{format}: {size:.1f} GB, all of it on the card"]
+        if format == "fp8":
+            words.append(
+                "this card multiplies fp8 natively" if native else "this card unpacks fp8 before it multiplies"
+            )
+        elif format != "fp16":
+            words.append(f"error against float32 about {error(format):g} %")
+        reason = ", ".join(words) + alternative(format, formats(family), room, native)
+        return Choice(variant.id, reason, size, 0.0, working)
+    waiting = size if mode() == "sequential_cpu_offload" else min(size, size - max(0.0, room))
+    reason = f"{format}: {size:.1f} GB, of which {waiting:.1f} GB wait in RAM and are brought over in every step"
+    if room < 0:
+        job = rules()["families"][family]["job"]
+        reason += f"; {job} alone takes {working:.1f} GB, so choose a smaller size or fewer frames"
+    return Choice(variant.id, reason, size, waiting, working)
 
 
 def alternative(best: str, known: dict[str, Variant], room: float, native: bool) -> str:
@@ -127,25 +180,6 @@ def alternative(best: str, known: dict[str, Variant], room: float, native: bool)
     percent = round((table[other][speed] / table[best][speed] - 1) * 100)
     cost = f"{percent} % slower" if percent >= 2 else f"{weights(known[other]) - weights(known[best]):.1f} GB larger"
     return f"; {other} would be more accurate and {cost}"
-
-
-def streamed(family: str, card: Card, variant: Variant, working: float) -> Choice:
-    """A choice whose weights do not all fit: ComfyUI brings the rest over from RAM, layer by layer, every step."""
-    job, size = rules()["families"][family]["job"], weights(variant)
-    room = card.gb - working
-    if mode() == "full" and size > room:
-        raise ValueError(
-            f"Nothing of {family} fits whole into {card.gb:.1f} GB: {job} alone takes {working:.1f} GB. "
-            "Set GPU_MEMORY_MODE to auto, or take a card with more memory."
-        )
-    waiting = min(size, size - max(0.0, room))
-    if mode() == "sequential_cpu_offload":
-        waiting = size
-    format = variant.id.rpartition("/")[2]
-    reason = f"{format}: {size:.1f} GB, of which {waiting:.1f} GB wait in RAM and are brought over in every step"
-    if room < 0:
-        reason += f"; {job} alone takes {working:.1f} GB, so choose a smaller size or fewer frames"
-    return Choice(variant.id, reason, size, waiting, working)
 
 
 def preferred() -> str:

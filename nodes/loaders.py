@@ -13,11 +13,13 @@ from ..loaders.catalog import Variant, catalogue
 from ..loaders.download import ensure_all
 from ..loaders.errors import DownloadCancelled
 from ..loaders.meter import Meter, meter_of
-from ..loaders.select import automatic, files_of, split
+from ..loaders.select import files_of, split
 from .card import calibration, present_card
 from .progress import NodeProgress, cancelled, say, stop
+from .selector import choose
 
 CATEGORY = "SteadyDancer"
+FAMILY = "steadydancer"
 STEP_DISTILL = "lightx2v-i2v-480p-rank64"
 PlanType = io.Custom("STEADYDANCER_PLAN")
 PLAN_INPUT = PlanType.Input(
@@ -117,7 +119,7 @@ def fingerprint(variant: str, *rest) -> list:
         stat = Path(path).stat()
         return [variant, stat.st_size, stat.st_mtime_ns, *rest]
     try:
-        return [automatic() if variant == "auto" else variant, *rest]
+        return [choose(FAMILY, rather_here=True).variant if variant == "auto" else variant, *rest]
     except ValueError as err:
         return [str(err)]
 
@@ -145,7 +147,8 @@ class SteadyDancerLoader(io.ComfyNode):
                     "variant",
                     options=options,
                     default="auto",
-                    tooltip="Which weights. auto is fp8 unless STEADYDANCER_VARIANT says otherwise. "
+                    tooltip="Which weights. auto is the plan's, else STEADYDANCER_VARIANT, else what is here and suits "
+                    "this GPU, else what GGUF / fp8 Selector would choose. "
                     "What is not here is downloaded. Your own files in diffusion_models are listed last.",
                 ),
                 io.Boolean.Input(
@@ -171,7 +174,13 @@ class SteadyDancerLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, variant, step_distill, plan=None) -> io.NodeOutput:
-        chosen = automatic() if variant == "auto" else variant
+        chosen = variant
+        if variant == "auto" and plan is not None:
+            chosen = Plan.from_json(plan).variant
+        elif variant == "auto":
+            choice = choose(FAMILY, rather_here=True)
+            chosen = choice.variant
+            say(cls.hidden.unique_id, f"{chosen}: {choice.reason}")
         meter = accepted(plan, chosen)
         book = catalogue()
         model = build.load_diffusion(diffusion_files(chosen))

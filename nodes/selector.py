@@ -10,11 +10,15 @@ from ..loaders.catalog import catalogue
 GENERATIONS = ("auto", *selector.rules()["generations"])
 
 
+STEADY_GB = 1.0
+measured: dict[torch.device, float] = {}
+
+
 def this_card() -> selector.Card:
     """The GPU that ComfyUI computes on, with all memory that other programs do not use.
 
-    What ComfyUI itself holds counts as free, so that the second prompt chooses what the first did. Half a GB more or less
-    in other programs does not matter. Without a GPU it is half of the computer's memory.
+    What ComfyUI itself holds counts as free, so that the second prompt chooses what the first did, and what was measured
+    stands until it is more than a GB off. Without a GPU it is half of the computer's memory.
     """
     device = comfy.model_management.get_torch_device()
     if device.type != "cuda":
@@ -24,9 +28,28 @@ def this_card() -> selector.Card:
         patcher = loaded.model
         if patcher is not None and patcher.is_dynamic() and patcher.load_device == device:
             free += patcher.loaded_size()
+    gb = min(free, torch.cuda.get_device_properties(device).total_memory) // 5e8 / 2
+    if abs(gb - measured.get(device, 0.0)) > STEADY_GB:
+        measured[device] = gb
     major, minor = torch.cuda.get_device_capability(device)
-    total = torch.cuda.get_device_properties(device).total_memory
-    return selector.Card("this GPU", min(free, total) // 5e8 / 2, 10 * major + minor)
+    sm = 10 * major + minor
+    if not comfy.model_management.supports_fp8_compute(
+        device
+    ):  # AMD's numbers are other ones, and PyTorch may be too old
+        sm = min(sm, selector.rules()["native"]["sm"] - 1)
+    return selector.Card("this GPU", measured[device], sm)
+
+
+def choose(family: str, budget=0.0, preference="auto", generation="auto", rather_here=False) -> selector.Choice:
+    """The variant for this card, or for one of `budget` GB of another generation."""
+    card = this_card()
+    sm = card.sm if generation == "auto" else selector.rules()["generations"][generation]
+    places = build.ComfyPlaces()
+
+    def here(variant):
+        return all(places.find(catalogue().files[file]) for file in variant.diffusion)
+
+    return selector.select(family, selector.Card(card.name, budget or card.gb, sm), preference, here, rather_here)
 
 
 class SteadyDancerVariantSelector(io.ComfyNode):
@@ -71,27 +94,14 @@ class SteadyDancerVariantSelector(io.ComfyNode):
         )
 
     @classmethod
-    def choose(cls, family, budget, preference, generation) -> selector.Choice:
-        card = this_card()
-        gb = budget or card.gb
-        sm = card.sm if generation == "auto" else selector.rules()["generations"][generation]
-        places = build.ComfyPlaces()
-
-        def here(variant):
-            return all(places.find(catalogue().files[file]) for file in variant.diffusion)
-
-        return selector.select(family, selector.Card(card.name, gb, sm), preference, here)
-
-    @classmethod
     def fingerprint_inputs(cls, **inputs):
-        """The choice itself: what comes after runs again only when it changes."""
+        """The variant: what comes after runs again only when it changes, not when its reason has other numbers."""
         try:
-            choice = cls.choose(**inputs)
-            return [choice.variant, choice.reason]
+            return [choose(**inputs).variant]
         except (ValueError, KeyError, TypeError) as err:  # inputs that are linked are not known yet
             return [str(err)]
 
     @classmethod
     def execute(cls, family, budget, preference, generation) -> io.NodeOutput:
-        choice = cls.choose(family, budget, preference, generation)
+        choice = choose(family, budget, preference, generation)
         return io.NodeOutput(choice.variant, choice.reason)

@@ -50,12 +50,13 @@ def half(b: torch.Tensor, byte: int) -> torch.Tensor:
     return b.view(torch.float16)[:, byte // 2 : byte // 2 + 1].float()
 
 
-def nibbles(b: torch.Tensor, w: torch.Tensor, byte: int) -> torch.Tensor:
-    """The 32 4-bit numbers from `byte` on, low halves first, into w. Returns w."""
-    q = b[:, byte : byte + 16]
-    w[:, :16] = q & 15
-    w[:, 16:] = q >> 4
-    return w
+def nibbles(b: torch.Tensor, byte: int) -> torch.Tensor:
+    """The 32 4-bit numbers from `byte` on, low halves first, uint8 [n, 32]."""
+    q = b.new_empty(len(b), 2, 16)
+    q[:, 0] = q[:, 1] = b[:, byte : byte + 16]
+    q[:, 0] &= 15
+    q[:, 1] >>= 4
+    return q.view(-1, 32)
 
 
 def q8_0(b, w):
@@ -64,35 +65,31 @@ def q8_0(b, w):
 
 
 def q4_0(b, w):
-    nibbles(b, w, 2).sub_(8).mul_(half(b, 0))
+    w.copy_(nibbles(b, 2).sub_(8).view(torch.int8))
+    w.mul_(half(b, 0))
 
 
 def q4_1(b, w):
-    nibbles(b, w, 4).mul_(half(b, 0)).add_(half(b, 2))
+    w.copy_(nibbles(b, 4))
+    w.mul_(half(b, 0)).add_(half(b, 2))
 
 
 def fifth_bits(b: torch.Tensor, byte: int) -> torch.Tensor:
     """Bit j of the 32-bit word at `byte` as 16 or 0, uint8 [n, 32]."""
-    bits = b[:, byte : byte + 4, None] & powers(b.device)
-    return bits.ne_(0).mul_(16).view(-1, 32)
-
-
-def powers(device: torch.device) -> torch.Tensor:
-    return torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=device)
+    every = torch.arange(256, device=b.device)[:, None] >> torch.arange(8, device=b.device)
+    eights = ((every & 1) << 4).to(torch.uint8).view(torch.int64)  # for every byte its eight bits as eight bytes
+    index = b[:, byte : byte + 4].to(torch.int32).flatten()
+    return eights[:, 0].index_select(0, index).view(torch.uint8).view(-1, 32)
 
 
 def fives(b: torch.Tensor, high: int, low: int) -> torch.Tensor:
     """The 32 5-bit numbers, uint8 [n, 32]: fifth bits at byte `high`, the others at `low`."""
-    q = fifth_bits(b, high)
-    n = b[:, low : low + 16]
-    q[:, :16] |= n & 15
-    q[:, 16:] |= n >> 4
-    return q
+    return nibbles(b, low).bitwise_or_(fifth_bits(b, high))
 
 
 def q5_0(b, w):
-    w.copy_(fives(b, 2, 6))
-    w.sub_(16).mul_(half(b, 0))
+    w.copy_(fives(b, 2, 6).sub_(16).view(torch.int8))
+    w.mul_(half(b, 0))
 
 
 def q5_1(b, w):

@@ -50,6 +50,7 @@ def description(weight: torch.Tensor, layer: str, name: str, full_precision: boo
     if weight.dtype not in FORMATS:
         raise ValueError(f"{name} has a scale for '{layer}', whose weight is not fp8. Download the file again.")
     words = {"format": FORMATS[weight.dtype]}
-    if full_precision:
+    # GPUs do not multiply e5m2 with e5m2, and ComfyUI would round the layer's input to its weight's format for it.
+    if full_precision or weight.dtype == torch.float8_e5m2:
         words["full_precision_matrix_mult"] = True
     return torch.tensor(list(json.dumps(words).encode()), dtype=torch.uint8)

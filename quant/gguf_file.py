@@ -77,6 +77,8 @@ class GGUFFile:
     def raw(self, name: str) -> torch.Tensor:
         """A tensor's data without a copy: floats in their shape, or uint8 blocks [..., bytes of a row]. Read only."""
         place = self.tensors[name]
+        if not place.bytes:  # Qwen-Image-Edit 2511 has an empty tensor for a mark
+            return torch.empty(place.shape, dtype=place.dtype)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given buffer is not writable")
             data = torch.frombuffer(self.buffer, dtype=torch.uint8, count=place.bytes, offset=place.start)
@@ -183,7 +185,7 @@ def read_tensors(file: GGUFFile, reader: "Reader", count: int) -> None:
 
 def tensor_bytes(name: str, shape: tuple[int, ...], number: int) -> int:
     weights = prod(shape)
-    if not 0 < weights < 1 << 48:
+    if prod(size or 1 for size in shape) >= 1 << 48:
         raise Wrong(f"'{name}' has the shape {list(shape)}")
     if number in PLAIN:
         return weights * PLAIN[number].itemsize

@@ -16,38 +16,45 @@ class SideBranch:
     """out += up · (down · input) for all plain LoRAs of a layer at once: their ranks lie side by side."""
 
     def __init__(self, patches: list[tuple]):
-        downs, ups = [], []
+        self.parts: list[tuple[float, torch.Tensor, torch.Tensor]] = []
         for strength, adapter, *_ in patches:
             up, down, alpha = adapter.weights[:3]
             scale = strength * (1.0 if alpha is None else alpha / down.shape[0])
-            downs.append(down.flatten(1))
-            ups.append(up.flatten(1).float() * scale)
-        self.down = torch.cat([down.float() for down in downs])
-        self.up = torch.cat(ups, 1)
+            self.parts.append((scale, up.flatten(1), down.flatten(1)))
         self.ready: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @property
     def nbytes(self) -> int:
         """What it takes on a GPU, in 16 bits."""
-        return 2 * (self.down.numel() + self.up.numel())
+        return 2 * sum(up.numel() + down.numel() for _, up, down in self.parts)
+
+    def factors(self, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """down [all ranks, in] and up [out, all ranks] times strength, made where they are used: RAM keeps no copy."""
+        downs = [down.to(device, dtype) for _, _, down in self.parts]
+        ups = [(up.to(device, torch.float32) * scale).to(dtype) for scale, up, _ in self.parts]
+        return torch.cat(downs), torch.cat(ups, 1)
 
     def __call__(self, input: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         where = (input.device, input.dtype)
         if where not in self.ready:
-            self.ready[where] = (self.down.to(*where), self.up.to(*where))
+            self.ready[where] = self.factors(*where)
         down, up = self.ready[where]
         thin = torch.nn.functional.linear(input, down)
         out.view(-1, out.shape[-1]).addmm_(thin.flatten(0, -2), up.t())
         return out
 
 
-def is_plain(patch: tuple) -> bool:
-    """Whether a patch is up · down and nothing else: no DoRA, no middle, no part of the weight, nothing subtracted."""
+def is_plain(patch: tuple, weight: torch.Tensor) -> bool:
+    """Whether a patch is up · down and nothing else: no DoRA, no middle, no part of the weight, nothing subtracted.
+
+    One of another model's size is left to ComfyUI, which says so and does without it.
+    """
     _, adapter, strength_model, offset, function = patch
     if not isinstance(adapter, LoRAAdapter) or offset is not None or function is not None or strength_model != 1.0:
         return False
-    _, _, _, mid, dora, reshape = adapter.weights
-    return mid is None and dora is None and reshape is None
+    up, down, _, mid, dora, reshape = adapter.weights
+    fits = (up.flatten(1).shape[0], down.flatten(1).shape[1]) == tuple(weight.shape)
+    return fits and mid is None and dora is None and reshape is None
 
 
 class PackedPatcher:
@@ -68,7 +75,11 @@ class PackedPatcher:
     def patches_aside(self):
         layers = self.packed_layers()
         patches, wrappers = self.patches, self.weight_wrapper_patches
-        aside = {key: patches[key] for key in layers if not all(map(is_plain, patches[key]))}
+        aside = {
+            key: patches[key]
+            for key, layer in layers.items()
+            if not all(is_plain(patch, layer.weight) for patch in patches[key])
+        }
         self.patches = {key: value for key, value in patches.items() if key not in layers}
         self.weight_wrapper_patches = wrappers | {
             key: [LowVramPatch(key, aside), *wrappers.get(key, [])] for key in aside
@@ -78,7 +89,7 @@ class PackedPatcher:
         finally:
             self.patches, self.weight_wrapper_patches = patches, wrappers
 
-    def load(self, device_to=None, lowvram_model_memory=0, *args, **kwargs):
+    def load(self, device_to=None, lowvram_model_memory=0, force_patch_weights=False, full_load=False, **kwargs):
         with self.patches_aside() as (plain, patches):
             self.drop_side_branches()
             taken = 0
@@ -87,7 +98,8 @@ class PackedPatcher:
                 taken += layer.side_branch.nbytes
             if 0 < lowvram_model_memory < 1e32:
                 lowvram_model_memory = max(1, lowvram_model_memory - taken)
-            return super().load(device_to, lowvram_model_memory, *args, **kwargs)
+                full_load = full_load and lowvram_model_memory > self.model_size()
+            return super().load(device_to, lowvram_model_memory, force_patch_weights, full_load, **kwargs)
 
     def partially_unload(self, *args, **kwargs):
         with self.patches_aside():
@@ -102,6 +114,14 @@ class PackedPatcher:
         for module in self.model.modules():
             if getattr(module, "side_branch", None) is not None:
                 module.side_branch = None
+
+    def model_state_dict_for_saving(self, model=None, prefix=""):
+        if any(is_packed(parameter) for parameter in (model or self.model).parameters()):
+            raise ValueError(
+                "A GGUF or 8-bit model cannot be saved: ComfyUI would write its packed bytes as if they were numbers. "
+                "Load the fp16 variant and save that."
+            )
+        return super().model_state_dict_for_saving(model, prefix)
 
     def clone(self, *args, **kwargs):
         return with_packed_patches(super().clone(*args, **kwargs))

@@ -13,7 +13,7 @@ from steadydancer import dev
 
 LAYERS = ("unit", "parts", "contract", "e2e", "browser")
 # A developer's own settings must not decide whether a test passes.
-PACKAGE_VARIABLES = ("STEADYDANCER_", "ENABLE_", "DWPOSE_", "TURBO_", "R2_", "AWS_", "WAN_", "CIVITAI_", "HF_")
+PACKAGE_VARIABLES = ("STEADYDANCER_", "ENABLE_", "DWPOSE_", "TURBO_", "R2_", "AWS_", "WAN_", "CIVITAI_", "HF_", "GPU_")
 FAILED = pytest.StashKey[bool]()
 servers = []
 

@@ -90,10 +90,10 @@ def test_the_published_files_quirks_are_restored(comfyui, gguf_path, golden):
             assert parameter.dtype == torch.float32 and type(parameter.data) is torch.Tensor, name
 
 
-def lora_of(comfyui):
+def lora_of(comfyui, rank=4):
     import comfy.utils
 
-    path = tiny.write_lora(comfyui / "models/loras/side.safetensors", rank=4)
+    path = tiny.write_lora(comfyui / f"models/loras/side-{rank}.safetensors", rank)
     return comfy.utils.load_torch_file(str(path))
 
 
@@ -129,10 +129,32 @@ def test_lora_equals_lora_on_the_unpacked_model(comfyui, gguf_path, golden, kind
     with_two = comfy.sd.load_lora_for_models(with_one, None, lora, 0.7, 0)[0]
     found = velocity(loaded(with_two), golden)
     layer = model.model.diffusion_model.blocks[0].self_attn.q
-    assert layer.side_branch.down.shape[0] == 8 and not layer.weight_function and hasattr(layer.weight, "_qdata")
+    ((down, up),) = layer.side_branch.ready.values()
+    assert down.shape[0] == up.shape[1] == 8 and not layer.weight_function and hasattr(layer.weight, "_qdata")
     assert relative(found, plain) > 0.01
     assert relative(found, expected) < 1e-3
     assert torch.equal(velocity(loaded(model), golden), plain)  # the model itself is as it was
+
+
+def test_packed_weights_are_not_saved_as_if_they_were_numbers(comfyui, gguf_path, tmp_path):
+    import comfy.sd
+
+    with pytest.raises(ValueError, match="cannot be saved"):
+        comfy.sd.save_checkpoint(str(tmp_path / "saved.safetensors"), load(gguf_path("Q4_K")), None, None, None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lora_of_another_models_size_is_left_out(comfyui, gguf_path, golden, caplog):
+    """As ComfyUI does with plain weights: the log says so, and the run goes on."""
+    import comfy.sd
+
+    model = load(gguf_path("Q4_K"))
+    plain = velocity(loaded(model), golden)
+    lora = {key: tensor.repeat(1, 2) if "lora_down" in key else tensor for key, tensor in lora_of(comfyui).items()}
+    wrong = loaded(comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)[0])
+    assert torch.allclose(velocity(wrong, golden), plain, atol=1e-5)
+    assert "ERROR lora" in caplog.text
+    wrong.detach()
 
 
 def test_a_patch_that_is_no_plain_lora_unpacks_the_weight(comfyui, gguf_path, golden):
@@ -166,6 +188,36 @@ def test_torch_compile_gives_the_same(comfyui, gguf_path, golden):
         network.blocks[0] = original
 
 
+def test_torch_compile_keeps_a_lora(comfyui, gguf_path):
+    """A layer with a side branch compiles whole, before and after the branch was first used."""
+    import comfy.sd
+
+    model = loaded(comfy.sd.load_lora_for_models(load(gguf_path("Q4_K")), None, lora_of(comfyui), 1.0, 0)[0])
+    layer = model.model.diffusion_model.blocks[0].self_attn.q
+    x = torch.randn(1, 32, layer.in_features)
+    with torch.inference_mode():
+        torch._dynamo.reset()
+        compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+        first = compiled(x)
+        assert layer.side_branch is not None
+        assert torch.allclose(first, layer(x), atol=1e-5) and torch.allclose(compiled(x), first)
+
+
+@pytest.mark.parametrize(("extra", "whole"), [(1.5, True), (0.1, False)])
+def test_what_a_lora_takes_is_counted_before_all_is_put_on_the_card(comfyui, gguf_path, extra, whole):
+    """Room for the model and a part of its LoRA is no room for both: something must stay in RAM."""
+    import comfy.sd
+
+    model = comfy.sd.load_lora_for_models(load(gguf_path("Q4_K")), None, lora_of(comfyui, rank=64), 1.0, 0)[0]
+    model.partially_load(torch.device("cpu"), model.model_size() * 2)
+    layers = [module.side_branch for module in model.model.modules() if getattr(module, "side_branch", None)]
+    branches = sum(branch.nbytes for branch in layers)
+    model.detach()
+    model.partially_load(torch.device("cpu"), model.model_size() + int(extra * branches))
+    assert branches > 0 and model.model.model_lowvram is not whole
+    model.detach()
+
+
 def test_partly_offloaded_it_computes_the_same(comfyui, gguf_path, golden):
     """ComfyUI's static placement with room for half of the model, on the CPU as both devices."""
     import comfy.sd
@@ -184,25 +236,84 @@ def test_partly_offloaded_it_computes_the_same(comfyui, gguf_path, golden):
     assert all(getattr(module, "side_branch", None) is None for module in model.model.modules())
 
 
-@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
-def test_scaled_fp8_is_loaded_in_its_own_format(comfyui, golden, dtype):
-    """Scales as Kijai's converter picks them: the largest weight becomes the largest number of the format."""
-    tensors = {"scaled_fp8": torch.zeros(0, dtype=dtype)}
+def test_dynamic_memory_reads_the_files_own_bytes(comfyui, gguf_path, golden, monkeypatch):
+    """With dynamic VRAM a packed tensor says where it lies in the file, and ComfyUI reads it from there as it is.
+
+    ComfyUI itself places models statically on a CPU, whatever is switched on, so the pages of a GPU are not part of this.
+    """
+    import comfy.memory_management
+    import comfy_aimdo.control
+
+    path = gguf_path("Q4_K")
+    plain = velocity(load(path), golden)
+    if comfy_aimdo.control.lib is None and not comfy_aimdo.control.init():
+        pytest.skip("comfy-aimdo has no library for this system")
+    monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
+    model = load(path)
+    weight = model.model.diffusion_model.blocks[0].ffn[0].weight
+    place = weight._qdata.untyped_storage()._comfy_tensor_file_slice
+    assert path.read_bytes()[place.offset : place.offset + place.size] == weight._qdata.numpy().tobytes()
+    assert weight._qdata.storage_offset() == 0 and place.size == weight.nbytes
+    with open(path, "rb") as file:  # what ComfyUI does for a page in RAM
+        weight._qdata.untyped_storage()._comfy_tensor_file_slice = place._replace(file_ref=file)
+        page = torch.zeros(comfy.memory_management.vram_aligned_size([weight]), dtype=torch.uint8)
+        (copy,) = comfy.memory_management.interpret_gathered_like([weight], page)
+        assert comfy.memory_management.read_tensor_file_slice_into(weight, copy)
+    assert torch.equal(copy.dequantize(), weight.dequantize())
+    assert torch.equal(velocity(model, golden), plain)
+
+
+def write_fp8(folder, dtype, scaled):
+    """Linear weights in fp8; scales as Kijai's converter picks them: the largest weight becomes the format's largest."""
+    tensors = {"scaled_fp8": torch.zeros(0, dtype=dtype)} if scaled else {}
     for key, tensor in tiny.weights("steadydancer_tiny.keys.tsv").items():
         if key.endswith(".weight") and tensor.ndim == 2 and not key.startswith("condition_embedding_"):
-            scale = tensor.abs().max().reshape(1) / torch.finfo(dtype).max
+            scale = tensor.abs().max().reshape(1) / torch.finfo(dtype).max if scaled else torch.ones(1)
             tensors[key] = (tensor / scale).to(dtype)
-            tensors[key.removesuffix("weight") + "scale_weight"] = scale
+            if scaled:
+                tensors[key.removesuffix("weight") + "scale_weight"] = scale
         else:
             tensors[key] = tensor
     name = str(dtype).removeprefix("torch.")
-    path = tiny.write(comfyui / f"models/diffusion_models/dancer-{name}.safetensors", tensors)
-    model = load(path)
+    return tiny.write(folder / f"dancer-{name}{'-scaled' if scaled else ''}.safetensors", tensors)
+
+
+@pytest.mark.parametrize("scaled", [True, False], ids=["scaled", "plain"])
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_fp8_is_loaded_in_its_own_format(comfyui, tmp_path, golden, dtype, scaled):
+    model = load(write_fp8(tmp_path, dtype, scaled))
     weight = model.model.diffusion_model.blocks[0].ffn[0].weight
-    assert weight._qdata.dtype == dtype
+    if scaled:
+        assert weight._qdata.dtype == dtype
     error = relative(velocity(model, golden), golden.numbers["out.noise_pred"][None])
-    print(f"{name}: error against float32 {error:.4%}")
+    print(f"{dtype}, {'scaled' if scaled else 'plain'}: error against float32 {error:.4%}")
     assert error < {torch.float8_e4m3fn: 0.06, torch.float8_e5m2: 0.12}[dtype]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "card", "multiplied"),
+    [(torch.float8_e4m3fn, True, True), (torch.float8_e4m3fn, False, False), (torch.float8_e5m2, True, False)],
+)
+def test_fp8_is_multiplied_where_the_card_can_and_only_there(
+    comfyui, tmp_path, golden, monkeypatch, dtype, card, multiplied
+):
+    """Two e5m2 matrices no GPU multiplies. PyTorch has the fp8 product on the CPU too, so it runs here."""
+    import comfy.model_management
+
+    monkeypatch.setattr(comfy.model_management, "supports_fp8_compute", lambda device=None: card)
+    products = []
+    product = torch.nn.functional.scaled_mm if hasattr(torch.nn.functional, "scaled_mm") else torch._scaled_mm
+
+    def counted(*args, **kwargs):
+        products.append(args[1].dtype)
+        return product(*args, **kwargs)
+
+    where = torch.nn.functional if hasattr(torch.nn.functional, "scaled_mm") else torch
+    monkeypatch.setattr(where, product.__name__, counted)
+    error = relative(velocity(load(write_fp8(tmp_path, dtype, True)), golden), golden.numbers["out.noise_pred"][None])
+    print(f"{dtype}, fp8 product {multiplied}: error against float32 {error:.4%}")
+    assert bool(products) is multiplied
+    assert error < {torch.float8_e4m3fn: 0.15, torch.float8_e5m2: 0.12}[dtype]
 
 
 def test_fp8_with_scales_of_blocks_is_refused(comfyui):

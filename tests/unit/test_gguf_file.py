@@ -87,7 +87,6 @@ WRONG = {
     "unknown kind": (header(keys=1, rest=struct.pack("<Q1sI", 1, b"k", 77) + bytes(64)), "unknown kind 77"),
     "not text": (header(keys=1, rest=struct.pack("<Q1sI", 1, b"\xff", 77) + bytes(64)), "not text"),
     "no dimensions": (header(tensors=1, rest=tensor(dims=()) + bytes(256)), "0 dimensions"),
-    "empty tensor": (header(tensors=1, rest=tensor(dims=(0,)) + bytes(256)), "has the shape"),
     "huge tensor": (header(tensors=1, rest=tensor(dims=(1 << 62, 1 << 62)) + bytes(256)), "has the shape"),
     "known but unused type": (header(tensors=1, rest=tensor(kind=17) + bytes(256)), "stored as IQ2_XS"),
     "unknown type": (header(tensors=1, rest=tensor(kind=4000) + bytes(256)), "the unknown type 4000"),
@@ -105,6 +104,14 @@ WRONG = {
         "alignment is 3",
     ),
 }
+
+
+def test_an_empty_tensor_is_a_mark_and_no_mistake(tmp_path):
+    path = tmp_path / "mark.gguf"
+    path.write_bytes(header(tensors=2, rest=tensor(b"mark", dims=(0,)) + tensor() + bytes(256)))
+    file = open_gguf(path)
+    assert file.raw("mark").shape == (0,) and file.raw("mark").dtype == torch.float32
+    assert file.raw("w").shape == (32,)
 
 
 @pytest.mark.parametrize("what", WRONG)

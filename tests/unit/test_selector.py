@@ -70,6 +70,52 @@ def test_a_file_that_is_here_wins_when_it_is_one_step_away():
     assert choose("Q4_K_M").variant == "steadydancer/Q6_K"
 
 
+def test_a_file_that_is_here_wins_where_nothing_fits_too():
+    card = selector.card("RTX 4060")
+
+    def choose(*here):
+        return selector.select("steadydancer", card, "balanced", lambda v: v.id.rpartition("/")[2] in here)
+
+    assert choose().variant == "steadydancer/Q4_K_M" and choose().streamed > 0
+    assert choose("Q4_K_S").variant == "steadydancer/Q4_K_S" and "already here" in choose("Q4_K_S").reason
+    assert choose("Q2_K").variant == "steadydancer/Q4_K_M"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "here", "variant"),
+    [
+        ("RTX 4090", [], "fp8"),
+        ("RTX 4090", ["Q4_K_M"], "Q4_K_M"),  # good enough, and no download
+        ("RTX 4090", ["Q4_K_M", "fp8"], "fp8"),
+        ("RTX 4090", ["fp16"], "fp8"),  # does not fit, and fp8 does
+        ("RTX 4090", ["Q2_K"], "fp8"),  # too coarse to be taken for good
+        ("A100 80GB", ["fp8"], "fp8"),  # what a pod's image was made with
+        ("RTX 4060", ["fp8"], "fp8"),  # nothing fits whole: what is here waits in RAM
+        ("RTX 4060", [], "Q4_K_M"),
+    ],
+)
+def test_the_loaders_auto_takes_what_is_here_and_good_enough(gpu, here, variant):
+    choice = selector.select(
+        "steadydancer", selector.card(gpu), here=lambda v: v.id.rpartition("/")[2] in here, rather_here=True
+    )
+    assert choice.variant == f"steadydancer/{variant}"
+
+
+def test_auto_without_a_gpu_is_what_a_download_means_by_it():
+    card = selector.Card("this computer", 12.0, 0)
+    assert selector.select("steadydancer", card, rather_here=True).variant == "steadydancer/fp8"
+    assert selector.select("steadydancer", card).variant == "steadydancer/Q4_K_M"
+
+
+def test_full_takes_a_coarser_type_before_it_gives_up(monkeypatch):
+    card = selector.Card("a card", 14.5, 86)
+    assert selector.select("steadydancer", card, "balanced").streamed > 0
+    monkeypatch.setenv("GPU_MEMORY_MODE", "full")
+    choice = selector.select("steadydancer", card, "balanced")
+    assert choice.streamed == 0 and choice.weights + choice.working <= card.gb
+    assert "all of it on the card" in choice.reason
+
+
 def test_the_pods_variables(monkeypatch):
     h100 = selector.card("H100")
     monkeypatch.setenv("GPU_TIER", "datacenter")
