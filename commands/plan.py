@@ -39,7 +39,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
     parser.add_argument("--chart", type=Path, help="draw the plan of --gpu into this PNG (needs numpy and Pillow)")
     add_models_dir(parser)
-    parser.add_argument("--user-dir", type=Path, help="ComfyUI's user folder, where the calibration is kept")
+    parser.add_argument("--user-dir", type=Path, help="ComfyUI's user folder (default: beside the models folder)")
     return parser
 
 
@@ -84,7 +84,7 @@ def here(args):
 def user_folder(args, where) -> Path:
     if args.user_dir:
         return args.user_dir
-    return (where.models_dir.parent / "user" / "default") if where else Path.home() / ".config" / "steadydancer"
+    return (where.models_dir.parent / "user") if where else Path.home() / ".config"
 
 
 def host(where) -> Host:
