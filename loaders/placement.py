@@ -22,8 +22,8 @@ def placed(patcher, plan: Plan, meter: Meter):
         patcher.set_model_sampler_calc_cond_batch_function(one_by_one)
 
     def sample(executor, *args, **kwargs):
-        placed = executor.class_obj.model_patcher  # it may be a clone with weights of its own
-        with meter.measured("sample", placed), estimate_of(plan, placed.model):
+        clone = executor.class_obj.model_patcher  # perhaps with weights of its own
+        with meter.measured("sample", clone), estimate_of(plan, clone.model):
             return executor(*args, **kwargs)
 
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, sample)

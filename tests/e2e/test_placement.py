@@ -77,6 +77,54 @@ def test_no_more_than_planned_is_put_on_the_card(plan):
     mm.unload_all_models()
 
 
+class Space:
+    """Stands for the address space in which ComfyUI's dynamic VRAM keeps a model: its library needs an NVIDIA GPU."""
+
+    def __init__(self, size, device):
+        self.limit, self.taken = None, 0
+
+    def prioritize(self):
+        pass
+
+    def alloc(self, size):
+        self.taken += size
+        return (self, self.taken, size)
+
+    def set_watermark_limit(self, size):
+        self.limit = size
+
+    def loaded_size(self):
+        return 0
+
+    def free_memory(self, size):
+        return 0
+
+
+def test_no_more_than_planned_under_dynamic_vram(plan, monkeypatch):
+    """ComfyUI's own dynamic patcher, its GPU called cpu:0, by way of clones as LoRA nodes make them."""
+    import comfy.model_management as mm
+    import comfy.model_patcher as core
+    import comfy_aimdo.host_buffer
+    import comfy_aimdo.model_vbar
+
+    monkeypatch.setattr(comfy_aimdo.model_vbar, "ModelVBAR", Space)
+    monkeypatch.setattr(comfy_aimdo.host_buffer, "HostBuffer", lambda *args: SimpleNamespace(size=0))
+    plan, path = plan
+    static, device = load(path), torch.device("cpu", 0)
+    monkeypatch.setattr(mm, "is_device_cpu", lambda device: device.index is None)
+    model = core.ModelPatcherDynamic(static.model, device, torch.device("cpu"))
+    model.cached_patcher_init = static.cached_patcher_init
+    model = placed(model, replace(plan, kept=1, resident=123_456))
+    for patcher in (model, model.clone(), model.clone().clone()):
+        assert patcher.is_dynamic() and patcher.partially_load(device) is None
+        assert patcher._vbar_get().limit == 123_456
+        patcher._vbar_get().limit = None  # ComfyUI lifts it after every node
+    compiled = model.clone(disable_dynamic=True)  # what ComfyUI's compile node does
+    assert not compiled.is_dynamic() and compiled.model is not model.model
+    compiled.load(torch.device("cpu"), lowvram_model_memory=0, full_load=True)
+    assert compiled.loaded_size() <= 123_456
+
+
 def test_guidance_one_by_one_gives_the_same(plan):
     import comfy.samplers
     from steadydancer.loaders import placement
