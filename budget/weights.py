@@ -10,6 +10,7 @@ from pathlib import Path
 from ..loaders.catalog import catalogue, tomllib
 
 BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
+PLAIN_GGUF = {0: "fp32", 1: "fp16", 30: "bf16"}
 LONGEST_HEADER = 100 << 20
 
 
@@ -17,7 +18,8 @@ LONGEST_HEADER = 100 << 20
 class Model:
     """A diffusion model: bytes of a block (the largest) and of what lies outside the blocks, and how it computes.
 
-    `unpacks`: bytes of the buffer that one layer's weights are unpacked into, `layer` of the largest layer as stored.
+    `unpacks`: bytes of the buffer that one layer's weights are unpacked into; `layer`, `largest`: bytes as stored and
+    weights of the largest layer.
     Of two `experts`, which take turns, each has these numbers. `attention`: part of dense attention's work that is done.
     """
 
@@ -28,6 +30,7 @@ class Model:
     block_bytes: int
     other_bytes: int
     layer: int
+    largest: float
     unpacks: int
     dim: int
     context: int
@@ -95,6 +98,7 @@ def model_of(variant: str, paths: list[Path]) -> Model:
         block_bytes=stored.block_bytes,
         other_bytes=stored.other_bytes,
         layer=layer,
+        largest=weights["largest"],
         unpacks=0 if plain else round(2 * weights["largest"]),
         dim=kind["dim"],
         context=kind["context"],
@@ -153,7 +157,7 @@ def tensors(path: Path):
         from ..quant.gguf_file import open_gguf
 
         for name, place in open_gguf(path).tensors.items():
-            yield name, place.block.name if place.block else str(place.dtype)[6:], place.bytes
+            yield name, place.block.name if place.block else PLAIN_GGUF[place.number], place.bytes
         return
     if path.suffix.lower() != ".safetensors":
         raise ValueError(f"{path.name} has no header that says what is in it. Plan with its variant of the catalogue.")

@@ -169,6 +169,7 @@ def matrix(plans: list[Plan]) -> list[str]:
     job = plans[0].job
     lines = [
         f"{job.width}×{job.height} with {job.frames} frames, {job.steps} steps; times and prices are estimates",
+        "batch: guidance branches in one batch, where that is faster and fits with the room that ComfyUI wants to spare",
         f"{'card':<18} {'verdict':<18} {'variant':<22} {'peak':>6} {'of':>6} {'blocks':>7} {'batch':>5} {'tile':>5} {'text':>4} "
         f"{'RAM':>4} {'time':>10} {'price':>6}  why",
     ]
