@@ -10,7 +10,6 @@ from pathlib import Path
 from ..loaders.catalog import catalogue, tomllib
 
 BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
-PLAIN_GGUF = {0: "fp32", 1: "fp16", 30: "bf16"}
 LONGEST_HEADER = 100 << 20
 
 
@@ -153,15 +152,16 @@ def stored_bytes(paths: list[Path]) -> Stored:
 
 def tensors(path: Path):
     """Name, type and bytes of each tensor, by the file's header alone."""
+    floats = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}
     if path.suffix.lower() == ".gguf":
         from ..quant.gguf_file import open_gguf
 
         for name, place in open_gguf(path).tensors.items():
-            yield name, place.block.name if place.block else PLAIN_GGUF[place.number], place.bytes
+            yield name, floats.get(place.kind, place.kind), place.bytes
         return
     if path.suffix.lower() != ".safetensors":
         raise ValueError(f"{path.name} has no header that says what is in it. Plan with its variant of the catalogue.")
-    names = {"F16": "fp16", "BF16": "bf16", "F32": "fp32", "F8_E4M3": "fp8", "F8_E5M2": "fp8", "I8": "int8"}
+    names = floats | {"F8_E4M3": "fp8", "F8_E5M2": "fp8", "I8": "int8"}
     for name, entry in header(path).items():
         if name != "__metadata__":
             start, end = entry["data_offsets"]
