@@ -21,7 +21,6 @@ STREAMING = (
 ENCODE_TILE = 512  # what ComfyUI's own encode falls back to
 TILES = (0, 512, 384, 256)
 TILE_OVERLAP = 64
-TILE_FRAMES = 64
 POSE_STEPS = 0.4  # part of the steps with a third guidance branch, by the official window
 HOST_COPIES = 4  # driving video, pose video, decoded video, the one being encoded: float32 images in RAM
 HOST_BASE = 4e9
@@ -74,7 +73,7 @@ def vae_bytes(job: Job, card: Card, direction: str, tile: int) -> int:
     line = activations_table()["vae"]["wan"]["fp32" if card.sm == 0 else "bf16"][direction]
     pixels, frames = job.width * job.height, job.frames
     if tile:
-        pixels, frames = min(pixels, tile * tile), min(frames, TILE_FRAMES)
+        pixels = min(pixels, tile * tile)
     return round(pixels * (line["pixel"] + line["frame"] * frames))
 
 

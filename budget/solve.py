@@ -108,18 +108,25 @@ def best_settings(job, card, model, parts, corrections, rules) -> Settings | Non
     """The fastest settings under which every phase fits, None where there are none.
 
     The phases do not share settings, so each is settled by itself: the text encoder is faster on the card, a larger tile is
-    faster than a smaller one, more blocks on the card are never slower; only batching has to be tried.
+    faster than a smaller one, more blocks on the card are never slower; only batching has to be tried. Where all models stay
+    together on the card, the phases do share it, and the few settings that are left are all tried.
     """
 
-    def fits(settings: Settings, name: str) -> bool:
-        phase = next((p for p in phases(job, card, model, parts, settings, corrections) if p.name == name), None)
-        return phase is None or phase.where == "cpu" or phase.peak <= card.free
+    def found(settings: Settings) -> tuple[Phase, ...]:
+        return phases(job, card, model, parts, settings, corrections)
+
+    def fits(settings: Settings, *names: str) -> bool:
+        return all(p.where == "cpu" or p.peak <= card.free for p in found(settings) if p.name in names)
 
     def samples(settings: Settings) -> bool:
-        return fits(settings, "sample") and batches(job, card, model, settings, corrections)
+        fitting = sample_phase(job, card, model, settings, corrections).peak <= card.free
+        return fitting and batches(job, card, model, settings, corrections)
 
+    if rules.together:
+        every = [choice for choice in options(job, model, rules) if samples(choice) and fits(choice, *NAMES)]
+        return min(every, key=lambda choice: sum(phase.seconds for phase in found(choice)), default=None)
     settings = smallest(model, rules)
-    if not all(fits(settings, name) for name in ("image_encode", "pose", "vae_encode", "vae_decode")):
+    if not fits(settings, "image_encode", "pose", "vae_encode", "vae_decode"):
         return None
     tile = next(tile for tile in TILES if fits(replace(settings, vae_tile=tile), "vae_decode"))
     encoder = "gpu" if fits(replace(settings, text_encoder="gpu"), "text_encode") else "cpu"
@@ -127,7 +134,7 @@ def best_settings(job, card, model, parts, corrections, rules) -> Settings | Non
     for batched in (True, False) if job.branches > 1 else (True,):
         kept = most_blocks(card, model, rules, lambda n: samples(replace(settings, batched=batched, kept=n)))  # noqa: B023
         if kept is not None:
-            candidates.append(replace(settings, batched=batched, kept=kept, vae_tile=tile, text_encoder=encoder))
+            candidates.append(Settings(batched, kept, tile, encoder))
     return min(candidates, key=lambda choice: sample_seconds(job, card, model, choice), default=None)
 
 

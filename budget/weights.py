@@ -181,7 +181,10 @@ def header(path: Path) -> dict:
 
 
 def lora_bytes(paths: list[Path]) -> int:
-    """Bytes that LoRA files take in 16 bits. Raises ValueError for one that cannot be read."""
+    """Bytes that LoRA files take in 16 bits: each layer's rank · (inputs + outputs) · 2, by their headers.
+
+    Raises ValueError for one that cannot be read.
+    """
     widths = {"F32": 4, "F16": 2, "BF16": 2}
     total = 0
     for path in paths:
