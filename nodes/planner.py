@@ -53,7 +53,7 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
                     "variant",
                     options=options,
                     default="auto",
-                    tooltip="Which weights. auto takes the variant of SteadyDancer that is done first on the card.",
+                    tooltip="Which weights. auto takes the best variant of SteadyDancer that is hardly slower than the fastest.",
                 ),
                 io.Int.Input("width", default=832, min=16, max=8192, step=16, tooltip="Width of the video in pixels."),
                 io.Int.Input(
