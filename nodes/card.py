@@ -15,8 +15,6 @@ from ..budget.calibration import Calibration
 from ..budget.plan import Card
 from .selector import this_card
 
-STEP = 500_000_000  # bytes in which other programs' memory is counted
-settled: dict[str, int] = {}
 CPU_RATE, CPU_BANDWIDTH = 0.15e12, 20e9
 
 
@@ -28,7 +26,7 @@ def calibration() -> Calibration:
 def present_card() -> Card:
     """The card that ComfyUI computes on, or the computer itself, with what models may use of it."""
     usable, device = this_card(), comfy.model_management.get_torch_device()
-    free = steady(usable.name, round(usable.gb * 1e9))
+    free = round(usable.gb * 1e9)
     if usable.sm == 0:
         total = psutil.virtual_memory().total
         return Card("this computer", total, free, 0, CPU_RATE, 0.0, CPU_BANDWIDTH)
@@ -37,13 +35,6 @@ def present_card() -> Card:
     like = known or gpus.nearest(total, usable.sm)  # of an unknown card, the rates of the one most like it
     price = known.price if known else None
     return replace(like, name=name, total=total, free=free, sm=usable.sm, price=price, fused=has_fused_kernels())
-
-
-def steady(card: str, free: int) -> int:
-    """Free bytes that do not go back and forth where other programs are just between two steps: then it is the lower."""
-    if not settled.get(card, free) <= free <= settled.get(card, free) + STEP:
-        settled[card] = free
-    return settled.setdefault(card, free)
 
 
 def has_fused_kernels() -> bool:

@@ -230,14 +230,6 @@ def test_only_what_the_plan_decides_loads_the_model_again(nodes, monkeypatch, tm
     assert decided(gpu="H100") != before and decided(width=None) == decided(width=832)
 
 
-def test_memory_that_others_use_a_little_of_does_not_change_the_card(comfyui, monkeypatch):
-    from steadydancer.nodes import card
-
-    monkeypatch.setattr(card, "settled", {})
-    seen = [card.steady("this GPU", int(gb * 1e9)) / 1e9 for gb in (24.0, 24.5, 24.0, 23.5, 24.0, 23.5, 20.0, 24.0)]
-    assert seen == [24.0, 24.0, 24.0, 23.5, 23.5, 23.5, 20.0, 24.0]
-
-
 def test_what_the_model_usually_takes(nodes, tmp_path, monkeypatch):
     import folder_paths
     from support.safetensors_header import write_hollow

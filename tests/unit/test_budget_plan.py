@@ -239,6 +239,21 @@ def test_auto_takes_the_fastest():
     assert plan("auto", gpu="RTX 4060").kept < 40
 
 
+def test_auto_rather_takes_what_is_here(tmp_path):
+    from support.safetensors_header import write_hollow
+
+    def choice(*here: str) -> str:
+        layer = {f"blocks.{i}.ffn.0.weight": ("F8_E4M3", (1,), 400_000_000) for i in range(40)}
+        path = write_hollow(tmp_path / "here.safetensors", layer)
+        find = lambda file: path if file in here or not file.startswith("steadydancer") else None  # noqa: E731
+        return plan_job(job_for("auto", 832, 480, 81), gpus.card("RTX 3060"), find).variant
+
+    best = choice()
+    assert best == "steadydancer/Q8_0"
+    assert choice("steadydancer-Q5_K_M") == "steadydancer/Q5_K_M"
+    assert choice("steadydancer-Q2_K") == best, "not at any quality"
+
+
 def matrix() -> str:
     """Every variant of SteadyDancer on every card, in both sizes; written by `dev.py test unit -- --update-snapshot`."""
     from steadydancer.commands.plan import matrix as rows
