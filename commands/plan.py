@@ -152,8 +152,8 @@ def table(plan: Plan) -> list[str]:
         "",
         f"card: {card.total / 1e9:.1f} GB, {taken:.1f} GB of them taken by CUDA and other programs; largest peak "
         f"{plan.worst.peak / 1e9:.1f} of {card.free / 1e9:.1f} GB ({NAMES[plan.worst.name]})",
-        f"{plan.mode}: {plan.kept} of {plan.blocks} blocks on the card, guidance branches "
-        f"{'in one batch' if plan.batched else 'one by one'}, text encoder on the {plan.text_encoder.upper()}, "
+        f"{plan.mode}: {plan.kept} of {plan.blocks} blocks on the card, {guidance(plan)}, "
+        f"text encoder on the {plan.text_encoder.upper()}, "
         f"{'decode in tiles of ' + str(plan.vae_tile) if plan.vae_tile else 'decode whole'}",
         f"computer: {plan.ram / 1e9:.0f} GB of RAM, {plan.disk / 1e9:.1f} GB to download",
         f"estimates: {duration(plan.seconds)}"
@@ -162,6 +162,12 @@ def table(plan: Plan) -> list[str]:
         *plan.advice,
     ]
     return lines
+
+
+def guidance(plan: Plan) -> str:
+    if plan.job.branches == 1:
+        return "no guidance"
+    return f"{plan.job.branches} guidance branches {'in one batch' if plan.batched else 'one by one'}"
 
 
 def matrix(plans: list[Plan]) -> list[str]:

@@ -207,6 +207,15 @@ def test_auto_is_what_the_pod_says(monkeypatch):
     assert plan("steadydancer/fp8").variant == "steadydancer/fp8"
 
 
+def test_the_pods_tier_says_how_good_auto_must_be(monkeypatch):
+    assert plan("auto", gpu="H100").variant == "steadydancer/fp8"
+    monkeypatch.setenv("GPU_TIER", "datacenter")
+    assert plan("auto", gpu="H100").variant == "steadydancer/fp16"
+    monkeypatch.setenv("GPU_TIER", "huge")
+    with pytest.raises(ValueError, match="GPU_TIER is 'huge'"):
+        plan("auto", gpu="H100")
+
+
 def test_branches_are_batched_only_where_it_pays_and_comfyui_would():
     assert not plan("steadydancer/Q8_0", gpu="RTX 3090").batched, "not at the price of blocks in RAM"
     packed = plan("steadydancer/Q8_0", gpu="H100")
