@@ -7,6 +7,7 @@ their GPUs. benchmarks/README.md has the table.
 """
 
 import argparse
+from dataclasses import replace
 
 import activations
 import torch
@@ -14,16 +15,22 @@ import torch
 GIB, MIB = 1 << 30, 1 << 20
 
 
-def line(architecture: str, kernels: str = "fused") -> dict:
-    from steadydancer.budget.estimate import activations_table
+def sampling(variant: str, width: int, height: int, kept: int) -> float:
+    """Bytes by the planner's arithmetic with one block on its way, as the wrapper does it, and without slack."""
+    from steadydancer.budget import gpus
+    from steadydancer.budget.estimate import activation_bytes
+    from steadydancer.budget.planner import job_for
+    from steadydancer.budget.weights import model_of
 
-    return activations_table()["diffusion"][architecture]["bf16"][kernels]
+    model, card = model_of(variant, []), replace(gpus.card("RTX 4090"), fused=True)
+    activations = activation_bytes(job_for(variant, width, height, 81), card, model, branches=1)
+    return (kept + 1) * model.block_bytes + model.other_bytes + activations
 
 
-def sampling(tokens: int, kept: int, block: int, other: int, swapped: int) -> float:
-    """Bytes: blocks on the card, what is outside the blocks, one block on its way, and activations."""
-    row = line("wan-14b-t2v")
-    return kept * block + other + swapped * block + (row["branch"] + row["shared"]) * tokens + row["constant"]
+def weights(variant: str) -> float:
+    from steadydancer.budget.weights import model_of
+
+    return model_of(variant, []).bytes
 
 
 def vae(direction: str, pixels: int, frames: int) -> float:
@@ -55,14 +62,14 @@ def one_image(direction: str, side: int) -> float:
     return tracker.peak
 
 
-FP16_BLOCK, WEIGHTS_OUTSIDE, VAE_WEIGHTS = 670 * MIB, round(0.433 * GIB), 253.8e6
+VAE_WEIGHTS = 253.8e6
 
 
 def rows():
     """Setup, predicted and published bytes, and a remark."""
     yield (
         "sampling, fp16 T2V 14B, 19 of 40 blocks swapped, 1280×704×81",
-        sampling(73_920, 21, FP16_BLOCK, WEIGHTS_OUTSIDE, 1),
+        sampling("wan2.1/t2v-14b-bf16", 1280, 704, 21),
         21.115 * GIB,
         "time-to-move/TTM#6",
     )
@@ -81,11 +88,16 @@ def rows():
     )
     yield (
         "sampling, fp16 14B, 20 of 40 blocks swapped, 512×512×81",
-        sampling(21_504, 20, FP16_BLOCK, WEIGHTS_OUTSIDE, 1),
+        sampling("wan2.1/t2v-14b-bf16", 512, 512, 20),
         16 * GIB,
         "WanVideoWrapper readme, rounded",
     )
-    yield "weights of an int8 TurboWan A14B expert", 14.53e9, 13.56 * GIB, "TurboDiffusion#42"
+    yield (
+        "weights of an int8 TurboWan A14B expert",
+        weights("turbowan2.2-i2v-a14b-720p/int8"),
+        13.56 * GIB,
+        "TurboDiffusion#42",
+    )
     yield (
         "image decode 1024², unfolded convolutions",
         one_image("decode", 1024),
@@ -103,13 +115,23 @@ def rows():
 NOT_EXPLAINED = (
     (
         "Wan 2.2 fp8, all blocks swapped, 44 640 tokens: 7.6 GiB",
-        "156 kB a token: its rotary embedding or LoRA is not known",
+        "156 kB a token: its rotary embedding or LoRA is unknown",
     ),
     ("native ComfyUI, 720p×81 in 12 GB", "an upper bound only: predicted activations 6.6 GB are below it"),
-    ("official code, I2V-14B 720p: 76.7 GB", "other code, in float32 parts, with the text encoder beside it"),
-    ("DiffSynth, 14B bf16: 40 GB", "other code; size and frames are not given"),
+    ("Qwen-Image VAE in diffusers' code, 512² to 2048²", "other code"),
+    ("1.3B with 1025 frames in windows: under 5 GB", "a bound only, and the window is not given"),
+    ("1024×768, 81 frames 23.1 GB, 101 frames 14.5 GB", "two versions of the wrapper; compiled, by its own account"),
+    ("Animate 720p, 35 blocks swapped: 16 GB, then 28.7 GB", "another architecture; its frames are not given"),
+    (
+        "official code: 8.19, 69.1 and 76.7 GB on one GPU",
+        "other code, in float32 parts, with the text encoder beside it",
+    ),
+    ("DiffSynth, 14B bf16: 40, 24 and 8 GB", "other code; size and frames are not given"),
+    ("diffusers, group offload: 13 GB, and 35 GB", "other code; size and frames are not given"),
+    ("sglang, Wan 2.2 A14B 720p×81: 108 GB", "reserved, not allocated; both experts and their buffers"),
+    ("Wan 2.2 fp8 at 640²: 84 % of 24 GB", "dynamic VRAM: it takes what is free"),
     ("fp8 expert at 720p×81: 14.9 to 19.0 GB", "dynamic VRAM: it takes what is free"),
-    ("Qwen-Image VAE in diffusers' code", "other code"),
+    ("another TurboDiffusion node: 8 to 24 GB by size", "what its author advises, not measured peaks"),
 )
 
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from . import gpus
 from .plan import Card, Plan
 
 FILE = "vram_calibration.json"
@@ -23,8 +24,8 @@ writing = threading.Lock()
 class Measurement:
     """One phase of one run: bytes of activations predicted without corrections, and measured.
 
-    `kind` is what the correction holds for: architecture, dtype and ComfyUI version; `volume` is pixels times frames. Where
-    the phase `ran_out` of memory, `measured` is what the next plan should allow it.
+    `kind` is what the correction holds for: architecture, dtype, ComfyUI's version and attention; `volume` is pixels times
+    frames. Where the phase `ran_out` of memory, `measured` is what the next plan should allow it.
     """
 
     phase: str
@@ -41,20 +42,20 @@ class Measurement:
 
 
 class Calibration:
-    """The measurements of a user folder. Without `comfyui`, its version, those of all versions count."""
+    """The measurements in ComfyUI's `user` folder. Without a `setting`, its version and attention, those of all count."""
 
-    def __init__(self, folder: Path, comfyui: str = ""):
-        self.path = Path(folder) / FILE
-        self.comfyui = comfyui
+    def __init__(self, user: Path, setting: str = ""):
+        self.path = Path(user) / "steadydancer" / FILE
+        self.setting = setting
 
     def kind(self, architecture: str, card: Card) -> str:
-        return f"{architecture}/{'fp32' if card.sm == 0 else 'bf16'}/{self.comfyui}"
+        return f"{architecture}/{'fp32' if card.sm == 0 else 'bf16'}/{self.setting}"
 
     def corrections(self, architecture: str, card: Card) -> dict[str, float]:
         """Phase → factor for its activations."""
         found: dict[str, list[Measurement]] = {}
         for run in self.read():
-            if run.kind.startswith(self.kind(architecture, card)) and run.gpu == card.name:
+            if run.kind.startswith(self.kind(architecture, card)) and same_card(run.gpu, card.name):
                 found.setdefault(run.phase, []).append(run)
         return {phase: correction(runs[-LATEST:]) for phase, runs in found.items()}
 
@@ -84,6 +85,12 @@ class Calibration:
         return count
 
 
+def same_card(one: str, other: str) -> bool:
+    """Whether two names, a driver's or the table's, mean the same GPU."""
+    known = gpus.known_as(one)
+    return one == other or (known is not None and known == gpus.known_as(other))
+
+
 def correction(runs: list[Measurement]) -> float:
     """The factor for a phase's activations, in steps of a twentieth, so that equal runs keep the same plan.
 
@@ -97,13 +104,11 @@ def correction(runs: list[Measurement]) -> float:
     return math.ceil(min(BOUNDS[1], factor) * 20 - 1e-6) / 20
 
 
-def measurement(plan: Plan, kind: str, phase: str, measured_peak: int, ran_out: bool = False) -> Measurement | None:
-    """A phase's measured peak on the card, weights included, as activations; None where the plan does not have the phase."""
+def measurement(plan: Plan, kind: str, phase: str, beside: int, ran_out: bool = False) -> Measurement | None:
+    """What a phase needed beside its weights, in bytes, as activations; None where the plan does not have the phase."""
     planned = plan.phase(phase)
     if planned is None or planned.where == "cpu" or planned.activations == 0:
         return None
-    measured = max(0, measured_peak - planned.weights - planned.transient)
     predicted = round(planned.activations / planned.correction)
-    return Measurement(
-        phase, kind, plan.card.name, plan.job.width * plan.job.height * plan.job.frames, predicted, measured, ran_out
-    )
+    volume = plan.job.width * plan.job.height * plan.job.frames
+    return Measurement(phase, kind, plan.card.name, volume, predicted, max(0, beside - planned.transient), ran_out)

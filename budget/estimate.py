@@ -3,7 +3,7 @@
 Source of the terms: measured and published numbers of Wan in ComfyUI, and the dry runs in activations.toml.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,11 +13,14 @@ from .plan import Card, Job, Phase
 from .weights import Model, kinds
 
 SLACK = 0.08  # allocator rounding and fragments, of what comes and goes
+HEADROOM = 0.5e9  # left free where blocks stream: one block less on the card costs next to nothing, running out a run
 STREAMS = 2  # ComfyUI brings over up to this many layers ahead
+STREAMING = (
+    1.15  # a guess between ComfyUI's design, all hidden, and what DiffSynth measured with all blocks in RAM, 1.26
+)
 ENCODE_TILE = 512  # what ComfyUI's own encode falls back to
 TILES = (0, 512, 384, 256)
 TILE_OVERLAP = 64
-TILE_FRAMES = 64
 POSE_STEPS = 0.4  # part of the steps with a third guidance branch, by the official window
 HOST_COPIES = 4  # driving video, pose video, decoded video, the one being encoded: float32 images in RAM
 HOST_BASE = 4e9
@@ -36,12 +39,13 @@ class Parts:
 @dataclass(frozen=True)
 class Settings:
     """What the solver may change: guidance branches in one batch or one by one, blocks that stay on the card, tile of the
-    VAE's decode in pixels (0: whole), and where the text encoder runs."""
+    VAE's decode in pixels (0: whole), and where the text encoder runs. `together`: no model leaves the card for another."""
 
     batched: bool
     kept: int
     vae_tile: int
     text_encoder: str
+    together: bool = False
 
 
 @lru_cache(maxsize=1)
@@ -69,7 +73,7 @@ def vae_bytes(job: Job, card: Card, direction: str, tile: int) -> int:
     line = activations_table()["vae"]["wan"]["fp32" if card.sm == 0 else "bf16"][direction]
     pixels, frames = job.width * job.height, job.frames
     if tile:
-        pixels, frames = min(pixels, tile * tile), min(frames, TILE_FRAMES)
+        pixels = min(pixels, tile * tile)
     return round(pixels * (line["pixel"] + line["frame"] * frames))
 
 
@@ -103,6 +107,12 @@ def phases(
     found.append(sample_phase(job, card, model, settings, corrections))
     seconds = volume * vae["decode_flop"] * overlap_cost(settings.vae_tile) / rate
     add("vae_decode", parts.vae, vae_bytes(job, card, "decode", settings.vae_tile), seconds)
+    if settings.together:
+        own = {"text_encode": parts.text_encoder, "image_encode": parts.clip_vision, "sample": found[-2].weights}
+        own |= {"vae_decode": parts.vae}
+        all_of_them = sum(own[phase.name] for phase in found if phase.where == "gpu" and phase.name in own)
+        own["vae_encode"] = parts.vae
+        found = [replace(p, weights=p.weights + all_of_them - own.get(p.name, 0)) for p in found]
     found.append(Phase("frames", "cpu", activations=12 * volume * HOST_COPIES))
     return tuple(found)
 
@@ -113,12 +123,13 @@ def sample_phase(job: Job, card: Card, model: Model, settings: Settings, correct
     correction = corrections.get("sample", 1.0)
     activations = round(activation_bytes(job, card, model, branches) * correction)
     streaming = settings.kept < model.blocks
-    unpacked = 0 if native(model, card) else model.unpacks
+    patched = job.lora_bytes and not model.format.startswith("Q")  # on packed weights a LoRA runs beside the layer
+    unpacked = 0 if native(model, card) and not patched else model.unpacks
     buffers = model.layer * (STREAMS + 1) if streaming else 0
-    patching = 4 * model.layer if job.lora_bytes and not model.unpacks else 0
+    patching = round(4 * model.largest) if patched else 0  # a layer's change in float32
     transient = unpacked + buffers + patching + job.lora_bytes
     weights = model.other_bytes + settings.kept * model.block_bytes
-    slack = round(SLACK * (activations + transient))
+    slack = round(SLACK * (activations + transient) + (HEADROOM if streaming else 0))
     seconds = sample_seconds(job, card, model, settings)
     return Phase("sample", "gpu", weights, activations, transient, slack, seconds, correction)
 
@@ -129,27 +140,29 @@ def native(model: Model, card: Card) -> bool:
 
 
 def sample_seconds(job: Job, card: Card, model: Model, settings: Settings) -> float:
-    """All steps. A block that is brought over costs what its transfer takes longer than its arithmetic."""
+    """All steps. The transfer of a block that is brought over hides under arithmetic, but not well."""
     evaluations = job.branches if job.branches < 3 else 2 + POSE_STEPS
     forwards = 1 if settings.batched else evaluations
-    arithmetic = block_seconds(job, card, model) * evaluations / forwards
-    transfer = model.block_bytes / card.pcie if card.pcie else 0.0
-    hidden_badly = 0.05 * transfer  # the first layers of a forward have nothing to hide under
-    streamed = max(arithmetic, transfer) + hidden_badly
-    blocks = settings.kept * arithmetic + (model.blocks - settings.kept) * streamed
-    return job.steps * forwards * blocks
+    arithmetic = evaluations * block_seconds(job, card, model) + forwards * unpack_seconds(card, model)
+    transfer = forwards * model.block_bytes / card.pcie if card.pcie else 0.0
+    streamed = STREAMING * max(arithmetic, transfer)
+    return job.steps * (settings.kept * arithmetic + (model.blocks - settings.kept) * streamed)
 
 
 def block_seconds(job: Job, card: Card, model: Model) -> float:
-    """One block for one branch: its products, its attention, and unpacking its weights."""
+    """One block for one branch: its products and its attention."""
     count, part = tokens(job, model), gpus.efficiency(card.sm)
     products = 2 * model.token_weights * count * job.batch
     attention = 4 * count * (count * model.attention + model.context) * model.dim * job.batch
     fast = card.fp8 if model.format in ("fp8", "int8") and card.fp8 else card.bf16
-    seconds = products / (fast * part) + attention / (card.bf16 * part)
-    if not native(model, card) and card.bandwidth:
-        seconds += (model.block_bytes + 2 * model.total_weights) / (0.6 * card.bandwidth)
-    return seconds
+    return products / (fast * part) + attention / (card.bf16 * part)
+
+
+def unpack_seconds(card: Card, model: Model) -> float:
+    """Unpacking one block's weights, once for all branches of a batch."""
+    if native(model, card) or not card.bandwidth:
+        return 0.0
+    return (model.block_bytes + 2 * model.total_weights) / (0.6 * card.bandwidth)
 
 
 def encode_tile(job: Job, card: Card, parts: Parts, corrections: dict) -> int:

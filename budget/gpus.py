@@ -1,5 +1,6 @@
 """The GPUs that can be chosen by name: gpus.toml as cards."""
 
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -43,6 +44,21 @@ def card(name: str) -> Card:
         return found[0]
     known = ", ".join(card.name for card in found or cards())
     raise ValueError(f"'{name}' is {'several cards' if found else 'no card of the table'}. Choose one of {known}.")
+
+
+def known_as(device: str) -> Card | None:
+    """The card of the table that a driver's name, such as "NVIDIA GeForce RTX 4060 Ti", means; None where there is none."""
+    words = set(re.findall(r"\w+", device.lower()))
+    if words & {"laptop", "max"}:  # the same number, another chip
+        return None
+    named = {card: [word for word in card.name.lower().split() if not word.endswith("gb")] for card in cards()}
+    found = [card for card in named if words.issuperset(named[card])]
+    return max(found, key=lambda card: len(named[card]), default=None)
+
+
+def nearest(total: int, sm: int) -> Card:
+    """The card of the table that is most like one of `total` bytes and compute capability `sm`."""
+    return min(cards(), key=lambda card: (abs(card.sm - sm), abs(card.total - total)))
 
 
 def efficiency(sm: int) -> float:

@@ -117,16 +117,20 @@ class Plan:
     @classmethod
     def from_json(cls, text: str) -> "Plan":
         """Raises ValueError for what is no plan, or one of another version of this package."""
+        wrong = "This is no plan. Connect the plan output of VRAM Budget Planner."
         try:
             data = json.loads(text)
             version = data.pop("version", None)
         except (ValueError, TypeError, AttributeError) as err:
-            raise ValueError("This is no plan. Connect the plan output of VRAM Budget Planner.") from err
+            raise ValueError(wrong) from err
         if version != VERSION:
             raise ValueError(
                 f"This plan is of version {version}, and version {VERSION} is needed. Run the planner again."
             )
-        data["job"], data["card"] = Job(**data["job"]), Card(**data["card"])
-        data["phases"] = tuple(Phase(**phase) for phase in data["phases"])
-        data["advice"] = tuple(data["advice"])
-        return cls(**data)
+        try:
+            data["job"], data["card"] = Job(**data["job"]), Card(**data["card"])
+            data["phases"] = tuple(Phase(**phase) for phase in data["phases"])
+            data["advice"] = tuple(data["advice"])
+            return cls(**data)
+        except (KeyError, TypeError) as err:
+            raise ValueError(wrong) from err

@@ -9,6 +9,7 @@ from .estimate import HOST_BASE, TILES, Parts, Settings, phases, sample_phase, s
 from .plan import DOES_NOT_FIT, FITS, FITS_WITH_CHANGES, Card, Job, Phase, Plan
 from .weights import Model
 
+COMFYUI_SPARE = 1.5
 NAMES = {
     "text_encode": "encoding the text",
     "image_encode": "encoding the picture",
@@ -31,9 +32,12 @@ class Host:
 
 @dataclass(frozen=True)
 class Rules:
-    """What the user or the pod decides beforehand: `kept` is None, "all" or "none" of the blocks."""
+    """What the user or the pod decides beforehand: `kept` is None, "all" or "none" of the blocks, `together` that no model
+    leaves the card for another, `undo` how to let the planner decide."""
 
     kept: str | None = None
+    together: bool = False
+    undo: str = ""
 
 
 def solve(
@@ -44,8 +48,12 @@ def solve(
     corrections: dict[str, float] | None = None,
     host: Host = Host(),  # noqa: B008 - frozen
     rules: Rules = Rules(),  # noqa: B008
+    explain: bool = True,
 ) -> Plan:
-    """The plan for `job` on `card`. `corrections` scale the activations of phases, from calibration."""
+    """The plan for `job` on `card`. `corrections` scale the activations of phases, from calibration.
+
+    What would fit instead of what does not takes time to find: `explain` says whether it is wanted.
+    """
     corrections = corrections or {}
     best = best_settings(job, card, model, parts, corrections, rules)
     settings = best or smallest(model, rules)
@@ -54,7 +62,7 @@ def solve(
     streamed = (model.blocks - settings.kept) * model.block_bytes
     ram = round(HOST_BASE) + streamed + (model.experts - 1) * model.bytes + parts.text_encoder + frames.activations
     lacking = [name for name, need, there in needs(ram, host) if there and need > there]
-    changed = best is not None and changes(settings, model)
+    changed = changes(job, card, model, parts, corrections, settings) if best else []
     verdict = DOES_NOT_FIT if best is None or lacking else FITS_WITH_CHANGES if changed else FITS
     seconds = sum(phase.seconds for phase in found)
     plan = Plan(
@@ -77,8 +85,9 @@ def solve(
         money=None if card.price is None else card.price * seconds / 3600,
         calibrated=bool(corrections),
     )
-    lines = (changed or []) if best else too_large(job, card, model, parts, corrections, rules, found)
-    return replace(plan, advice=(*lines, *(host_advice(name, ram, host) for name in lacking)))
+    if best is None and explain:
+        changed = too_large(job, card, model, parts, corrections, rules, found)
+    return replace(plan, advice=(*changed, *(host_advice(name, ram, host) for name in lacking)))
 
 
 def options(job: Job, model: Model, rules: Rules) -> Iterable[Settings]:
@@ -88,32 +97,42 @@ def options(job: Job, model: Model, rules: Rules) -> Iterable[Settings]:
         for tile in TILES:
             for text_encoder in ("gpu", "cpu"):
                 for blocks in kept:
-                    yield Settings(batched, blocks, tile, text_encoder)
+                    yield Settings(batched, blocks, tile, text_encoder, rules.together)
 
 
 def smallest(model: Model, rules: Rules) -> Settings:
-    return Settings(False, model.blocks if rules.kept == "all" else 0, TILES[-1], "cpu")
+    return Settings(False, model.blocks if rules.kept == "all" else 0, TILES[-1], "cpu", rules.together)
 
 
 def best_settings(job, card, model, parts, corrections, rules) -> Settings | None:
     """The fastest settings under which every phase fits, None where there are none.
 
     The phases do not share settings, so each is settled by itself: the text encoder is faster on the card, a larger tile is
-    faster than a smaller one, more blocks on the card are never slower; only batching has to be tried.
+    faster than a smaller one, more blocks on the card are never slower; only batching has to be tried. Where all models stay
+    together on the card, the phases do share it, and the few settings that are left are all tried.
     """
 
-    def fits(settings: Settings, name: str) -> bool:
-        phase = next((p for p in phases(job, card, model, parts, settings, corrections) if p.name == name), None)
-        return phase is None or phase.where == "cpu" or phase.peak <= card.free
+    def found(settings: Settings) -> tuple[Phase, ...]:
+        return phases(job, card, model, parts, settings, corrections)
 
+    def fits(settings: Settings, *names: str) -> bool:
+        return all(p.where == "cpu" or p.peak <= card.free for p in found(settings) if p.name in names)
+
+    def samples(settings: Settings) -> bool:
+        fitting = sample_phase(job, card, model, settings, corrections).peak <= card.free
+        return fitting and batches(job, card, model, settings, corrections)
+
+    if rules.together:
+        every = [choice for choice in options(job, model, rules) if samples(choice) and fits(choice, *NAMES)]
+        return min(every, key=lambda choice: sum(phase.seconds for phase in found(choice)), default=None)
     settings = smallest(model, rules)
-    if not all(fits(settings, name) for name in ("image_encode", "pose", "vae_encode", "vae_decode")):
+    if not fits(settings, "image_encode", "pose", "vae_encode", "vae_decode"):
         return None
     tile = next(tile for tile in TILES if fits(replace(settings, vae_tile=tile), "vae_decode"))
     encoder = "gpu" if fits(replace(settings, text_encoder="gpu"), "text_encode") else "cpu"
     candidates = []
     for batched in (True, False) if job.branches > 1 else (True,):
-        kept = most_blocks(card, model, rules, lambda n: fits(replace(settings, batched=batched, kept=n), "sample"))  # noqa: B023
+        kept = most_blocks(card, model, rules, lambda n: samples(replace(settings, batched=batched, kept=n)))  # noqa: B023
         if kept is not None:
             candidates.append(Settings(batched, kept, tile, encoder))
     return min(candidates, key=lambda choice: sample_seconds(job, card, model, choice), default=None)
@@ -134,6 +153,14 @@ def most_blocks(card: Card, model: Model, rules: Rules, fits) -> int | None:
     return low
 
 
+def batches(job: Job, card: Card, model: Model, settings: Settings, corrections: dict) -> bool:
+    """Whether it can be as `settings.batched` says: ComfyUI batches only with half as much again to spare."""
+    if not settings.batched or job.branches == 1:
+        return True
+    weights = sample_phase(job, card, model, settings, corrections).weights
+    return weights + COMFYUI_SPARE * job.branches * one_branch(job, card, model, settings, corrections) <= card.free
+
+
 def one_branch(job, card, model, settings, corrections) -> int:
     """Bytes that an evaluation of a single branch needs beside the weights."""
     sample = sample_phase(job, card, model, replace(settings, batched=False), corrections)
@@ -145,20 +172,32 @@ def mode(settings: Settings, found: tuple[Phase, ...], model: Model, parts: Part
     if settings.kept < model.blocks:
         return "sequential_cpu_offload"
     sample = next(phase for phase in found if phase.name == "sample")
-    together = sample.peak + sum((parts.text_encoder, parts.clip_vision, parts.vae))
-    return "full" if together <= card.free and settings.text_encoder == "gpu" else "model_cpu_offload"
+    others = 0 if settings.together else sum((parts.text_encoder, parts.clip_vision, parts.vae))
+    return "full" if sample.peak + others <= card.free and settings.text_encoder == "gpu" else "model_cpu_offload"
 
 
-def changes(settings: Settings, model: Model) -> list[str]:
-    """What is not as usual, in plain words."""
+def changes(job, card, model: Model, parts: Parts, corrections, settings: Settings) -> list[str]:
+    """What is not as usual, and why, in plain words."""
+    usual = phases(job, card, model, parts, replace(settings, vae_tile=0, text_encoder="gpu"), corrections)
+    whole = {phase.name: f"{phase.peak / 1e9:.1f} GB of {card.free / 1e9:.1f} GB" for phase in usual}
     found = []
     if settings.vae_tile:
-        found.append(f"Decode in tiles of {settings.vae_tile} pixels: connect vae_tile to VAE Decode (Tiled).")
-    if settings.text_encoder == "cpu":
-        found.append("The text encoder runs on the CPU: a minute more for a new prompt.")
-    if settings.kept < model.blocks:
         found.append(
-            f"{settings.kept} of {model.blocks} blocks stay on the card, the others come from RAM in every step."
+            f"Decode in tiles of {settings.vae_tile} pixels: connect vae_tile to VAE Decode (Tiled). "
+            f"Whole frames would take {whole['vae_decode']}."
+        )
+    if settings.text_encoder == "cpu":
+        found.append(
+            f"The text encoder runs on the CPU, a minute more for a new prompt: it would take {whole['text_encode']}."
+        )
+    if settings.kept < model.blocks:
+        sample = sample_phase(job, card, model, settings, corrections)
+        resident = sample_seconds(job, card, model, replace(settings, kept=model.blocks))
+        slower = round(100 * (sample_seconds(job, card, model, settings) / resident - 1))
+        found.append(
+            f"{settings.kept} of {model.blocks} blocks stay on the card, {model.block_bytes / 1e9:.2f} GB each beside the "
+            f"{(sample.peak - sample.weights) / 1e9:.1f} GB that sampling needs. The others come from RAM in every step: "
+            f"{f'about {slower} % slower' if slower else 'hardly slower'}."
         )
     return found
 
@@ -185,7 +224,7 @@ def too_large(job, card, model, parts, corrections, rules, found) -> list[str]:
     if rules.kept == "all" and best_settings(job, card, model, parts, corrections, Rules()):
         return [
             f"The whole model does not fit: {NAMES[worst.name]} would take {worst.peak / 1e9:.1f} GB of "
-            f"{card.free / 1e9:.1f} GB. Set GPU_MEMORY_MODE to auto, and part of it waits in RAM."
+            f"{card.free / 1e9:.1f} GB. {rules.undo}, and part of it waits in RAM."
         ]
     lines = [
         f"It does not fit even with every saving: {NAMES[worst.name]} takes {worst.peak / 1e9:.1f} GB, "
@@ -206,8 +245,8 @@ def too_large(job, card, model, parts, corrections, rules, found) -> list[str]:
             lines.append(f"{size[0]}×{size[1]} fits with {job.frames} frames.")
             break
     larger = [other for other in gpus.cards() if other.free > card.free and other.price is not None]
-    enough = [other for other in larger if best_settings(job, other, model, parts, corrections, rules)]
-    if enough:
-        cheapest = min(enough, key=lambda other: other.price)
-        lines.append(f"{cheapest.name} can do it, at about ${cheapest.price:.2f} an hour.")
+    for other in sorted(larger, key=lambda other: other.price):
+        if best_settings(job, other, model, parts, corrections, rules):
+            lines.append(f"{other.name} can do it, at about ${other.price:.2f} an hour.")
+            break
     return lines

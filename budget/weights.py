@@ -17,7 +17,8 @@ LONGEST_HEADER = 100 << 20
 class Model:
     """A diffusion model: bytes of a block (the largest) and of what lies outside the blocks, and how it computes.
 
-    `unpacks`: bytes of the buffer that one layer's weights are unpacked into, `layer` of the largest layer as stored.
+    `unpacks`: bytes of the buffer that one layer's weights are unpacked into; `layer`, `largest`: bytes as stored and
+    weights of the largest layer.
     Of two `experts`, which take turns, each has these numbers. `attention`: part of dense attention's work that is done.
     """
 
@@ -28,6 +29,7 @@ class Model:
     block_bytes: int
     other_bytes: int
     layer: int
+    largest: float
     unpacks: int
     dim: int
     context: int
@@ -95,6 +97,7 @@ def model_of(variant: str, paths: list[Path]) -> Model:
         block_bytes=stored.block_bytes,
         other_bytes=stored.other_bytes,
         layer=layer,
+        largest=weights["largest"],
         unpacks=0 if plain else round(2 * weights["largest"]),
         dim=kind["dim"],
         context=kind["context"],
@@ -149,15 +152,16 @@ def stored_bytes(paths: list[Path]) -> Stored:
 
 def tensors(path: Path):
     """Name, type and bytes of each tensor, by the file's header alone."""
+    floats = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}
     if path.suffix.lower() == ".gguf":
         from ..quant.gguf_file import open_gguf
 
         for name, place in open_gguf(path).tensors.items():
-            yield name, place.block.name if place.block else str(place.dtype)[6:], place.bytes
+            yield name, floats.get(place.kind, place.kind), place.bytes
         return
     if path.suffix.lower() != ".safetensors":
         raise ValueError(f"{path.name} has no header that says what is in it. Plan with its variant of the catalogue.")
-    names = {"F16": "fp16", "BF16": "bf16", "F32": "fp32", "F8_E4M3": "fp8", "F8_E5M2": "fp8", "I8": "int8"}
+    names = floats | {"F8_E4M3": "fp8", "F8_E5M2": "fp8", "I8": "int8"}
     for name, entry in header(path).items():
         if name != "__metadata__":
             start, end = entry["data_offsets"]
@@ -177,7 +181,10 @@ def header(path: Path) -> dict:
 
 
 def lora_bytes(paths: list[Path]) -> int:
-    """Bytes that LoRA files take in 16 bits. Raises ValueError for one that cannot be read."""
+    """Bytes that LoRA files take in 16 bits: each layer's rank · (inputs + outputs) · 2, by their headers.
+
+    Raises ValueError for one that cannot be read.
+    """
     widths = {"F32": 4, "F16": 2, "BF16": 2}
     total = 0
     for path in paths:

@@ -39,7 +39,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
     parser.add_argument("--chart", type=Path, help="draw the plan of --gpu into this PNG (needs numpy and Pillow)")
     add_models_dir(parser)
-    parser.add_argument("--user-dir", type=Path, help="ComfyUI's user folder, where the calibration is kept")
+    parser.add_argument("--user-dir", type=Path, help="ComfyUI's user folder (default: beside the models folder)")
     return parser
 
 
@@ -84,7 +84,7 @@ def here(args):
 def user_folder(args, where) -> Path:
     if args.user_dir:
         return args.user_dir
-    return (where.models_dir.parent / "user" / "default") if where else Path.home() / ".config" / "steadydancer"
+    return (where.models_dir.parent / "user") if where else Path.home() / ".config"
 
 
 def host(where) -> Host:
@@ -152,8 +152,8 @@ def table(plan: Plan) -> list[str]:
         "",
         f"card: {card.total / 1e9:.1f} GB, {taken:.1f} GB of them taken by CUDA and other programs; largest peak "
         f"{plan.worst.peak / 1e9:.1f} of {card.free / 1e9:.1f} GB ({NAMES[plan.worst.name]})",
-        f"{plan.mode}: {plan.kept} of {plan.blocks} blocks on the card, guidance branches "
-        f"{'in one batch' if plan.batched else 'one by one'}, text encoder on the {plan.text_encoder.upper()}, "
+        f"{plan.mode}: {plan.kept} of {plan.blocks} blocks on the card, {guidance(plan)}, "
+        f"text encoder on the {plan.text_encoder.upper()}, "
         f"{'decode in tiles of ' + str(plan.vae_tile) if plan.vae_tile else 'decode whole'}",
         f"computer: {plan.ram / 1e9:.0f} GB of RAM, {plan.disk / 1e9:.1f} GB to download",
         f"estimates: {duration(plan.seconds)}"
@@ -164,11 +164,18 @@ def table(plan: Plan) -> list[str]:
     return lines
 
 
+def guidance(plan: Plan) -> str:
+    if plan.job.branches == 1:
+        return "no guidance"
+    return f"{plan.job.branches} guidance branches {'in one batch' if plan.batched else 'one by one'}"
+
+
 def matrix(plans: list[Plan]) -> list[str]:
     """A row a card: for choosing what to rent."""
     job = plans[0].job
     lines = [
         f"{job.width}×{job.height} with {job.frames} frames, {job.steps} steps; times and prices are estimates",
+        "batch: guidance branches in one batch, where that is faster and fits with the room that ComfyUI wants to spare",
         f"{'card':<18} {'verdict':<18} {'variant':<22} {'peak':>6} {'of':>6} {'blocks':>7} {'batch':>5} {'tile':>5} {'text':>4} "
         f"{'RAM':>4} {'time':>10} {'price':>6}  why",
     ]

@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections import OrderedDict
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import comfy.model_management
@@ -24,14 +25,28 @@ class OutOfMemory(torch.OutOfMemoryError):
     """Still what ComfyUI takes for running out of memory, but says in which phase, with which numbers, and what to do."""
 
 
+@dataclass(frozen=True)
+class Peak:
+    """Bytes of a phase: its model's weights, and what it needed beside them."""
+
+    weights: int
+    beside: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.beside
+
+
 class Meter:
     """The peaks of one plan's runs, in bytes: of torch's allocator on a GPU, else what the process grew by."""
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        self.peaks: dict[str, int] = {}
+        self.peaks: dict[str, Peak] = {}
+        self.fresh: set[str] = (
+            set()
+        )  # phases measured since the last report: several evaluations of one run are one peak
         self.tiled: set[str] = set()
-        self.fresh: list[Measurement] = []
         self.calibration: Calibration | None = None
         self.running = False
 
@@ -42,11 +57,12 @@ class Meter:
             yield  # a phase within a phase
             return
         self.running = True
-        device = comfy.model_management.get_torch_device()
-        start = begin(device)
+        self.tiled.discard(phase)
+        ledger = Ledger(comfy.model_management.get_torch_device())
         try:
-            yield
-            self.add(phase, end(device, start) + outside(patcher))
+            with ledger.open():
+                yield
+            self.add(phase, ledger.peak(patcher))
         except Exception as err:
             if not comfy.model_management.is_oom(err):
                 raise
@@ -55,23 +71,19 @@ class Meter:
         finally:
             self.running = False
 
-    def add(self, phase: str, peak: int) -> None:
-        self.peaks[phase] = max(peak, self.peaks.get(phase, 0))
+    def add(self, phase: str, peak: Peak) -> None:
         if phase in self.tiled:
             self.ran_out(phase)
-        elif self.plan.card.sm:  # what a process grew by says little: its heap keeps what earlier runs freed
-            self.keep(measurement(self.plan, self.kind, phase, self.peaks[phase]))
+        before = self.peaks.get(phase) if phase in self.fresh else None
+        self.peaks[phase] = peak if before is None else max(peak, before, key=lambda taken: taken.beside)
+        self.fresh.add(phase)
 
     def ran_out(self, phase: str) -> None:
         planned = self.plan.phase(phase)
         if planned is not None and self.calibration is not None:
-            taken = planned.weights + planned.transient + round(RAN_OUT * planned.activations)
+            taken = planned.transient + round(RAN_OUT * planned.activations)
             found = measurement(self.plan, self.kind, phase, taken, ran_out=True)
             self.calibration.add([found] if found else [])
-
-    def keep(self, found: Measurement | None) -> None:
-        if found:
-            self.fresh = [*(run for run in self.fresh if run.phase != found.phase), found]
 
     @property
     def kind(self) -> str:
@@ -80,8 +92,11 @@ class Meter:
 
     def take(self) -> list[Measurement]:
         """The measurements since the last time, for the calibration."""
-        taken, self.fresh = self.fresh, []
-        return taken
+        phases, self.fresh = self.fresh - self.tiled, set()
+        if not self.plan.card.sm:  # what a process grew by says little: its heap keeps what earlier runs freed
+            return []
+        found = [measurement(self.plan, self.kind, phase, self.peaks[phase].beside) for phase in sorted(phases)]
+        return [run for run in found if run]
 
     def lines(self) -> list[str]:
         """Predicted and measured GB a phase; empty where nothing was measured."""
@@ -90,7 +105,7 @@ class Meter:
         lines = [f"{'phase':<22} {'planned GB':>10} {'measured GB':>11} {'ratio':>6}"]
         for phase in self.plan.phases:
             if phase.name in self.peaks:
-                peak = self.peaks[phase.name]
+                peak = self.peaks[phase.name].total
                 note = "  in tiles, because whole frames did not fit" if phase.name in self.tiled else ""
                 lines.append(
                     f"{NAMES[phase.name]:<22} {phase.peak / 1e9:>10.2f} {peak / 1e9:>11.2f} "
@@ -126,29 +141,65 @@ def meter_of(plan: Plan) -> Meter:
     return meter
 
 
-def begin(device: torch.device) -> int:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        return 0
-    with contextlib.suppress(OSError):  # Linux only: forget the largest size so far
-        Path("/proc/self/clear_refs").write_text("5")
+class Ledger:
+    """How much a phase takes of a device, and how much of it is weights.
+
+    On a GPU other models stay while a phase runs, and are neither its weights nor its activations. They come and go until
+    the phase's first module computes, so the peak counts from there.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.start = resident_set() if device.type != "cuda" else 0
+
+    @contextmanager
+    def open(self):
+        if self.device.type != "cuda":
+            with contextlib.suppress(OSError):  # Linux only: forget the largest size so far
+                Path("/proc/self/clear_refs").write_text("5")
+            yield
+            return
+        torch.cuda.synchronize(self.device)
+        strange = torch.cuda.memory_allocated(self.device) - loaded_by_torch(self.device)
+        self.start = max(0, strange)
+        torch.cuda.reset_peak_memory_stats(self.device)
+
+        def first(module, inputs):
+            hook.remove()
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+        hook = torch.nn.modules.module.register_module_forward_pre_hook(first)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def peak(self, patcher) -> Peak:
+        """What has been taken since, with the weights of `patcher` among it."""
+        if self.device.type != "cuda":
+            return Peak(0, max(0, largest_resident_set() - self.start))
+        torch.cuda.synchronize(self.device)
+        weights = patcher.loaded_size() if patcher is not None and patcher.load_device == self.device else 0
+        taken = torch.cuda.max_memory_allocated(self.device)
+        return Peak(weights, max(0, taken - loaded_by_torch(self.device) - self.start))
+
+
+def loaded_by_torch(device: torch.device) -> int:
+    """Bytes of all models' weights on the device that torch's allocator knows: not those under dynamic VRAM."""
+    total = 0
+    for loaded in comfy.model_management.current_loaded_models:
+        if loaded.model is not None and loaded.device == device:
+            total += loaded.model.model.model_loaded_weight_memory
+    return total
+
+
+def resident_set() -> int:
     return psutil.Process(os.getpid()).memory_info().rss
 
 
-def end(device: torch.device, start: int) -> int:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device)
+def largest_resident_set() -> int:
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM"):
-                return max(0, int(line.split()[1]) * 1024 - start)
-    return max(0, psutil.Process(os.getpid()).memory_info().rss - start)
-
-
-def outside(patcher) -> int:
-    """Bytes of weights on the GPU that torch's allocator does not know: those under dynamic VRAM."""
-    if patcher is None or not patcher.is_dynamic() or patcher.load_device.type != "cuda":
-        return 0
-    return patcher.loaded_size()
+                return int(line.split()[1]) * 1024
+    return resident_set()

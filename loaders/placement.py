@@ -1,5 +1,6 @@
 """Puts a plan into effect through ComfyUI's own knobs: its estimate, its placement, its way of evaluating guidance."""
 
+from contextlib import contextmanager
 from functools import lru_cache
 
 import comfy.samplers
@@ -14,7 +15,6 @@ KEY = "steadydancer_plan"
 
 def placed(patcher, plan: Plan, meter: Meter):
     """The MODEL, placed and measured as planned."""
-    set_estimate(patcher.model, plan)
     if plan.kept < plan.blocks and plan.card.sm:
         patcher.__class__ = limited_class(type(patcher))
         patcher.model.resident_limit = plan.resident
@@ -22,20 +22,26 @@ def placed(patcher, plan: Plan, meter: Meter):
         patcher.set_model_sampler_calc_cond_batch_function(one_by_one)
 
     def sample(executor, *args, **kwargs):
-        with meter.measured("sample", executor.class_obj.model_patcher):
+        clone = executor.class_obj.model_patcher  # perhaps with weights of its own
+        with meter.measured("sample", clone), estimate_of(plan, clone.model):
             return executor(*args, **kwargs)
 
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, sample)
     return patcher
 
 
-def set_estimate(model, plan: Plan) -> None:
-    """Makes ComfyUI's own estimate, which is a factor times the latent's area, that of the plan."""
-    job = plan.job
+@contextmanager
+def estimate_of(plan: Plan, model):
+    """Makes ComfyUI's own estimate, which is a factor times the latent's area, that of the plan for as long as it lasts."""
+    job, own = plan.job, model.memory_usage_factor
     height, width = job.height // 8, job.width // 8
     reference = {name: [[job.batch, 16, 1, height, width]] for name in model.memory_usage_factor_conds}
     latent = [job.batch, 16, (job.frames - 1) // 4 + 1, height, width]
     model.memory_usage_factor *= plan.activations / model.memory_required(latent, cond_shapes=reference)
+    try:
+        yield
+    finally:
+        model.memory_usage_factor = own
 
 
 def one_by_one(args: dict) -> list:

@@ -7,6 +7,7 @@ import comfy.model_management
 import folder_paths
 import psutil
 import torch
+from comfy.ldm.modules.attention import optimized_attention
 from comfyui_version import __version__
 
 from ..budget import gpus
@@ -18,7 +19,8 @@ CPU_RATE, CPU_BANDWIDTH = 0.15e12, 20e9
 
 
 def calibration() -> Calibration:
-    return Calibration(Path(folder_paths.get_user_directory()) / "steadydancer", __version__)
+    attention = optimized_attention.__name__.removeprefix("attention_")
+    return Calibration(Path(folder_paths.get_user_directory()), f"{__version__}/{attention}")
 
 
 def present_card() -> Card:
@@ -29,17 +31,12 @@ def present_card() -> Card:
         total = psutil.virtual_memory().total
         return Card("this computer", total, free, 0, CPU_RATE, 0.0, CPU_BANDWIDTH)
     total, name = torch.cuda.get_device_properties(device).total_memory, torch.cuda.get_device_name(device)
-    known = [card for card in gpus.cards() if card.name in name]
-    # Of an unknown card, the rates of the one most like it.
-    like = max(known, key=lambda card: len(card.name)) if known else nearest(total, usable.sm)
-    price = like.price if known else None
+    known = gpus.known_as(name)
+    like = known or gpus.nearest(total, usable.sm)  # of an unknown card, the rates of the one most like it
+    price = known.price if known else None
     return replace(like, name=name, total=total, free=free, sm=usable.sm, price=price, fused=has_fused_kernels())
 
 
 def has_fused_kernels() -> bool:
     """ComfyUI switches its own CUDA kernels on from CUDA 13."""
     return int((torch.version.cuda or "0").partition(".")[0]) >= 13
-
-
-def nearest(total: int, sm: int) -> Card:
-    return min(gpus.cards(), key=lambda card: (abs(card.sm - sm), abs(card.total - total)))

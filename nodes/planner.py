@@ -25,7 +25,8 @@ from .loaders import CATEGORY, STEP_DISTILL, PlanType, disk_files
 from .progress import say
 
 THIS_ONE = "this one"
-GUIDANCE = {"text and pose": 3, "text": 2, "none": 1}
+GUIDANCE = {"usual": None, "text and pose": 3, "text": 2, "none": 1}
+NO_LORA = "none"
 LARGEST_TILE = 4096  # of core's tiled decode
 
 
@@ -52,7 +53,7 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
                     "variant",
                     options=options,
                     default="auto",
-                    tooltip="Which weights. auto takes the variant of SteadyDancer that is done first on the card.",
+                    tooltip="Which weights. auto takes the best variant of SteadyDancer that is hardly slower than the fastest.",
                 ),
                 io.Int.Input("width", default=832, min=16, max=8192, step=16, tooltip="Width of the video in pixels."),
                 io.Int.Input(
@@ -61,15 +62,28 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
                 io.Int.Input(
                     "frames", default=81, min=1, max=8193, step=4, tooltip="Frames, one more than a multiple of 4."
                 ),
-                io.Int.Input("steps", default=50, min=1, max=1000, tooltip="Steps of the sampler, for the time."),
+                io.Int.Input(
+                    "steps",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    tooltip="Steps of the sampler, for the time. 0 is what the model usually takes: 50, with the 4-step LoRA 4.",
+                ),
                 io.Combo.Input(
                     "guidance",
                     options=list(GUIDANCE),
-                    default="text and pose",
-                    tooltip="What guides the sampling: each kind is another evaluation in a step. none is for cfg 1.",
+                    default="usual",
+                    tooltip="What guides the sampling: each kind is another evaluation in a step. none is for cfg 1. "
+                    "usual is text and pose for SteadyDancer, none with the 4-step LoRA.",
                 ),
                 io.Boolean.Input(
                     "step_distill", default=False, tooltip="Whether the loader adds the 4-step LoRA (0.7 GB)."
+                ),
+                io.Combo.Input(
+                    "lora",
+                    options=[NO_LORA, *folder_paths.get_filename_list("loras")],
+                    default=NO_LORA,
+                    tooltip="A LoRA of your own that is applied to the model: it takes room too.",
                 ),
                 io.Combo.Input(
                     "gpu",
@@ -98,37 +112,43 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
         )
 
     @classmethod
-    def plan(cls, variant, width, height, frames, steps, guidance, step_distill, gpu, reserve) -> Plan:
+    def plan(cls, variant, width, height, frames, steps, guidance, step_distill, lora, gpu, reserve) -> Plan:
         card = present_card() if gpu == THIS_ONE else gpus.card(gpu)
         card = replace(card, free=max(0, card.free - round(reserve * 1e9)))
-        lora = step_distill_bytes() if step_distill else 0
-        job = job_for(variant, width, height, frames, branches=GUIDANCE[guidance], steps=steps, lora_bytes=lora)
+        given = {"branches": GUIDANCE[guidance], "steps": steps or None}
+        if step_distill and (distilled := find(STEP_DISTILL)):
+            given["lora_bytes"] = lora_bytes([distilled])
+        job = job_for(variant, width, height, frames, step_distill, **given)
+        if lora != NO_LORA:
+            own = lora_bytes([Path(folder_paths.get_full_path_or_raise("loras", lora))])
+            job = replace(job, lora_bytes=job.lora_bytes + own)
         return plan_job(job, card, find, calibration(), host() if gpu == THIS_ONE else Host())
 
     @classmethod
     def fingerprint_inputs(cls, **inputs):
-        """The plan itself: what comes after runs again only when it changes."""
+        """What the plan decides: what comes after runs again, and the model is loaded again, only when that changes.
+
+        A file that was fetched since, or a correction by a few per cent, does not; a phase that ran out of memory does.
+        """
         usual = {entry.id: entry.default for entry in cls.define_schema().inputs}
-        # What is linked is not known yet; the card, the files and the calibration show in the plan of a usual job too.
+        # What is linked is not known yet; the card and the calibration show in the plan of a usual job too.
         known = {name: usual[name] if value is None else value for name, value in inputs.items()}
         try:
-            return cls.plan(**known).to_json()
+            plan = cls.plan(**known)
         except (ValueError, OSError) as err:
             return str(err)
+        quarters = [max(4, math.ceil(4 * (phase.correction - 0.1))) for phase in plan.phases]
+        settings = [plan.verdict, plan.variant, plan.kept, plan.batched, plan.vae_tile, plan.text_encoder]
+        return [str(plan.card), *settings, quarters]
 
     @classmethod
-    def execute(cls, variant, width, height, frames, steps, guidance, step_distill, gpu, reserve) -> io.NodeOutput:
-        plan = cls.plan(variant, width, height, frames, steps, guidance, step_distill, gpu, reserve)
+    def execute(cls, **inputs) -> io.NodeOutput:
+        plan = cls.plan(**inputs)
         picture = chart_image(plan)
-        tile = plan.vae_tile or min(LARGEST_TILE, 32 * math.ceil(max(width, height) / 32))
+        tile = plan.vae_tile or min(LARGEST_TILE, 32 * math.ceil(max(plan.job.width, plan.job.height) / 32))
         report = "\n".join(table(plan))
         values = (plan.to_json(), plan.variant, plan.fits, report, picture, tile)
         return io.NodeOutput(*values, ui=ui.PreviewImage(picture, cls=cls))
-
-
-def step_distill_bytes() -> int:
-    path = find(STEP_DISTILL)
-    return lora_bytes([path]) if path else catalogue().files[STEP_DISTILL].size
 
 
 def chart_image(plan: Plan) -> torch.Tensor:

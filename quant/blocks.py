@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .types import PACKED
+
 # Weights that are worked on at a time: small enough for a core's cache, and one float32 copy of them is all the
 # temporary memory there is.
 CHUNK = {"cpu": 1 << 19, "other": 1 << 24}
@@ -204,23 +206,9 @@ def q6_k(b, w):
 
 # By ggml's type number.
 PLAIN = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16}
-BLOCKS = {
-    2: BlockType("Q4_0", 32, 18, q4_0),
-    3: BlockType("Q4_1", 32, 20, q4_1),
-    6: BlockType("Q5_0", 32, 22, q5_0),
-    7: BlockType("Q5_1", 32, 24, q5_1),
-    8: BlockType("Q8_0", 32, 34, q8_0),
-    10: BlockType("Q2_K", 256, 84, q2_k),
-    11: BlockType("Q3_K", 256, 110, q3_k),
-    12: BlockType("Q4_K", 256, 144, q4_k),
-    13: BlockType("Q5_K", 256, 176, q5_k),
-    14: BlockType("Q6_K", 256, 210, q6_k),
-    20: BlockType("IQ4_NL", 32, 18, iq4_nl),
-    23: BlockType("IQ4_XS", 256, 136, iq4_xs),
-}
-BY_NAME = {kind.name: kind for kind in BLOCKS.values()}
-# Types that exist but that nobody publishes video models in; named so that a refusal can say which it met.
-OTHERS = {
-    9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S", 22: "IQ2_S", 24: "I8",
-    25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4",
+UNPACK = {
+    "Q4_0": q4_0, "Q4_1": q4_1, "Q5_0": q5_0, "Q5_1": q5_1, "Q8_0": q8_0, "Q2_K": q2_k, "Q3_K": q3_k, "Q4_K": q4_k,
+    "Q5_K": q5_k, "Q6_K": q6_k, "IQ4_NL": iq4_nl, "IQ4_XS": iq4_xs,
 }  # fmt: skip
+BLOCKS = {number: BlockType(*sizes, UNPACK[sizes[0]]) for number, sizes in PACKED.items()}
+BY_NAME = {kind.name: kind for kind in BLOCKS.values()}

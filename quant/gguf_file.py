@@ -10,10 +10,14 @@ import warnings
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from .types import FLOATS, OTHERS, PACKED
 
-from .blocks import BLOCKS, OTHERS, PLAIN, BlockType
+if TYPE_CHECKING:  # a header is read without torch too
+    import torch
+
+    from .blocks import BlockType
 
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
@@ -44,13 +48,24 @@ class TensorPlace:
     bytes: int
 
     @property
-    def block(self) -> BlockType | None:
+    def kind(self) -> str:
+        """The name of its type, such as Q4_K or F32."""
+        return {**FLOATS, **PACKED}[self.number][0]
+
+    @property
+    def block(self) -> "BlockType | None":
         """How its weights are packed; None where they are plain floats."""
+        from .blocks import BLOCKS
+
         return BLOCKS.get(self.number)
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> "torch.dtype":
         """uint8 for blocks, else the floats' own."""
+        import torch
+
+        from .blocks import PLAIN
+
         return PLAIN.get(self.number, torch.uint8)
 
 
@@ -74,8 +89,10 @@ class GGUFFile:
             return self.buffer[place.start : place.start + size]
         return list(struct.unpack_from(f"<{place.count}{SCALARS[place.kind]}", self.buffer, place.start))
 
-    def raw(self, name: str) -> torch.Tensor:
+    def raw(self, name: str) -> "torch.Tensor":
         """A tensor's data without a copy: floats in their shape, or uint8 blocks [..., bytes of a row]. Read only."""
+        import torch
+
         place = self.tensors[name]
         if not place.bytes:  # Qwen-Image-Edit 2511 has an empty tensor for a mark
             return torch.empty(place.shape, dtype=place.dtype)
@@ -85,7 +102,7 @@ class GGUFFile:
         return shaped(data, place)
 
 
-def shaped(data: torch.Tensor, place: TensorPlace) -> torch.Tensor:
+def shaped(data: "torch.Tensor", place: TensorPlace) -> "torch.Tensor":
     """The bytes of a tensor, uint8 [bytes], as what they are."""
     if place.block is None:
         return data.view(place.dtype).view(place.shape)
@@ -187,16 +204,16 @@ def tensor_bytes(name: str, shape: tuple[int, ...], number: int) -> int:
     weights = prod(shape)
     if prod(size or 1 for size in shape) >= 1 << 48:
         raise Wrong(f"'{name}' has the shape {list(shape)}")
-    if number in PLAIN:
-        return weights * PLAIN[number].itemsize
-    block = BLOCKS.get(number)
-    if block is None:
+    if number in FLOATS:
+        return weights * FLOATS[number][1]
+    if number not in PACKED:
         kind = OTHERS.get(number, f"the unknown type {number}")
-        known = ", ".join(kind.name for kind in BLOCKS.values())
+        known = ", ".join(name for name, *_ in PACKED.values())
         raise Wrong(f"'{name}' is stored as {kind}. Known are F32, F16, BF16, {known}")
-    if shape[-1] % block.weights:
-        raise Wrong(f"the rows of '{name}' have {shape[-1]} weights, and {block.name} holds {block.weights} in a block")
-    return weights // block.weights * block.bytes
+    kind, of_block, size = PACKED[number]
+    if shape[-1] % of_block:
+        raise Wrong(f"the rows of '{name}' have {shape[-1]} weights, and {kind} holds {of_block} in a block")
+    return weights // of_block * size
 
 
 class Reader:

@@ -1,6 +1,7 @@
 """A plan put into effect through ComfyUI's own knobs, in this process: estimate, placement cap, guidance one by one, encoder."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,16 +33,28 @@ def placed(model, plan):
 def shapes(frames=17, size=64):
     reference = [[1, 16, 1, size // 8, size // 8]]
     latent = [1, 16, (frames - 1) // 4 + 1, size // 8, size // 8]
-    return latent, {"ref_latent": reference, "ref_pose_latent": reference}
+    return latent, {"ref_latent": reference, "ref_pose_latent": reference}  # of memory_required
 
 
 def test_comfyuis_estimate_is_the_plans(plan):
+    from comfy.patcher_extension import WrapperExecutor, WrappersMP
+
     plan, path = plan
     model = placed(load(path), plan)
-    latent, conds = shapes()
-    assert model.model.memory_required(latent, cond_shapes=conds) == pytest.approx(plan.activations)
-    twice, conds = shapes(size=128)
-    assert model.model.memory_required(twice, cond_shapes=conds) == pytest.approx(4 * plan.activations)
+    own = model.model.memory_required(*shapes())
+    needed = []
+
+    def sample(guider):
+        needed.extend(guider.model_patcher.model.memory_required(*shapes(size=size)) for size in (64, 128))
+
+    # What a node behind the loader does: a clone, and one with weights of its own, as when it is compiled.
+    for patcher in (model, model.clone(), model.clone(force_deepcopy=True)):
+        needed.clear()
+        guider = SimpleNamespace(model_patcher=patcher)
+        executor = WrapperExecutor.new_class_executor(sample, guider, patcher.get_all_wrappers(WrappersMP.OUTER_SAMPLE))
+        executor.execute(guider)
+        assert needed == pytest.approx([plan.activations, 4 * plan.activations])
+        assert patcher.model.memory_required(*shapes()) == own, "a later run without a plan finds it as it was"
 
 
 def test_no_more_than_planned_is_put_on_the_card(plan):
@@ -62,6 +75,54 @@ def test_no_more_than_planned_is_put_on_the_card(plan):
     whole.load(device, full_load=True)
     assert whole.loaded_size() == whole.model_size()
     mm.unload_all_models()
+
+
+class Space:
+    """Stands for the address space in which ComfyUI's dynamic VRAM keeps a model: its library needs an NVIDIA GPU."""
+
+    def __init__(self, size, device):
+        self.limit, self.taken = None, 0
+
+    def prioritize(self):
+        pass
+
+    def alloc(self, size):
+        self.taken += size
+        return (self, self.taken, size)
+
+    def set_watermark_limit(self, size):
+        self.limit = size
+
+    def loaded_size(self):
+        return 0
+
+    def free_memory(self, size):
+        return 0
+
+
+def test_no_more_than_planned_under_dynamic_vram(plan, monkeypatch):
+    """ComfyUI's own dynamic patcher, its GPU called cpu:0, by way of clones as LoRA nodes make them."""
+    import comfy.model_management as mm
+    import comfy.model_patcher as core
+    import comfy_aimdo.host_buffer
+    import comfy_aimdo.model_vbar
+
+    monkeypatch.setattr(comfy_aimdo.model_vbar, "ModelVBAR", Space)
+    monkeypatch.setattr(comfy_aimdo.host_buffer, "HostBuffer", lambda *args: SimpleNamespace(size=0))
+    plan, path = plan
+    static, device = load(path), torch.device("cpu", 0)
+    monkeypatch.setattr(mm, "is_device_cpu", lambda device: device.index is None)
+    model = core.ModelPatcherDynamic(static.model, device, torch.device("cpu"))
+    model.cached_patcher_init = static.cached_patcher_init
+    model = placed(model, replace(plan, kept=1, resident=123_456))
+    for patcher in (model, model.clone(), model.clone().clone()):
+        assert patcher.is_dynamic() and patcher.partially_load(device) is None
+        assert patcher._vbar_get().limit == 123_456
+        patcher._vbar_get().limit = None  # ComfyUI lifts it after every node
+    compiled = model.clone(disable_dynamic=True)  # what ComfyUI's compile node does
+    assert not compiled.is_dynamic() and compiled.model is not model.model
+    compiled.load(torch.device("cpu"), lowvram_model_memory=0, full_load=True)
+    assert compiled.loaded_size() <= 123_456
 
 
 def test_guidance_one_by_one_gives_the_same(plan):
@@ -149,3 +210,103 @@ def test_a_plan_does_not_keep_its_model_alive(plan):
         assert gone() is None, "a cycle would keep 16 GB until Python looks for garbage"
     finally:
         gc.enable()
+
+
+class Allocator:
+    """Stands for torch's allocator on a GPU and ComfyUI's list of models, so that measuring can be tried without one."""
+
+    def __init__(self, monkeypatch):
+        import comfy.model_management as mm
+
+        self.now = self.most = 0
+        self.device = torch.device("cuda", 0)
+        monkeypatch.setattr(mm, "get_torch_device", lambda: self.device)
+        monkeypatch.setattr(mm, "current_loaded_models", [])
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: self.now)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: self.most)
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: setattr(self, "most", self.now))
+        self.models = mm.current_loaded_models
+
+    def take(self, size):
+        self.now += size
+        self.most = max(self.most, self.now)
+
+    def load(self, size):
+        weights = SimpleNamespace(model_loaded_weight_memory=size)
+        model = SimpleNamespace(model=weights, load_device=self.device, loaded_size=lambda: size)
+        self.models.append(SimpleNamespace(model=model, device=self.device))
+        self.take(size)
+        return model
+
+    def unload(self, model):
+        self.models[:] = [loaded for loaded in self.models if loaded.model is not model]
+        self.take(-model.loaded_size())
+
+    def compute(self, size):
+        torch.nn.Identity()(None)
+        self.take(size)
+        self.take(-size)
+
+
+GB = 10**9
+
+
+def meter_of_a_plan(tmp_path):
+    from steadydancer.budget.calibration import Calibration
+    from steadydancer.loaders.meter import Meter
+
+    meter = Meter(plan_job(job_for("steadydancer/fp8", 832, 480, 81), gpus.card("RTX 4090")))
+    meter.calibration = Calibration(tmp_path, "0.30.0/pytorch")
+    return meter
+
+
+def test_other_models_on_the_card_are_nobodys_activations(comfyui, tmp_path, monkeypatch):
+    gpu, meter = Allocator(monkeypatch), meter_of_a_plan(tmp_path)
+    gpu.take(1 * GB)  # something of another node
+    encoder = gpu.load(6 * GB)
+    with meter.measured("vae_encode"):
+        gpu.compute(2 * GB)
+    with meter.measured("sample"):
+        gpu.unload(encoder)
+        model = gpu.load(16 * GB)
+        gpu.compute(4 * GB)
+    assert meter.peaks["vae_encode"].beside == 2 * GB
+    assert meter.peaks["sample"].beside == 4 * GB
+    with meter.measured("vae_decode", model):
+        gpu.compute(3 * GB)
+    assert meter.peaks["vae_decode"].beside == 3 * GB and meter.peaks["vae_decode"].weights == 16 * GB
+    assert {run.phase: run.measured for run in meter.take()}["vae_decode"] == 3 * GB
+
+
+def test_what_left_the_card_before_a_phase_computed_is_not_its_peak(comfyui, tmp_path, monkeypatch):
+    gpu, meter = Allocator(monkeypatch), meter_of_a_plan(tmp_path)
+    model = gpu.load(16 * GB)
+    with meter.measured("text_encode"):
+        gpu.unload(model)
+        gpu.load(6 * GB)
+        gpu.compute(GB // 2)
+    assert meter.peaks["text_encode"].beside == GB // 2
+
+
+def test_one_wild_run_is_forgotten_with_its_report(comfyui, tmp_path, monkeypatch):
+    gpu, meter = Allocator(monkeypatch), meter_of_a_plan(tmp_path)
+    for taken in (40, 3, 3, 3):
+        for part in (taken, 1):  # two evaluations of one run: the larger counts
+            with meter.measured("vae_decode"):
+                gpu.compute(part * GB)
+        meter.calibration.add(meter.take())
+    assert [run.measured for run in meter.calibration.read()] == [40 * GB, 3 * GB, 3 * GB, 3 * GB]
+    assert meter.take() == [], "nothing new"
+    assert "3.00" in "\n".join(meter.lines()), "but the last run is still shown"
+
+
+def test_tiles_of_an_earlier_run_are_forgotten(comfyui, tmp_path, monkeypatch):
+    gpu, meter = Allocator(monkeypatch), meter_of_a_plan(tmp_path)
+    with meter.measured("vae_decode"):
+        meter.tiled.add("vae_decode")
+        gpu.compute(GB)
+    assert meter.take() == [] and [run.ran_out for run in meter.calibration.read()] == [True]
+    with meter.measured("vae_decode"):
+        gpu.compute(GB)
+    assert len(meter.take()) == 1 and "in tiles" not in "\n".join(meter.lines())

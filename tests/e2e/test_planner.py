@@ -37,7 +37,7 @@ def node(class_type, **inputs):
 def planner(**inputs):
     usual = {
         "variant": "steadydancer/fp16", "width": 64, "height": 64, "frames": 17, "steps": 2, "guidance": "text",
-        "step_distill": False, "gpu": "this one", "reserve": 0.0,
+        "step_distill": False, "lora": "none", "gpu": "this one", "reserve": 0.0,
     }  # fmt: skip
     return node("SteadyDancerVRAMPlanner", **{**usual, **inputs})
 
@@ -156,7 +156,9 @@ def test_a_decode_that_comfyui_rescued_is_reported(server):
     assert "decoding the video" in done.outputs["report"]["text"][0]
     assert "in tiles, because whole frames did not fit" in done.outputs["report"]["text"][0]
     (noted,) = json.loads(calibration_file(server).read_text("utf-8"))
-    assert noted["ran_out"] and noted["kind"] == "steadydancer/fp32/0.30.0" and noted["gpu"] == "this computer"
+    assert (
+        noted["ran_out"] and noted["kind"].startswith("steadydancer/fp32/0.30.0/") and noted["gpu"] == "this computer"
+    )
 
 
 def test_the_chart_and_the_tile(server):
@@ -185,3 +187,62 @@ def test_planning_is_quick(server):
 def test_a_plan_of_nonsense_is_refused(server):
     done = server.run({"report": node("SteadyDancerVRAMReport", plan="not a plan", after="x")})
     assert "no plan" in done.error
+
+
+USUAL = planner(variant="steadydancer/fp8", width=832, height=480, frames=81)["inputs"]
+
+
+@pytest.fixture
+def nodes(comfyui, monkeypatch, tmp_path):
+    """The planner's module in this process, as on an RTX 4090, with a calibration of its own."""
+    from steadydancer.budget import gpus
+    from steadydancer.budget.calibration import Calibration
+    from steadydancer.nodes import planner as module
+
+    monkeypatch.setattr(module, "present_card", lambda: gpus.card("RTX 4090"))
+    monkeypatch.setattr(module, "calibration", lambda: Calibration(tmp_path, "0.30.0/pytorch"))
+    monkeypatch.setattr(module, "find", lambda name: None)
+    return module
+
+
+def test_only_what_the_plan_decides_loads_the_model_again(nodes, monkeypatch, tmp_path):
+    from steadydancer.budget.calibration import Measurement
+    from support.safetensors_header import write_hollow
+
+    def decided(**inputs):
+        return nodes.SteadyDancerVRAMPlanner.fingerprint_inputs(**{**USUAL, **inputs})
+
+    def measured(ratio, **more):
+        run = Measurement("sample", "steadydancer/bf16/0.30.0/pytorch", "RTX 4090", 1, 10**9, int(ratio * 1e9), **more)
+        nodes.calibration().add([run])
+
+    before = decided()
+    layer = {f"blocks.{i}.ffn.0.weight": ("F8_E4M3", (1,), 400_000_000) for i in range(40)}
+    here = write_hollow(tmp_path / "here.safetensors", layer | {"head": ("F16", (1,), 500_000_000)})
+    monkeypatch.setattr(nodes, "find", lambda name: here)
+    assert nodes.SteadyDancerVRAMPlanner.plan(**USUAL).disk == 0
+    assert decided() == before, "it was fetched meanwhile"
+    measured(1.05)
+    assert nodes.SteadyDancerVRAMPlanner.plan(**USUAL).calibrated
+    assert decided() == before, "a few per cent more were measured"
+    measured(1.25, ran_out=True)
+    assert decided() != before, "it ran out of memory"
+    assert decided(gpu="H100") != before and decided(width=None) == decided(width=832)
+
+
+def test_what_the_model_usually_takes(nodes, tmp_path, monkeypatch):
+    import folder_paths
+    from support.safetensors_header import write_hollow
+
+    def job(**inputs):
+        return nodes.SteadyDancerVRAMPlanner.plan(**{**USUAL, "steps": 0, "guidance": "usual", **inputs}).job
+
+    assert (job().steps, job().branches) == (50, 3)
+    distilled = job(step_distill=True)
+    assert (distilled.steps, distilled.branches) == (4, 1) and distilled.lora_bytes > 7e8
+    turbo = job(variant="turbowan2.1-t2v-1.3b-480p/int8")
+    assert (turbo.steps, turbo.branches) == (4, 1)
+    own = write_hollow(tmp_path / "own.safetensors", {"a.lora_down.weight": ("F32", (64, 5120), 1_310_720)})
+    monkeypatch.setattr(folder_paths, "get_full_path_or_raise", lambda kind, name: str(own))
+    assert job(lora="own.safetensors").lora_bytes == 655_360
+    assert job(lora="own.safetensors", step_distill=True).lora_bytes == distilled.lora_bytes + 655_360

@@ -22,6 +22,23 @@ def test_command_line_help_needs_only_the_standard_library(command):
     assert "usage: cli.py" in done.stdout
 
 
+@pytest.mark.parametrize("kind", ["safetensors", "gguf"])
+def test_planning_needs_only_the_standard_library(tmp_path, kind):
+    """On a laptop: by the catalogue, and by the header of a file."""
+    from support.safetensors_header import write_hollow
+    from support.tiny_gguf import write_steadydancer_gguf
+
+    path = tmp_path / f"mine.{kind}"
+    if kind == "gguf":
+        write_steadydancer_gguf(path, "Q4_K")
+    else:
+        write_hollow(path, {f"blocks.{i}.ffn.0.weight": ("BF16", (8, 8), 128) for i in range(40)})
+    for variant in ("auto", str(path)):
+        done = bare_python(str(ROOT / "cli.py"), "plan", "--gpu", "RTX 4090", "--variant", variant)
+        assert done.returncode == 0, done.stderr
+        assert "sampling" in done.stdout and "estimates: " in done.stdout
+
+
 def test_developer_door_needs_only_the_standard_library():
     done = bare_python(str(ROOT / "dev.py"), "--help")
     assert done.returncode == 0, done.stderr

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from steadydancer.budget import gpus
-from steadydancer.budget.estimate import phases, sample_seconds
+from steadydancer.budget.estimate import phases, sample_phase, sample_seconds
 from steadydancer.budget.plan import DOES_NOT_FIT, FITS, FITS_WITH_CHANGES, Card, Plan
 from steadydancer.budget.planner import job_for, parts_of, plan_job
-from steadydancer.budget.solve import Host, Rules, options, solve
+from steadydancer.budget.solve import Host, Rules, batches, options, solve
 from steadydancer.budget.weights import model_of, plannable
 
 MATRIX = Path(__file__).parent / "plan_matrix.txt"
@@ -49,7 +49,7 @@ def test_a_plan_comes_back_from_json_as_it_was():
         assert Plan.from_json(found.to_json()) == found
 
 
-@pytest.mark.parametrize("text", ["", "[]", "7", '{"version": 0}'])
+@pytest.mark.parametrize("text", ["", "[]", "7", '{"version": 0}', '{"version": 1}', '{"version": 1, "job": {}}'])
 def test_what_is_no_plan_is_refused(text):
     with pytest.raises(ValueError, match="no plan|version"):
         Plan.from_json(text)
@@ -61,17 +61,27 @@ def test_the_solver_is_never_beaten_by_trying_everything():
     rng, verdicts = random.Random(6), []
     for _ in range(500):
         job, card, model, parts = random_case(rng)
-        found = solve(job, card, model, parts)
+        rules = rng.choice([*[Rules()] * 6, Rules("none"), Rules("all"), Rules("all", together=True)])
+        found = solve(job, card, model, parts, rules=rules)
         verdicts.append(found.verdict)
+        every = list(options(job, model, rules))
+        others = {}  # the phases but sampling, by what they depend on
         best = None
-        blocks = {0, model.blocks, *rng.sample(range(model.blocks), 4), found.kept, min(found.kept + 1, model.blocks)}
-        for settings in options(job, model, Rules()):
-            if settings.kept not in blocks:
-                continue
-            tried = phases(job, card, model, parts, settings, {})
-            if all(phase.where == "cpu" or phase.peak <= card.free for phase in tried):
+        for settings in every:
+            key = (settings.vae_tile, settings.text_encoder)
+            if key not in others:
+                others[key] = [p for p in phases(job, card, model, parts, settings, {}) if p.name != "sample"]
+            tried = [*others[key], sample_phase(job, card, model, settings, {})]
+            if rules.together:
+                tried = phases(job, card, model, parts, settings, {})
+            possible = batches(job, card, model, settings, {})
+            if possible and all(phase.where == "cpu" or phase.peak <= card.free for phase in tried):
                 seconds = sum(phase.seconds for phase in tried)
                 best = seconds if best is None else min(best, seconds)
+        chance = rng.choice(every)
+        if not rules.together:
+            tried = {*others[chance.vae_tile, chance.text_encoder], sample_phase(job, card, model, chance, {})}
+            assert tried == set(phases(job, card, model, parts, chance, {})), "nothing else depends on the others"
         assert (best is None) == (found.verdict == DOES_NOT_FIT), (job, card)
         if best is not None:
             assert found.seconds <= best * (1 + 1e-9), (job, card, found)
@@ -177,6 +187,53 @@ def test_no_advice_names_a_flag_that_comfyui_does_not_have():
         assert "--" not in " ".join(plan(size=size, gpu=gpu).advice)
 
 
+def test_a_flag_that_keeps_everything_on_the_card(monkeypatch):
+    monkeypatch.setenv("COMFYUI_ARGS", "--listen --highvram")
+    home = plan()
+    assert home.kept == 40 and home.text_encoder == "cpu", "it does not stay beside the model"
+    assert home.phase("vae_decode").weights > 16e9
+    small = plan(gpu="RTX 4080 SUPER")
+    assert not small.fits and "Start ComfyUI without --highvram" in small.advice[0]
+    roomy = plan(gpu="H100")
+    assert roomy.fits and roomy.mode == "full" and roomy.worst.name == "sample"
+    weights = roomy.phase("sample").weights
+    assert [roomy.phase(name).weights for name in ("text_encode", "image_encode", "vae_decode")] == [weights] * 3
+
+
+def test_auto_is_what_the_pod_says(monkeypatch):
+    monkeypatch.setenv("STEADYDANCER_VARIANT", "gguf")
+    monkeypatch.setenv("STEADYDANCER_GGUF_MODEL", "q5_k_m")
+    assert plan("auto").variant == "steadydancer/Q5_K_M"
+    assert plan("steadydancer/fp8").variant == "steadydancer/fp8"
+
+
+def test_the_pods_tier_says_how_good_auto_must_be(monkeypatch):
+    assert plan("auto", gpu="H100").variant == "steadydancer/fp8"
+    monkeypatch.setenv("GPU_TIER", "datacenter")
+    assert plan("auto", gpu="H100").variant == "steadydancer/fp16"
+    monkeypatch.setenv("GPU_TIER", "huge")
+    with pytest.raises(ValueError, match="GPU_TIER is 'huge'"):
+        plan("auto", gpu="H100")
+
+
+def test_branches_are_batched_only_where_it_pays_and_comfyui_would():
+    assert not plan("steadydancer/Q8_0", gpu="RTX 3090").batched, "not at the price of blocks in RAM"
+    packed = plan("steadydancer/Q8_0", gpu="H100")
+    assert packed.batched and packed.seconds < plan("steadydancer/Q8_0", gpu="H100", branches=1).seconds * 2.4
+    tight = plan("steadydancer/fp8", gpu="RTX 5090")
+    batch = 3 * tight.activations
+    assert not tight.batched and tight.resident + batch < tight.card.free < tight.resident + 1.5 * batch
+
+
+def test_a_lora_on_weights_that_are_not_packed_needs_a_layers_change():
+    lora = 700_000_000
+    more = {}
+    for variant in ("fp16", "fp8", "Q4_K_M"):
+        transients = [plan(f"steadydancer/{variant}", lora_bytes=size).phase("sample").transient for size in (0, lora)]
+        more[variant] = transients[1] - transients[0] - lora
+    assert more["Q4_K_M"] == 0 and 0.28e9 < more["fp16"] < 0.29e9 < more["fp8"] < 0.43e9
+
+
 @pytest.mark.parametrize(
     ("size", "frames", "what"), [((832, 481), 81, "multiples of 16"), ((832, 480), 80, "one more than a multiple of 4")]
 )
@@ -189,6 +246,21 @@ def test_auto_takes_the_fastest():
     assert plan("auto").variant == "steadydancer/fp8"
     assert plan("auto", gpu="RTX 3090").variant == "steadydancer/Q8_0"
     assert plan("auto", gpu="RTX 4060").kept < 40
+
+
+def test_auto_rather_takes_what_is_here(tmp_path):
+    from support.safetensors_header import write_hollow
+
+    def choice(*here: str) -> str:
+        layer = {f"blocks.{i}.ffn.0.weight": ("F8_E4M3", (1,), 400_000_000) for i in range(40)}
+        path = write_hollow(tmp_path / "here.safetensors", layer)
+        find = lambda file: path if file in here or not file.startswith("steadydancer") else None  # noqa: E731
+        return plan_job(job_for("auto", 832, 480, 81), gpus.card("RTX 3060"), find).variant
+
+    best = choice()
+    assert best == "steadydancer/Q8_0"
+    assert choice("steadydancer-Q5_K_M") == "steadydancer/Q5_K_M"
+    assert choice("steadydancer-Q2_K") == best, "not at any quality"
 
 
 def matrix() -> str:

@@ -63,6 +63,7 @@ def test_what_is_stored_comes_back_and_the_oldest_is_forgotten(tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "[1]", '[{"phase": "sample"}]', '{"a": 1}'])
 def test_a_damaged_file_is_as_none(tmp_path, text):
     book = Calibration(tmp_path, "0.30.0")
+    book.path.parent.mkdir()
     book.path.write_text(text, "utf-8")
     assert book.corrections("steadydancer", gpus.card("RTX 4090")) == {}
     book.add([run(1.5)] * 3)
@@ -73,8 +74,8 @@ def test_a_plan_follows_what_was_measured(tmp_path):
     book, before = Calibration(tmp_path, "0.30.0"), plan()
     for _ in range(3):
         planned = plan(book).phase("sample")
-        peak = planned.weights + planned.transient + round(1.3 * before.phase("sample").activations)
-        book.add([measurement(plan(book), KIND, "sample", peak)])
+        beside = planned.transient + round(1.3 * before.phase("sample").activations)
+        book.add([measurement(plan(book), KIND, "sample", beside)])
     after = plan(book)
     assert after.calibrated and after.phase("sample").correction == 1.3
     assert after.phase("sample").activations == pytest.approx(1.3 * before.phase("sample").activations, rel=1e-6)
@@ -83,13 +84,52 @@ def test_a_plan_follows_what_was_measured(tmp_path):
     assert plan(book, branches=1).phase("sample").correction == 1.3
 
 
+@pytest.mark.parametrize(
+    ("driver", "table"),
+    [
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("NVIDIA GeForce RTX 4060", "RTX 4060"),
+        ("NVIDIA GeForce RTX 4060 Ti", "RTX 4060 Ti 16GB"),
+        ("NVIDIA GeForce RTX 5060 Ti", "RTX 5060 Ti 16GB"),
+        ("NVIDIA GeForce RTX 3060 Ti", "RTX 3060 Ti"),
+        ("NVIDIA GeForce RTX 4080 SUPER", "RTX 4080 SUPER"),
+        ("NVIDIA A100-SXM4-80GB", "A100 80GB"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA L4", "L4"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA L40", None),
+        ("NVIDIA RTX A6000", "RTX A6000"),
+        ("NVIDIA RTX 6000 Ada Generation", None),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "RTX PRO 6000"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 2080 with Max-Q Design", None),
+    ],
+)
+def test_the_drivers_name_of_a_card(driver, table):
+    known = gpus.known_as(driver)
+    assert (known and known.name) == table
+
+
+def test_what_was_measured_holds_for_the_card_by_its_name_in_the_table(tmp_path):
+    book = Calibration(tmp_path, "0.30.0")
+    book.add([run(1.5, gpu="NVIDIA GeForce RTX 4090")] * 3)
+    assert plan(book).phase("sample").correction == 1.5
+    book.add([run(1.5, gpu="NVIDIA GeForce RTX 9999")] * 3)
+    assert book.corrections("steadydancer", gpus.card("RTX 5090")) == {}
+
+
 def test_a_phase_that_is_not_on_the_card_teaches_nothing():
     assert measurement(plan(), KIND, "frames", 10**9) is None
 
 
-def test_reset_on_the_command_line(tmp_path, capsys):
-    Calibration(tmp_path, "0.30.0").add([run(1.5)] * 3)
-    command = ["plan", "--user-dir", str(tmp_path)]
+@pytest.mark.parametrize("told", ["--user-dir", "--models-dir"])
+def test_reset_on_the_command_line(tmp_path, capsys, told):
+    """The file that the report node writes: user/steadydancer, beside models."""
+    (tmp_path / "models").mkdir()
+    Calibration(tmp_path / "user", "0.30.0/pytorch").add([run(1.5, kind=f"{KIND}/pytorch")] * 3)
+    assert (tmp_path / "user" / "steadydancer" / "vram_calibration.json").is_file()
+    command = ["plan", told, str(tmp_path / told[2:].partition("-")[0])]
     assert cli.main([*command, "--variant", "fp8", "--gpu", "RTX 4090"]) == 0
     assert "corrected by measured runs" in capsys.readouterr().out
     assert cli.main([*command, "--reset-calibration"]) == 0

@@ -6,25 +6,13 @@ import struct
 import pytest
 from steadydancer import cli
 from steadydancer.budget.weights import header, lora_bytes, model_of, stored_bytes
+from support.safetensors_header import write_hollow
 
 
 def run(capsys, *arguments, code=0) -> str:
     assert cli.main(["plan", *arguments]) == code
     done = capsys.readouterr()
     return done.out + done.err
-
-
-def write_safetensors(path, tensors: dict[str, tuple[str, tuple[int, ...], int]]):
-    """Name → dtype, shape and bytes; the data is a hole in the file."""
-    entries, offset = {}, 0
-    for name, (dtype, shape, size) in tensors.items():
-        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps({"__metadata__": {"format": "pt"}, **entries}).encode()
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + offset)
-    return path
 
 
 def blocks(count: int, kind: str, size: int) -> dict:
@@ -65,7 +53,7 @@ def test_wrong_arguments_get_a_sentence(capsys, arguments, what):
 
 
 def test_a_users_own_file_is_read_by_its_header(capsys, tmp_path):
-    path = write_safetensors(
+    path = write_hollow(
         tmp_path / "mine.safetensors",
         blocks(40, "F8_E4M3", 300_000_000) | {"head.head.weight": ("F32", (10,), 900_000_000)},
     )
@@ -75,8 +63,8 @@ def test_a_users_own_file_is_read_by_its_header(capsys, tmp_path):
 
 
 def test_shards_count_together(tmp_path):
-    first = write_safetensors(tmp_path / "1.safetensors", blocks(2, "F32", 1000))
-    second = write_safetensors(
+    first = write_hollow(tmp_path / "1.safetensors", blocks(2, "F32", 1000))
+    second = write_hollow(
         tmp_path / "2.safetensors", {"blocks.1.norm.weight": ("F32", (5,), 500), "x": ("F32", (1,), 70)}
     )
     found = stored_bytes([first, second])
@@ -102,18 +90,18 @@ def test_a_damaged_file_is_refused(tmp_path, data):
 
 
 def test_a_file_without_blocks_is_refused(tmp_path):
-    path = write_safetensors(tmp_path / "vae.safetensors", {"decoder.conv1.weight": ("F32", (1,), 4)})
+    path = write_hollow(tmp_path / "vae.safetensors", {"decoder.conv1.weight": ("F32", (1,), 4)})
     with pytest.raises(ValueError, match="no transformer blocks"):
         stored_bytes([path])
 
 
 def test_loras_are_counted_in_sixteen_bits(tmp_path):
-    path = write_safetensors(tmp_path / "l.safetensors", {"a": ("F32", (1,), 400), "b": ("BF16", (1,), 100)})
+    path = write_hollow(tmp_path / "l.safetensors", {"a": ("F32", (1,), 400), "b": ("BF16", (1,), 100)})
     assert lora_bytes([path]) == 300
 
 
 def test_a_lora_on_the_command_line_takes_its_room(capsys, tmp_path):
-    path = write_safetensors(tmp_path / "l.safetensors", {"a": ("BF16", (1,), 700_000_000)})
+    path = write_hollow(tmp_path / "l.safetensors", {"a": ("BF16", (1,), 700_000_000)})
     plans = [
         json.loads(run(capsys, "--gpu", "4090", "--variant", "fp8", "--json", *more))
         for more in ([], ["--lora", str(path)])
