@@ -5,7 +5,6 @@ from pathlib import Path
 
 import comfy.model_management
 import folder_paths
-import psutil
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfyui_version import __version__
@@ -13,6 +12,7 @@ from comfyui_version import __version__
 from ..budget import gpus
 from ..budget.calibration import Calibration
 from ..budget.plan import Card
+from ..storage.memory import total_ram
 from .selector import this_card
 
 CPU_RATE, CPU_BANDWIDTH = 0.15e12, 20e9
@@ -28,7 +28,7 @@ def present_card() -> Card:
     usable, device = this_card(), comfy.model_management.get_torch_device()
     free = round(usable.gb * 1e9)
     if usable.sm == 0:
-        total = psutil.virtual_memory().total
+        total = total_ram()
         return Card("this computer", total, free, 0, CPU_RATE, 0.0, CPU_BANDWIDTH)
     total, name = torch.cuda.get_device_properties(device).total_memory, torch.cuda.get_device_name(device)
     known = gpus.known_as(name)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import folder_paths
 import numpy as np
-import psutil
 import torch
 from comfy_api.latest import io, ui
 
@@ -20,6 +19,7 @@ from ..commands.plan import table
 from ..loaders import build
 from ..loaders.catalog import catalogue
 from ..loaders.meter import meter_of
+from ..storage.memory import total_ram
 from .card import calibration, present_card
 from .loaders import CATEGORY, STEP_DISTILL, PlanType, disk_files
 from .progress import say
@@ -159,8 +159,8 @@ def chart_image(plan: Plan) -> torch.Tensor:
 
 
 def host() -> Host:
-    """This computer: half a GB more or less of RAM makes no other plan."""
-    ram = int(psutil.virtual_memory().total // 5e8 * 5e8)
+    """This computer, or its container: half a GB more or less of RAM makes no other plan."""
+    ram = int(total_ram() // 5e8 * 5e8)
     disk = shutil.disk_usage(folder_paths.models_dir).free
     return Host(ram=ram, disk=disk)
 

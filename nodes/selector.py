@@ -8,8 +8,6 @@ from ..loaders import build, selector
 from ..loaders.catalog import catalogue
 
 GENERATIONS = ("auto", *selector.rules()["generations"])
-
-
 STEADY_GB = 1.0
 measured: dict[torch.device, float] = {}
 
@@ -33,9 +31,8 @@ def this_card() -> selector.Card:
         measured[device] = gb
     major, minor = torch.cuda.get_device_capability(device)
     sm = 10 * major + minor
-    if not comfy.model_management.supports_fp8_compute(
-        device
-    ):  # AMD's numbers are other ones, and PyTorch may be too old
+    # AMD numbers its cards otherwise, and PyTorch may be too old.
+    if not comfy.model_management.supports_fp8_compute(device):
         sm = min(sm, selector.rules()["native"]["sm"] - 1)
     return selector.Card("this GPU", measured[device], sm)
 
@@ -77,7 +74,7 @@ class SteadyDancerVariantSelector(io.ComfyNode):
                     "preference",
                     options=["auto", *selector.PREFERENCES],
                     default="auto",
-                    tooltip="quality: least error that fits. balanced: fast, and hard to tell from the original. speed: all "
+                    tooltip="quality: measured error that fits. balanced: fast, and hard to tell from the original. speed: all "
                     "weights on the card. smallest: the smallest download. auto is balanced unless GPU_TIER says otherwise.",
                 ),
                 io.Combo.Input(

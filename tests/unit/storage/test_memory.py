@@ -2,7 +2,7 @@
 
 import psutil
 import pytest
-from steadydancer.storage.memory import free_ram
+from steadydancer.storage.memory import free_ram, total_ram
 
 GB = 2**30
 STAT = {
@@ -22,14 +22,16 @@ def container(folder, version: int, limit: str, used: int):
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_containers_limit_counts_and_its_file_cache_does_not(tmp_path, version, monkeypatch):
-    machine = psutil.virtual_memory()._replace(available=64 * GB)
+    machine = psutil.virtual_memory()._replace(total=128 * GB, available=64 * GB)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: machine)
     folder = container(tmp_path, version, str(4 * GB), 3 * GB)
     assert free_ram(folder) == GB + GB // 2 + GB // 4
+    assert total_ram(folder) == 4 * GB
     container(tmp_path, version, str(2 * GB), 3 * GB)
     assert free_ram(folder) == 0
     container(tmp_path, version, "max" if version == 2 else str(2**63 - 4096), 3 * GB)
     assert free_ram(folder) == 64 * GB
+    assert total_ram(folder) == 128 * GB
 
 
 def test_without_a_container_it_is_the_machines(tmp_path):
