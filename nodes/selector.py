@@ -74,7 +74,7 @@ class SteadyDancerVariantSelector(io.ComfyNode):
                     "preference",
                     options=["auto", *selector.PREFERENCES],
                     default="auto",
-                    tooltip="quality: measured error that fits. balanced: fast, and hard to tell from the original. speed: all "
+                    tooltip="quality: least error that fits. balanced: fast, and hard to tell from the original. speed: all "
                     "weights on the card. smallest: the smallest download. auto is balanced unless GPU_TIER says otherwise.",
                 ),
                 io.Combo.Input(
