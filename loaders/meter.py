@@ -99,17 +99,15 @@ class Meter:
         return [run for run in found if run]
 
     def lines(self) -> list[str]:
-        """Predicted and measured GB a phase; empty where nothing was measured."""
-        if not self.peaks:
-            return []
-        lines = [f"{'phase':<22} {'planned GB':>10} {'measured GB':>11} {'ratio':>6}"]
+        """Predicted and measured GB a phase, in words: a node's text has no columns. Empty where nothing was measured."""
+        lines = []
         for phase in self.plan.phases:
             if phase.name in self.peaks:
                 peak = self.peaks[phase.name].total
-                note = "  in tiles, because whole frames did not fit" if phase.name in self.tiled else ""
+                note = "; in tiles, because whole frames did not fit" if phase.name in self.tiled else ""
                 lines.append(
-                    f"{NAMES[phase.name]:<22} {phase.peak / 1e9:>10.2f} {peak / 1e9:>11.2f} "
-                    f"{peak / max(1, phase.peak):>6.2f}{note}"
+                    f"{NAMES[phase.name]}: {phase.peak / 1e9:.2f} GB planned, {peak / 1e9:.2f} GB measured "
+                    f"({peak / max(1, phase.peak):.0%}){note}"
                 )
         return lines
 

@@ -105,10 +105,10 @@ BASIC_NODES = [
     node("positive", "CLIPTextEncode", 2.95, 0, title="Prompt", size=(400, 260), text=PROMPT),
     node("negative", "CLIPTextEncode", 2.95, 15, title="Negative prompt", size=(400, 220), text=NEGATIVE),
     node("condition", "SteadyDancerToVideo", 3.95, 0, size=(310, None), length=81, batch_size=1),
-    node("guider", "SteadyDancerGuider", 3.95, 17, size=(310, None), cfg=5.0, pose_cfg=1.0, start=0.1, end=0.4),
-    node("schedule", "SteadyDancerSchedule", 3.95, 29, size=(310, None), steps=40, shift=5.0),
-    node("solver", "SteadyDancerFlowUniPC", 3.95, 35, size=(310, None)),
-    node("noise", "RandomNoise", 3.95, 39, size=(310, None), noise_seed=106060, control_after_generate="fixed"),
+    node("guider", "SteadyDancerGuider", 3.95, 20, size=(310, None), cfg=5.0, pose_cfg=1.0, start=0.1, end=0.4),
+    node("schedule", "SteadyDancerSchedule", 3.95, 32, size=(310, None), steps=40, shift=5.0),
+    node("solver", "SteadyDancerFlowUniPC", 3.95, 38, size=(310, None)),
+    node("noise", "RandomNoise", 3.95, 41, size=(310, None), noise_seed=106060, control_after_generate="fixed"),
     node("sample", "SamplerCustomAdvanced", 4.75, 0, size=(400, None)),
     node("decode", "VAEDecode", 4.75, 8, size=(400, None)),
     node("video", "CreateVideo", 4.75, 12, size=(400, None), fps=16.0),
@@ -324,11 +324,12 @@ FROM_VIDEO_NOTE = """\
 3. **Run.** DWPose reads both, *Align Pose* gives the dance the person's proportions, and a changed twin of it guides the
    sampler.
 
-**Models**: as in `steadydancer_basic`; YOLOX and DWPose (350 MB) come by themselves.
+**Models come by themselves**, once: the variant that suits this GPU (fp8: 25 GB with its encoders), YOLOX and DWPose (350 MB).
 
 **Half a body in the picture?** Keep the mode *robust*. **Another piece?** *start* in Driving Video, in seconds.
 """
 
+POSE_NODES = ("poses", "negative_poses", "pose_frames", "negative_pose_frames")
 POSE_SOURCES = {"pose_frames.images": "draw.images", "negative_pose_frames.images": "draw_negative.images"}
 FROM_VIDEO_NODES = [
     node("dance", "LoadVideo", 0.7, 0, title="2. Dance", size=(280, 600), file=DANCE),
@@ -337,9 +338,9 @@ FROM_VIDEO_NODES = [
     node("dancer", "SteadyDancerPoseEstimator", 0.1, 52, title="Poses of the dance", size=(400, 900)),
     node("track", "SteadyDancerPoseTrack", 1.15, 52, max_people=1),
     node("align", "SteadyDancerPoseAlign", 1.15, 62, mode="robust", seed=0, control_after_generate="fixed"),
-    node("draw", "SteadyDancerPoseDraw", 1.15, 76, title="Draw: poses", style="SteadyDancer"),
-    node("draw_negative", "SteadyDancerPoseDraw", 1.15, 84, title="Draw: changed poses", style="SteadyDancer"),
-    node("first_pose", "ImageFromBatch", 1.15, 92, size=(280, None), title="First pose", batch_index=0, length=1),
+    node("draw", "SteadyDancerPoseDraw", 1.15, 77, title="Draw: poses", style="SteadyDancer"),
+    node("draw_negative", "SteadyDancerPoseDraw", 1.15, 87, title="Draw: changed poses", style="SteadyDancer"),
+    node("first_pose", "ImageFromBatch", 1.15, 97, size=(280, None), title="First pose", batch_index=0, length=1),
 ]  # fmt: skip
 FROM_VIDEO_LINKS = [
     "dance.VIDEO > piece.video",
@@ -358,9 +359,9 @@ FROM_VIDEO_LINKS = [
 
 
 def from_video(path):
-    """A link of the basic graph, with the poses from the dance."""
+    """A link of the basic graph, with the poses from the dance and the models from one loader."""
     source, target = (end.strip() for end in path.split(">"))
-    return link(f"{POSE_SOURCES.get(source, source)} > {target}")
+    return automatic(f"{POSE_SOURCES.get(source, source)} > {target}")
 
 
 TURBO_T2V_NOTE = """\
@@ -559,20 +560,20 @@ GRAPHS = {
                 )
                 if n["key"] not in ("unet", "clip", "clip_vision", "vae")
             ),
-            node("loader", "SteadyDancerLoader", 2.15, 22, size=(310, None), variant="auto", step_distill=False),
+            node("loader", "SteadyDancerLoader", 2.15, 20, size=(310, None), variant="auto", step_distill=False),
             node(
                 "plan",
                 "SteadyDancerVRAMPlanner",
                 2.15,
-                -8,
-                size=(310, 580),
+                -16,
+                size=(310, 660),
                 variant="auto",
                 frames=81,
                 steps=40,
                 guidance="text and pose",
                 gpu="this one",
             ),
-            node("report", "SteadyDancerVRAMReport", 3.95, 46, size=(310, 180)),
+            node("report", "SteadyDancerVRAMReport", 3.95, 49, size=(310, 200)),
         ],
         "links": [
             *(automatic(path) for path in BASIC_LINKS),
@@ -584,7 +585,7 @@ GRAPHS = {
             link("plan.plan > report.plan"),
             link("decode.IMAGE > report.after"),
         ],
-        "groups": BASIC_GROUPS,
+        "groups": [*BASIC_GROUPS[:1], ["Plan and models", 926, -380, 350, 940], *BASIC_GROUPS[2:]],
     },
     "wan_t2v_auto": {"nodes": T2V_NODES, "links": [link(path) for path in T2V_LINKS], "groups": []},
     "download_models": {
@@ -601,15 +602,16 @@ GRAPHS = {
             *(
                 n
                 for n in replace(BASIC_NODES, note=note("note", -1, 0, FROM_VIDEO_NOTE, 430))
-                if n["key"] not in ("poses", "negative_poses", "pose_frames", "negative_pose_frames", "first_pose")
+                if n["key"] not in (*POSE_NODES, "first_pose", "unet", "clip", "clip_vision", "vae")
             ),
             *FROM_VIDEO_NODES,
+            node("loader", "SteadyDancerLoader", 2.15, 0, size=(310, None), variant="auto", step_distill=False),
         ],
         "links": [
             *(from_video(path) for path in BASIC_LINKS if "poses.VIDEO" not in path),
             *(link(path) for path in FROM_VIDEO_LINKS),
         ],
-        "groups": [["3. The dance's poses", -420, 960, 1250, 1020], *BASIC_GROUPS[1:]],
+        "groups": [["3. The dance's poses", -420, 960, 1250, 1120], *BASIC_GROUPS[1:]],
     },
     "turbo_t2v": {"nodes": TURBO_T2V_NODES, "links": [link(path) for path in TURBO_T2V_LINKS], "groups": []},
     "turbo_i2v": {"nodes": TURBO_I2V_NODES, "links": [link(path) for path in TURBO_I2V_LINKS], "groups": []},
@@ -624,14 +626,14 @@ GRAPHS = {
                         "guider",
                         "SteadyDancerGuider",
                         3.95,
-                        17,
+                        20,
                         size=(310, None),
                         cfg=1.0,
                         pose_cfg=1.0,
                         start=0.1,
                         end=0.4,
                     ),
-                    schedule=node("schedule", "SteadyDancerSchedule", 3.95, 29, size=(310, None), steps=4, shift=5.0),
+                    schedule=node("schedule", "SteadyDancerSchedule", 3.95, 32, size=(310, None), steps=4, shift=5.0),
                 )
                 if n["key"] not in ("unet", "clip", "clip_vision", "vae")
             ),
@@ -653,7 +655,7 @@ GRAPHS = {
                         "guider",
                         "SteadyDancerGuider",
                         3.95,
-                        17,
+                        20,
                         size=(310, None),
                         cfg=1.0,
                         pose_cfg=1.0,
@@ -661,14 +663,14 @@ GRAPHS = {
                         end=0.4,
                     ),
                     schedule=node(
-                        "schedule", "SteadyDancerRCMSchedule", 3.95, 29, size=(310, None), steps=4, preset="t2v"
+                        "schedule", "SteadyDancerRCMSchedule", 3.95, 32, size=(310, None), steps=4, preset="t2v"
                     ),
-                    solver=node("solver", "KSamplerSelect", 3.95, 37, size=(310, None), sampler_name="lcm"),
+                    solver=node("solver", "KSamplerSelect", 3.95, 39, size=(310, None), sampler_name="lcm"),
                     noise=node(
                         "noise",
                         "RandomNoise",
                         3.95,
-                        42,
+                        43,
                         size=(310, None),
                         noise_seed=106060,
                         control_after_generate="fixed",
