@@ -60,6 +60,8 @@ async (graph) => {
 }
 """
 
+READY = "!!(window.app?.graph && window.LiteGraph?.registered_node_types?.SteadyDancerToVideo)"
+
 
 def load_graphs() -> dict[str, dict]:
     spec = importlib.util.spec_from_file_location("graphs", Path(__file__).with_name("graphs.py"))
@@ -76,9 +78,9 @@ def main(server: str, names: list[str]) -> None:
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-background-networking"]
         )
         page = browser.new_page()
-        page.goto(server)
-        page.wait_for_function("!!(window.app?.graph && window.LiteGraph?.registered_node_types?.SteadyDancerToVideo)")
         for name in names or graphs:
+            page.goto(server)  # anew: widgets of the graph before would leave their values behind
+            page.wait_for_function(READY)
             built = json.loads(page.evaluate(BUILD, graphs[name]))
             workflow = built["workflow"]
             workflow["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, name))
