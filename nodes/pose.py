@@ -11,7 +11,7 @@ from ..pose import interchange, smooth
 from ..pose.align import align
 from ..pose.augment import augment
 from ..pose.draw import draw
-from ..pose.estimate import MISSING, NO_PERSON, Settings, Stopped, estimate, rgb
+from ..pose.estimate import MISSING, NO_PERSON, Settings, Stopped, estimate, filled, rgb
 from ..pose.keypoints import Poses
 from ..pose.styles import STYLES
 from ..pose.track import track
@@ -192,7 +192,6 @@ class SteadyDancerPoseEstimator(io.ComfyNode):
             max_people=max_people,
             flip_test=flip_test,
             no_person=no_person,
-            missing=missing_frames,
         )
         onnx, finder = runtime == ONNXRUNTIME, None
         boxes = None if bboxes is None else given_boxes(bboxes, len(image))
@@ -210,6 +209,7 @@ class SteadyDancerPoseEstimator(io.ComfyNode):
         if side:
             poses = poses.resized(*(round(v * side / min(width, height)) for v in (width, height)))
         frames = int(poses.present.any(1).sum())
+        poses = filled(poses, missing_frames)
         say(cls.hidden.unique_id, f"{people(poses)}; somebody in {frames} of {len(image)} frames")
         sheet = contact_sheet(image, poses.resized(width, height))
         return io.NodeOutput(interchange.write(poses, keypoint_threshold), ui=ui.PreviewImage(sheet, cls=cls))

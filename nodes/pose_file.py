@@ -1,5 +1,6 @@
 """Poses as JSON files: kept for the next run, or edited elsewhere in between."""
 
+import json
 from pathlib import Path
 
 import folder_paths
@@ -40,7 +41,8 @@ class SteadyDancerPoseSave(io.ComfyNode):
         output = folder_paths.get_output_directory()
         folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, output)
         path = Path(folder) / f"{name}_{counter:05}_.json"
-        interchange.save(path, poses)
+        # as it came: writing the poses anew would hide or show points by another threshold
+        path.write_text(json.dumps(keypoints, default=lambda value: value.tolist()), encoding="utf-8")
         say(cls.hidden.unique_id, f"{len(poses.points)} frames saved as {path.relative_to(output).as_posix()}")
         return io.NodeOutput(str(path))
 
@@ -77,9 +79,11 @@ class SteadyDancerPoseLoad(io.ComfyNode):
 
     @classmethod
     def execute(cls, file) -> io.NodeOutput:
-        poses = interchange.load(Path(folder_paths.get_annotated_filepath(file)))
+        text = Path(folder_paths.get_annotated_filepath(file)).read_text("utf-8-sig", errors="replace")
+        poses = interchange.read(text)
         say(cls.hidden.unique_id, f"{len(poses.points)} frames of {poses.width}×{poses.height}, {people(poses)}")
-        return io.NodeOutput(interchange.write(poses))
+        frames = json.loads(text)
+        return io.NodeOutput(frames if isinstance(frames, list) else [frames])
 
 
 def _files() -> list[str]:

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -95,8 +96,9 @@ def link(found: dict[int, np.ndarray], max_people: int, detect_every: int = 1) -
                 people.append(person)
             person.boxes[frame] = row[:4]
             person.weight += row[4] * (row[2] - row[0]) * (row[3] - row[1])
-    people.sort(key=lambda person: -person.weight)
-    return _rejoined(people)[:max_people] if max_people else people
+    prominence = attrgetter("weight")
+    people.sort(key=prominence, reverse=True)
+    return sorted(_rejoined(people), key=prominence, reverse=True)[:max_people] if max_people else people
 
 
 def _rejoined(people: list[Sightings]) -> list[Sightings]:

@@ -40,7 +40,6 @@ class Settings:
     max_people: int = 1  # 0 = all
     flip_test: bool = False
     no_person: str = "empty"
-    missing: str = "empty"
 
 
 def estimate(
@@ -97,7 +96,7 @@ def estimate(
     ):
         for part in parts if not shown else ():
             poses.scores[:, :, part] = 0
-    return replace(filled(poses, settings.missing), tracked=len(placed) == 1)
+    return replace(poses, tracked=len(placed) == 1)
 
 
 def _find(
@@ -167,16 +166,20 @@ def rgb(frames: torch.Tensor) -> torch.Tensor:
 def filled(poses: Poses, missing: str) -> Poses:
     """Frames in which a person was not found: left empty, the previous pose held, or interpolated between neighbours.
 
-    Before the first sighting `interpolate` holds that, and after the last both hold the last, as core's nodes do.
+    Before the first sighting `interpolate` holds that, and after the last both hold the last, as core's nodes do: but only
+    where nobody else is, or one who comes late or leaves early would stand there like a statue.
     """
     if missing == "empty":
         return poses
     points, scores = poses.points.copy(), poses.scores.copy()
+    empty_frames = ~poses.present.any(1)
     for person in range(points.shape[1]):
         known = np.flatnonzero(poses.present[:, person])
         for frame in np.flatnonzero(~poses.present[:, person]) if len(known) else ():
             before, after = known[known < frame], known[known > frame]
             if missing == "previous" and not len(before):
+                continue
+            if not (len(before) and len(after)) and not empty_frames[frame]:
                 continue
             a = before[-1] if len(before) else after[0]
             b = after[0] if len(after) and missing == "interpolate" else a

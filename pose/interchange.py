@@ -8,14 +8,13 @@ is left), so the reader accepts all of it and the writer writes what both reader
 import json
 import logging
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from .keypoints import BODY, FACE, FEET, LEFT_HAND, LEFT_WRIST, RIGHT_HAND, RIGHT_WRIST, Poses, empty
 
 RAW_KEY = "steadydancer_raw"
-"""Our own nodes' key of a person: all 134 points with their scores, also those too unsure for the public lists."""
+"""Our own nodes' key of a person: all 134 points with their scores, negative where too unsure for the public lists."""
 
 PARTS = {
     "pose_keypoints_2d": BODY,
@@ -37,7 +36,7 @@ def write(poses: Poses, threshold: float = THRESHOLD, binary: bool = True) -> li
     known = poses.scores >= max(threshold, 1e-6)
     confidence = np.where(known, 1.0 if binary else np.clip(poses.scores, 0, 1), 0.0)
     flat = np.concatenate([np.where(known[..., None], poses.points, 0.0), confidence[..., None]], -1)
-    raw = np.concatenate([poses.points, poses.scores[..., None]], -1)
+    raw = np.concatenate([poses.points, np.where(known, poses.scores, 0.0 - poses.scores)[..., None]], -1)
     present = poses.present
     frames = []
     for f in range(len(flat)):
@@ -108,17 +107,6 @@ def _clip(frames: list[dict], width: int, height: int) -> Poses:
     return replace(clip, tracked=tracked)
 
 
-def save(path: Path, poses: Poses, threshold: float = THRESHOLD) -> None:
-    """Writes the clip as JSON that other tools read too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(write(poses, threshold)), encoding="utf-8")
-
-
-def load(path: Path) -> Poses:
-    """The clip in a JSON file: ours, controlnet_aux's, or one frame of OpenPose."""
-    return read(path.read_text(encoding="utf-8-sig", errors="replace"))
-
-
 def _person(person: dict, size: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Points [134, 2] in pixels and scores [134] of one person on a canvas of `size` (width, height)."""
     values = np.zeros((134, 3))
@@ -138,7 +126,7 @@ def _person(person: dict, size: list[int]) -> tuple[np.ndarray, np.ndarray]:
 
     raw = _triples(person.get(RAW_KEY))
     if len(raw) == 134 and _untouched(raw, values):
-        return raw[:, :2], raw[:, 2]
+        return raw[:, :2], np.abs(raw[:, 2])
     _side_hands(values)
     return values[:, :2], values[:, 2]
 
@@ -147,7 +135,7 @@ def _untouched(raw: np.ndarray, values: np.ndarray) -> bool:
     """Whether nobody has moved, added or removed a public point since the raw ones were written."""
     known = values[:, 2] > 0
     moved = np.abs(raw[known, :2] - values[known, :2]).max(initial=0.0)
-    return moved < 0.01 and raw[known, 2].min(initial=np.inf) >= raw[~known, 2].max(initial=0.0)
+    return moved < 0.01 and np.array_equal(raw[:, 2] > 0, known)
 
 
 def _triples(flat: list | None) -> np.ndarray:

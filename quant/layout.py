@@ -107,7 +107,7 @@ def runs_kernels(input: torch.Tensor) -> bool:
         and input.dtype in (torch.bfloat16, torch.float16)
         and torch.version.hip is None
         and torch.cuda.get_device_capability(input.device) >= (8, 0)
-        and triton_kernels() is not None
+        and kernels_work()
     )
 
 
@@ -155,6 +155,12 @@ def triton_kernels():
         logging.warning("PyTorch does what our GPU kernels would, and slower, because Triton cannot be used: %s", err)
         return None
     return triton_kernels
+
+
+@torch.compiler.assume_constant_result
+def kernels_work() -> bool:
+    """Whether there are GPU kernels. torch.compile takes the answer as it is, and does not trace how it is found."""
+    return triton_kernels() is not None
 
 
 def try_out(kernels) -> None:

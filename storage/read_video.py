@@ -70,7 +70,7 @@ def read_clip(
                         picture.pixels(frames.shape[2], frames.shape[1]), np.float32(1 / 255), out=frames[taken]
                     )
                 taken += 1
-                progress(taken, wanted or taken)
+                progress(taken, wanted or len(frames))
             if taken == wanted or (duration and taken / fps >= duration):
                 break
     if not taken:

@@ -25,7 +25,7 @@ def normalised(layer, input: torch.Tensor, plain) -> torch.Tensor:
     weight, bias, stream = cast_bias_weight(
         layer, dtype=torch.float32, device=input.device, bias_dtype=torch.float32, offloadable=True
     )
-    if runs_kernels(input) and not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and runs_kernels(input):
         from .triton_norms import norm
 
         with torch.cuda.device(input.device):

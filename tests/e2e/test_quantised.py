@@ -188,6 +188,24 @@ def test_torch_compile_gives_the_same(comfyui, gguf_path, golden):
         network.blocks[0] = original
 
 
+def test_torch_compile_does_not_trace_how_kernels_are_tried(comfyui, monkeypatch):
+    """On a GPU the trial would else be part of every compiled layer."""
+    from steadydancer.quant import layout
+
+    def found_out():
+        return torch.zeros(3).sum() + 1
+
+    monkeypatch.setattr(layout, "triton_kernels", found_out)
+    graphs = []
+    compiled = torch.compile(
+        lambda x: x + 1 if layout.kernels_work() else x - 1,
+        backend=lambda graph, _: graphs.append(graph) or graph.forward,
+        fullgraph=True,
+    )
+    assert compiled(torch.zeros(2)).tolist() == [1, 1]
+    assert "zeros" not in graphs[0].code
+
+
 def test_torch_compile_keeps_a_lora(comfyui, gguf_path):
     """A layer with a side branch compiles whole, before and after the branch was first used."""
     import comfy.sd

@@ -49,6 +49,18 @@ def test_the_sum_is_rounded_once(models, key, strength, low_vram):
     assert torch.equal(found, exact.float().bfloat16())
 
 
+def test_a_model_that_is_loaded_whole_on_a_gpu_is_one_step_off_at_most(models):
+    """There the sum is float16 before it is rounded to bfloat16."""
+    from comfy.lora import calculate_weight
+    from steadydancer.turbo.merge import merge_rcm
+
+    key = "blocks.1.ffn.0.weight"
+    base, rcm, wan = (number_of(model, key).double() for model in models)
+    patches = merge_rcm(*models, 1.0).patches[f"diffusion_model.{key}"]
+    found = calculate_weight(patches, base.half(), key).bfloat16().double()
+    assert ((found - (base + rcm - wan)).abs() <= 2**-8 * (base + rcm - wan).abs() + 1e-7).all()
+
+
 def test_the_pictures_and_the_poses_layers_are_left_alone(models):
     from steadydancer.turbo.merge import merge_rcm
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from steadydancer.pose import detect
 from steadydancer.pose.crops import MIRRORED, decode, regions
-from steadydancer.pose.estimate import Net, Settings, Stopped, estimate, in_batches, out_of_memory
-from steadydancer.pose.keypoints import FACE, LEFT_HAND, from_coco
+from steadydancer.pose.estimate import Net, Settings, Stopped, estimate, filled, in_batches, out_of_memory
+from steadydancer.pose.keypoints import FACE, LEFT_HAND, empty, from_coco
 from support.dots import DotsDetector, DotsPose, person, picture
 
 CPU = torch.device("cpu")
@@ -125,7 +125,8 @@ def test_cancel_between_batches_and_progress_to_the_end():
 )
 def test_frames_without_the_person(missing, no_person):
     frames, _ = clip(30, skip=range(5, 25))
-    poses = estimate(frames, *nets(16), Settings(missing=missing, no_person=no_person))
+    poses = estimate(frames, *nets(16), Settings(no_person=no_person))
+    poses = filled(poses, missing)
     gone = poses.points[10, 0]
     assert np.abs(poses.points[25, 0, :18] - poses.points[4, 0, :18]).mean() > 10  # back, and the same person
     if missing == "previous":
@@ -142,7 +143,7 @@ def test_lost_at_both_ends_of_the_clip():
     """As in core's nodes: interpolation holds the nearest pose there, `previous` knows none before the first."""
     frames, _ = clip(30, skip=(*range(5), *range(25, 30)))
     for missing, first in (("interpolate", 5), ("previous", None), ("empty", None)):
-        poses = estimate(frames, *nets(16), Settings(missing=missing))
+        poses = filled(estimate(frames, *nets(16), Settings()), missing)
         if first is None:
             assert not poses.present[:5].any()
         else:
@@ -162,7 +163,7 @@ def test_who_comes_in_between_two_looks_is_read_from_the_first_frame():
 
 def test_nobody_at_all():
     black = torch.zeros(3, 64, 48, 3)
-    poses = estimate(black, *nets(), Settings(missing="interpolate"))
+    poses = filled(estimate(black, *nets(), Settings()), "interpolate")
     assert poses.points.shape[:2] == (3, 0) and not poses.present.any()
     detector, pose = nets()
     estimate(black, detector, pose, Settings(no_person="whole frame"))
@@ -289,6 +290,23 @@ def test_the_dancer_is_kept_over_a_cut_or_a_leap():
     for frame in (36, 37, 38, 39):  # somewhere here it happens: both places are seen
         assert boxes[frame].tolist() == [100, 100, 800, 720]
     assert boxes[35].tolist() == LEFT[:4].tolist() and boxes[40].tolist() == RIGHT[:4].tolist()
+
+
+def test_the_dancer_is_kept_over_cuts_though_somebody_smaller_is_always_there():
+    other = np.array([400.0, 200, 500, 500, 0.9])
+    found = {f: np.stack([other, RIGHT if 30 <= f < 55 else LEFT]) for f in range(0, 81, 5)}
+    (dancer,) = detect.link(found, 1, 5)
+    assert dancer.boxes[0].tolist() == LEFT[:4].tolist() and dancer.boxes[40].tolist() == RIGHT[:4].tolist()
+    assert sorted(dancer.boxes) == list(range(0, 81, 5))
+
+
+def test_who_comes_late_is_no_statue_before():
+    poses = empty(9, 2, 100, 100)
+    poses.points[:, 0], poses.scores[:, 0] = 10, 1.0
+    poses.points[5:8, 1], poses.scores[5:8, 1] = 50, 1.0
+    poses.scores[6] = 0.0
+    present = filled(poses, "interpolate").present
+    assert present[:, 0].all() and present[:, 1].tolist() == [False] * 5 + [True] * 3 + [False]
 
 
 def test_two_dancers_keep_their_sides_over_a_cut():

@@ -6,6 +6,7 @@ writes example_workflows/inputs/. The dance is forward kinematics over a few sin
 dancer also measures the pose estimator and the alignment.
 """
 
+import json
 import math
 import sys
 from dataclasses import replace
@@ -215,9 +216,8 @@ def main() -> None:
     INPUTS.mkdir(parents=True, exist_ok=True)
     poses = dance()
     person(poses, 0).save(INPUTS / "steadydancer_example_person.png", optimize=True)
-    interchange.save(
-        INPUTS / "steadydancer_example_pose.json", replace(poses, points=poses.points[:1], scores=poses.scores[:1])
-    )
+    first = replace(poses, points=poses.points[:1], scores=poses.scores[:1])
+    (INPUTS / "steadydancer_example_pose.json").write_text(json.dumps(interchange.write(first)), encoding="utf-8")
     style = STYLES["SteadyDancer"]
     for name, clip in (("poses", poses), ("negative_poses", augment(poses, seed=0))):
         pictures = (draw(clip, style) * 255).round().astype(np.uint8)

@@ -98,8 +98,7 @@ def random_poses(frames: int = 3, people: int = 2) -> Poses:
 def test_our_own_round_trip_keeps_unsure_points_and_who_is_who(tmp_path):
     poses = random_poses()
     poses.scores[1, 0] = 0  # the first person leaves for a frame
-    interchange.save(tmp_path / "poses" / "dance.json", poses)
-    again = interchange.load(tmp_path / "poses" / "dance.json")
+    again = interchange.read(json.dumps(interchange.write(poses)))
     np.testing.assert_array_equal(again.points[again.scores > 0], poses.points[poses.scores > 0])
     np.testing.assert_array_equal(again.scores, poses.scores)
     assert again.tracked and (again.width, again.height) == (WIDTH, HEIGHT)
@@ -125,7 +124,8 @@ def test_written_lists_are_always_whole():
 def test_an_edited_public_list_wins_over_our_raw_points(change):
     value = interchange.write(random_poses(1, 1))
     person = value[0]["people"][0]
-    shown = next(i for i in range(18) if person["pose_keypoints_2d"][3 * i + 2])
+    scores = np.array(person[interchange.RAW_KEY]).reshape(134, 3)[:18, 2]
+    shown = int(np.where(scores > 0, scores, np.inf).argmin())  # the least sure of the shown ones
     person["pose_keypoints_2d"][3 * shown : 3 * shown + 3] = [7.0, 8.0, 1.0] if change == "move" else [0.0, 0.0, 0.0]
     poses = interchange.read(value)
     if change == "move":
