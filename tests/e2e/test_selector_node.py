@@ -73,7 +73,8 @@ def test_auto_with_a_plan_is_the_plans_business(comfyui, monkeypatch):
 
     found = []
     for gb, sm in ((24.5, 89), (12.0, 86)):
-        monkeypatch.setattr(selector, "this_card", lambda card=Card("this GPU", gb, sm): card)
+        card = Card("this GPU", gb, sm)
+        monkeypatch.setattr(selector, "this_card", lambda card=card: card)
         found.append([loaders.SteadyDancerLoader.fingerprint_inputs("auto", False, *plan) for plan in ((None,), ())])
     (linked, alone), (linked_on_another, alone_on_another) = found
     assert linked == linked_on_another and alone != alone_on_another
