@@ -111,4 +111,6 @@ def measurement(plan: Plan, kind: str, phase: str, beside: int, ran_out: bool = 
         return None
     predicted = round(planned.activations / planned.correction)
     volume = plan.job.width * plan.job.height * plan.job.frames
-    return Measurement(phase, kind, plan.card.name, volume, predicted, max(0, beside - planned.transient), ran_out)
+    # A LoRA or buffers that were on the card before the phase computed are not in `beside`: they lower nothing.
+    measured = max(beside - planned.transient, min(beside, planned.activations))
+    return Measurement(phase, kind, plan.card.name, volume, predicted, measured, ran_out)

@@ -123,7 +123,8 @@ def sample_phase(job: Job, card: Card, model: Model, settings: Settings, correct
     correction = corrections.get("sample", 1.0)
     activations = round(activation_bytes(job, card, model, branches) * correction)
     streaming = settings.kept < model.blocks
-    patched = job.lora_bytes and not model.format.startswith("Q")  # on packed weights a LoRA runs beside the layer
+    # On packed weights a LoRA runs beside the layer.
+    patched = job.lora_bytes and (not model.unpacks or model.format == "fp8")
     unpacked = 0 if native(model, card) and not patched else model.unpacks
     buffers = model.layer * (STREAMS + 1) if streaming else 0
     patching = round(4 * model.largest) if patched else 0  # a layer's change in float32

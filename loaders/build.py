@@ -69,9 +69,21 @@ class LazyClipVision(OnFirstUse, comfy.clip_vision.ClipVisionModel):
 
 
 class LazyVAE(OnFirstUse, comfy.sd.VAE):
+    """`whole`: whether whole frames were asked for, so that tiles mean that they did not fit."""
+
     def encode(self, *args, **kwargs):
+        self.whole = True
         with self.measured("vae_encode"):
             return super().encode(*args, **kwargs)
+
+    def encode_tiled(self, *args, **kwargs):
+        self.whole = False
+        return super().encode_tiled(*args, **kwargs)
+
+    def encode_tiled_3d(self, *args, **kwargs):
+        if self.meter and self.whole:
+            self.meter.rescued("vae_encode")
+        return super().encode_tiled_3d(*args, **kwargs)
 
     def decode(self, *args, **kwargs):
         self.whole = True
@@ -84,8 +96,8 @@ class LazyVAE(OnFirstUse, comfy.sd.VAE):
             return super().decode_tiled(*args, **kwargs)
 
     def decode_tiled_3d(self, *args, **kwargs):
-        if self.meter and self.whole:  # ComfyUI tries tiles by itself where the whole did not fit
-            self.meter.tiled.add("vae_decode")
+        if self.meter and self.whole:
+            self.meter.rescued("vae_decode")
         return super().decode_tiled_3d(*args, **kwargs)
 
 

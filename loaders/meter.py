@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from ..budget.calibration import Calibration, Measurement, measurement
+from ..budget.estimate import vae_bytes
 from ..budget.plan import Plan
 from ..budget.solve import NAMES
 from ..budget.weights import kind_of
@@ -46,7 +47,7 @@ class Meter:
         self.fresh: set[str] = (
             set()
         )  # phases measured since the last report: several evaluations of one run are one peak
-        self.tiled: set[str] = set()
+        self.tiled: set[str] = set()  # those of them that ComfyUI finished in tiles
         self.calibration: Calibration | None = None
         self.running = False
 
@@ -57,7 +58,8 @@ class Meter:
             yield  # a phase within a phase
             return
         self.running = True
-        self.tiled.discard(phase)
+        if phase not in self.fresh:
+            self.tiled.discard(phase)
         ledger = Ledger(comfy.model_management.get_torch_device())
         try:
             with ledger.open():
@@ -72,11 +74,17 @@ class Meter:
             self.running = False
 
     def add(self, phase: str, peak: Peak) -> None:
-        if phase in self.tiled:
-            self.ran_out(phase)
         before = self.peaks.get(phase) if phase in self.fresh else None
         self.peaks[phase] = peak if before is None else max(peak, before, key=lambda taken: taken.beside)
         self.fresh.add(phase)
+
+    def rescued(self, phase: str) -> None:
+        """Whole frames did not fit, and ComfyUI takes tiles by itself: it ran out of memory, if the plan is for whole ones."""
+        job, card, planned = self.plan.job, self.plan.card, self.plan.phase(phase)
+        whole = vae_bytes(job, card, phase.removeprefix("vae_"), 0) * planned.correction
+        if phase not in self.tiled and planned.activations >= round(whole):
+            self.ran_out(phase)
+        self.tiled.add(phase)
 
     def ran_out(self, phase: str) -> None:
         planned = self.plan.phase(phase)
@@ -102,7 +110,7 @@ class Meter:
         """Predicted and measured GB a phase, in words: a node's text has no columns. Empty where nothing was measured."""
         lines = []
         for phase in self.plan.phases:
-            if phase.name in self.peaks:
+            if phase.name in self.peaks and (phase.where == "gpu" or not self.plan.card.sm):
                 peak = self.peaks[phase.name].total
                 note = "; in tiles, because whole frames did not fit" if phase.name in self.tiled else ""
                 lines.append(

@@ -8,6 +8,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ..budget.plan import Plan
+from ..quant.patches import PackedPatcher
 from .meter import Meter
 
 KEY = "steadydancer_plan"
@@ -18,6 +19,7 @@ def placed(patcher, plan: Plan, meter: Meter):
     if plan.kept < plan.blocks and plan.card.sm:
         patcher.__class__ = limited_class(type(patcher))
         patcher.model.resident_limit = plan.resident
+        patcher.model.lora_room = plan.job.lora_bytes if isinstance(patcher, PackedPatcher) else 0
     if not plan.batched:
         patcher.set_model_sampler_calc_cond_batch_function(one_by_one)
 
@@ -63,13 +65,15 @@ class LimitedPatcher:
             if hasattr(space, "set_watermark_limit"):
                 space.set_watermark_limit(limit)
             return
+        limit += self.model.lora_room  # which a patcher of packed weights takes off again
         allowed = lowvram_model_memory if 0 < lowvram_model_memory < limit else limit
         super().load(device_to, allowed, force_patch_weights, **kwargs)
 
     def clone(self, *args, **kwargs):
         copy = super().clone(*args, **kwargs)
         copy.__class__ = limited_class(type(copy))
-        copy.model.resident_limit = self.model.resident_limit  # a clone without dynamic VRAM has a model of its own
+        # A clone without dynamic VRAM has a model of its own.
+        copy.model.resident_limit, copy.model.lora_room = self.model.resident_limit, self.model.lora_room
         return copy
 
 

@@ -12,6 +12,7 @@ from comfyui_version import __version__
 from ..budget import gpus
 from ..budget.calibration import Calibration
 from ..budget.plan import Card
+from ..loaders import selector
 from ..storage.memory import total_ram
 from .selector import this_card
 
@@ -34,7 +35,9 @@ def present_card() -> Card:
     known = gpus.known_as(name)
     like = known or gpus.nearest(total, usable.sm)  # of an unknown card, the rates of the one most like it
     price = known.price if known else None
-    return replace(like, name=name, total=total, free=free, sm=usable.sm, price=price, fused=has_fused_kernels())
+    fp8 = like.fp8 if usable.sm >= selector.rules()["native"]["sm"] else 0.0
+    rates = {"sm": usable.sm, "fp8": fp8, "price": price, "fused": has_fused_kernels()}
+    return replace(like, name=name, total=total, free=free, **rates)
 
 
 def has_fused_kernels() -> bool:

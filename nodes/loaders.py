@@ -169,7 +169,9 @@ class SteadyDancerLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, variant, step_distill, plan=None):
+    def fingerprint_inputs(cls, variant, step_distill, plan=""):
+        if variant == "auto" and plan is None:  # linked, so auto is the plan's, whose own fingerprint counts
+            return [variant, step_distill]
         return fingerprint(variant, step_distill)
 
     @classmethod
@@ -177,6 +179,7 @@ class SteadyDancerLoader(io.ComfyNode):
         chosen = variant
         if variant == "auto" and plan is not None:
             chosen = Plan.from_json(plan).variant
+            say(cls.hidden.unique_id, f"{chosen}: the plan's")
         elif variant == "auto":
             choice = choose(FAMILY, rather_here=True)
             chosen = choice.variant

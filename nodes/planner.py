@@ -18,7 +18,7 @@ from ..budget.weights import lora_bytes, plannable
 from ..commands.plan import table
 from ..loaders import build
 from ..loaders.catalog import catalogue
-from ..loaders.meter import meter_of
+from ..loaders.meter import RAN_OUT, meter_of
 from ..storage.memory import total_ram
 from .card import calibration, present_card
 from .loaders import CATEGORY, STEP_DISTILL, PlanType, disk_files
@@ -28,6 +28,7 @@ THIS_ONE = "this one"
 GUIDANCE = {"usual": None, "text and pose": 3, "text": 2, "none": 1}
 NO_LORA = "none"
 LARGEST_TILE = 4096  # of core's tiled decode
+FEW_PER_CENT = 1.1  # a correction up to this is no new plan
 
 
 def find(name: str) -> Path | None:
@@ -128,7 +129,8 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
     def fingerprint_inputs(cls, **inputs):
         """What the plan decides: what comes after runs again, and the model is loaded again, only when that changes.
 
-        A file that was fetched since, or a correction by a few per cent, does not; a phase that ran out of memory does.
+        A file that was fetched since, or a correction by a few per cent, does not; a phase that ran out of memory does,
+        because it raises its correction by a whole step.
         """
         usual = {entry.id: entry.default for entry in cls.define_schema().inputs}
         # What is linked is not known yet; the card and the calibration show in the plan of a usual job too.
@@ -137,9 +139,10 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
             plan = cls.plan(**known)
         except (ValueError, OSError) as err:
             return str(err)
-        quarters = [max(4, math.ceil(4 * (phase.correction - 0.1))) for phase in plan.phases]
-        settings = [plan.verdict, plan.variant, plan.kept, plan.batched, plan.vae_tile, plan.text_encoder]
-        return [str(plan.card), *settings, quarters]
+        steps = [math.ceil(math.log(phase.correction / FEW_PER_CENT, RAN_OUT)) for phase in plan.phases]
+        streams = plan.kept < plan.blocks
+        settings = [plan.verdict, plan.variant, streams, plan.batched, plan.vae_tile, plan.text_encoder]
+        return [str(plan.card), *settings, steps]
 
     @classmethod
     def execute(cls, **inputs) -> io.NodeOutput:

@@ -77,6 +77,28 @@ def test_no_more_than_planned_is_put_on_the_card(plan):
     mm.unload_all_models()
 
 
+def test_a_lora_beside_packed_weights_leaves_the_planned_blocks_on_the_card(plan, tmp_path):
+    """What the LoRA takes was planned beside the blocks."""
+    import comfy.utils
+    from steadydancer.loaders import build
+    from support.tiny_gguf import write_steadydancer_gguf
+
+    plan, _ = plan
+    model = build.load_gguf(str(write_steadydancer_gguf(tmp_path / "dancer.gguf", "Q4_K")), disable_dynamic=True)
+    lora = tiny.write_lora(tmp_path / "lora.safetensors", rank=512)
+    with_lora = build.with_lora(model, lora)
+    size = sum(2 * tensor.numel() for tensor in comfy.utils.load_torch_file(str(lora)).values() if tensor.ndim == 2)
+    limit = model.model_size() * 3 // 4
+    few = replace(plan, kept=1, resident=limit)
+    loaded = []
+    for patcher, job in ((model, plan.job), (with_lora, replace(plan.job, lora_bytes=size))):
+        patcher = placed(patcher.clone(), replace(few, job=job))
+        patcher.load(torch.device("cpu"), lowvram_model_memory=0)
+        loaded.append(patcher.loaded_size())
+        patcher.detach()
+    assert size > limit // 3 and 0 < loaded[0] == loaded[1] <= limit
+
+
 class Space:
     """Stands for the address space in which ComfyUI's dynamic VRAM keeps a model: its library needs an NVIDIA GPU."""
 
@@ -304,9 +326,39 @@ def test_one_wild_run_is_forgotten_with_its_report(comfyui, tmp_path, monkeypatc
 def test_tiles_of_an_earlier_run_are_forgotten(comfyui, tmp_path, monkeypatch):
     gpu, meter = Allocator(monkeypatch), meter_of_a_plan(tmp_path)
     with meter.measured("vae_decode"):
-        meter.tiled.add("vae_decode")
+        meter.rescued("vae_decode")
         gpu.compute(GB)
+    with meter.measured("vae_decode"):
+        gpu.compute(GB)  # a smaller part of the same run
     assert meter.take() == [] and [run.ran_out for run in meter.calibration.read()] == [True]
     with meter.measured("vae_decode"):
         gpu.compute(GB)
     assert len(meter.take()) == 1 and "in tiles" not in "\n".join(meter.lines())
+
+
+def test_tiles_that_were_planned_are_no_running_out(comfyui, tmp_path, monkeypatch):
+    """ComfyUI tries whole frames even where the plan already says that they do not fit."""
+    from steadydancer.loaders.meter import Meter
+
+    gpu, meter = Allocator(monkeypatch), meter_of_a_plan(tmp_path)
+    small = Meter(plan_job(job_for("steadydancer/Q4_K_M", 1920, 1088, 81), gpus.card("RTX 4060")))
+    small.calibration = meter.calibration
+    for found, expected in ((small, []), (meter, [True])):
+        with found.measured("vae_encode"):
+            found.rescued("vae_encode")
+            gpu.compute(GB)
+        assert found.take() == [] and "in tiles" in "\n".join(found.lines())
+        assert [run.ran_out for run in meter.calibration.read()] == expected
+
+
+def test_the_report_compares_what_was_planned_for_the_card(comfyui, tmp_path, monkeypatch):
+    from steadydancer.loaders.meter import Meter
+
+    gpu = Allocator(monkeypatch)
+    small = replace(gpus.card("RTX 4060"), free=6 * GB)
+    meter = Meter(plan_job(job_for("steadydancer/Q4_K_M", 480, 272, 81), small))
+    assert meter.plan.text_encoder == "cpu"
+    for phase in ("text_encode", "sample"):
+        with meter.measured(phase):
+            gpu.compute(GB)
+    assert [line.partition(":")[0] for line in meter.lines()] == ["sampling"]

@@ -161,6 +161,15 @@ def test_a_decode_that_comfyui_rescued_is_reported(server):
     )
 
 
+def test_an_encode_that_comfyui_rescued_is_reported(server):
+    done = server.run(render(failing="vae_encode", times=1, mark="rescued encode"))
+    assert done.error is None, done.error
+    (line,) = [line for line in done.outputs["report"]["text"][0].splitlines() if line.startswith("encoding the video")]
+    assert "in tiles, because whole frames did not fit" in line
+    (noted,) = json.loads(calibration_file(server).read_text("utf-8"))
+    assert noted["ran_out"] and noted["phase"] == "vae_encode"
+
+
 def test_the_chart_and_the_tile(server):
     prompt = {
         "planner": planner(variant="auto", width=832, height=480, frames=81, gpu="RTX 4060"),
@@ -228,6 +237,36 @@ def test_only_what_the_plan_decides_loads_the_model_again(nodes, monkeypatch, tm
     measured(1.25, ran_out=True)
     assert decided() != before, "it ran out of memory"
     assert decided(gpu="H100") != before and decided(width=None) == decided(width=832)
+
+
+@pytest.mark.parametrize("hundredths", range(50, 175, 15))
+def test_running_out_of_memory_always_makes_a_new_plan(nodes, hundredths):
+    from steadydancer.budget.calibration import Measurement
+    from steadydancer.loaders.meter import RAN_OUT
+
+    planner = nodes.SteadyDancerVRAMPlanner
+    usual, ratio = {**USUAL, "gpu": "H100"}, hundredths / 100
+
+    def measured(phase, ratio, ran_out=False):
+        kind = "steadydancer/bf16/0.30.0/pytorch"
+        return Measurement(phase, kind, "H100", 1, 10**9, round(ratio * 1e9), ran_out)
+
+    nodes.calibration().add([measured("vae_decode", ratio)] * 3)
+    before = planner.fingerprint_inputs(**usual)
+    assert planner.plan(**usual).phase("vae_decode").correction == ratio
+    nodes.calibration().add([measured("vae_decode", RAN_OUT * ratio, ran_out=True)])
+    assert planner.fingerprint_inputs(**usual) != before
+
+
+def test_a_block_more_in_ram_does_not_load_the_model_again(nodes):
+    from steadydancer.budget.calibration import Measurement
+
+    planner, usual = nodes.SteadyDancerVRAMPlanner, {**USUAL, "gpu": "RTX 4080 SUPER"}
+    before, decided = planner.plan(**usual), planner.fingerprint_inputs(**usual)
+    run = Measurement("sample", "steadydancer/bf16/0.30.0/pytorch", "RTX 4080 SUPER", 1, 10**9, 1_100_000_000)
+    nodes.calibration().add([run])
+    assert planner.plan(**usual).kept < before.kept < before.blocks
+    assert planner.fingerprint_inputs(**usual) == decided
 
 
 def test_what_the_model_usually_takes(nodes, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """The selector in a running ComfyUI: it chooses once, and the loader after it is not run again."""
 
+import pytest
+
 
 def node(class_type, **inputs):
     return {"class_type": class_type, "inputs": inputs}
@@ -18,7 +20,7 @@ def prompt(mark, **selector):
 def planner():
     return node(
         "SteadyDancerVRAMPlanner", variant="steadydancer/Q6_K", width=64, height=64, frames=17, steps=2,
-        guidance="text", step_distill=False, gpu="this one", reserve=0.0,
+        guidance="text", step_distill=False, lora="none", gpu="this one", reserve=0.0,
     )  # fmt: skip
 
 
@@ -62,6 +64,37 @@ def test_auto_of_the_loader_follows_card_and_files(comfyui, monkeypatch):
         assert {auto(24.5, 89), auto(24.5, 86), auto(12.0, 86), auto(80.0, 80)} == {"steadydancer/fp8"}
     finally:
         fp8.unlink()
+
+
+def test_auto_with_a_plan_is_the_plans_business(comfyui, monkeypatch):
+    """ComfyUI gives None for what is linked: on another card the selector chooses otherwise, and nothing is loaded again."""
+    from steadydancer.loaders.selector import Card
+    from steadydancer.nodes import loaders, selector
+
+    found = []
+    for gb, sm in ((24.5, 89), (12.0, 86)):
+        card = Card("this GPU", gb, sm)
+        monkeypatch.setattr(selector, "this_card", lambda card=card: card)
+        found.append([loaders.SteadyDancerLoader.fingerprint_inputs("auto", False, *plan) for plan in ((None,), ())])
+    (linked, alone), (linked_on_another, alone_on_another) = found
+    assert linked == linked_on_another and alone != alone_on_another
+
+
+@pytest.mark.parametrize(("sm", "native"), [(89, True), (88, False)])
+def test_the_planner_knows_whether_fp8_is_multiplied_natively(comfyui, monkeypatch, sm, native):
+    """88 is what this_card says of an RTX 4090 whose PyTorch cannot."""
+    import torch
+    from steadydancer.budget import gpus
+    from steadydancer.loaders.selector import Card
+    from steadydancer.nodes import card
+
+    like = gpus.card("RTX 4090")
+    monkeypatch.setattr(card, "this_card", lambda: Card("this GPU", 24.5, sm))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA GeForce RTX 4090")
+    properties = type("Properties", (), {"total_memory": like.total})
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    found = card.present_card()
+    assert (found.fp8 > 0) is native and (found.sm, found.bf16) == (sm, like.bf16)
 
 
 def test_the_card_is_measured_steadily(comfyui, monkeypatch):

@@ -232,6 +232,13 @@ def test_a_lora_on_weights_that_are_not_packed_needs_a_layers_change():
         transients = [plan(f"steadydancer/{variant}", lora_bytes=size).phase("sample").transient for size in (0, lora)]
         more[variant] = transients[1] - transients[0] - lora
     assert more["Q4_K_M"] == 0 and 0.28e9 < more["fp16"] < 0.29e9 < more["fp8"] < 0.43e9
+    job, card = job_for("steadydancer/Q4_K_M", 832, 480, 81, lora_bytes=lora), gpus.card("RTX 4090")
+    packed = model_of(job.variant, [])
+    settings = next(iter(options(job, packed, Rules("all"))))
+    beside = sample_phase(job, card, packed, settings, {}).transient
+    assert sample_phase(job, card, replace(packed, format="IQ4_XS"), settings, {}).transient == beside
+    own = sample_phase(job, card, replace(packed, format="int8"), settings, {}).transient
+    assert own == lora, "this card multiplies it as it is stored"
 
 
 @pytest.mark.parametrize(

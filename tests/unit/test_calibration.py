@@ -84,6 +84,18 @@ def test_a_plan_follows_what_was_measured(tmp_path):
     assert plan(book, branches=1).phase("sample").correction == 1.3
 
 
+@pytest.mark.parametrize("variant", ["fp8", "Q4_K_M"])
+def test_a_lora_that_was_on_the_card_before_teaches_nothing_less(variant):
+    """Bytes that were planned beside the activations, and were in place before the phase computed."""
+    distilled = plan_job(job_for(f"steadydancer/{variant}", 832, 480, 81, turbo=True), gpus.card("RTX 4090"))
+    planned = distilled.phase("sample")
+    assert planned.transient > 0.1 * planned.activations
+    for beside in (planned.activations, planned.activations + planned.transient):
+        assert measurement(distilled, KIND, "sample", beside).ratio == pytest.approx(1.0)
+    less = measurement(distilled, KIND, "sample", planned.activations // 2)
+    assert less.ratio == pytest.approx(0.5), "but less is learned"
+
+
 @pytest.mark.parametrize(
     ("driver", "table"),
     [
@@ -93,6 +105,11 @@ def test_a_plan_follows_what_was_measured(tmp_path):
         ("NVIDIA GeForce RTX 5060 Ti", "RTX 5060 Ti 16GB"),
         ("NVIDIA GeForce RTX 3060 Ti", "RTX 3060 Ti"),
         ("NVIDIA GeForce RTX 4080 SUPER", "RTX 4080 SUPER"),
+        ("NVIDIA GeForce RTX 4080", "RTX 4080"),
+        ("NVIDIA GeForce RTX 4070 SUPER", "RTX 4070 SUPER"),
+        ("NVIDIA GeForce RTX 4070 Ti", "RTX 4070 Ti"),
+        ("NVIDIA GeForce RTX 4070 Ti SUPER", "RTX 4070 Ti SUPER"),
+        ("NVIDIA GeForce RTX 5070 Ti", "RTX 5070 Ti"),
         ("NVIDIA A100-SXM4-80GB", "A100 80GB"),
         ("NVIDIA H100 80GB HBM3", "H100"),
         ("NVIDIA H200", "H200"),
