@@ -22,7 +22,7 @@ class Job:
     height: int
     frames: int
     branches: int = 3
-    steps: int = 50
+    steps: int = 40
     lora_bytes: int = 0
     batch: int = 1
     pose: bool = True

@@ -68,7 +68,7 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
                     default=0,
                     min=0,
                     max=1000,
-                    tooltip="Steps of the sampler, for the time. 0 is what the model usually takes: 50, with the 4-step LoRA 4.",
+                    tooltip="Steps of the sampler, for the time. 0 is what the model usually takes: 40, with the 4-step LoRA 4.",
                 ),
                 io.Combo.Input(
                     "guidance",

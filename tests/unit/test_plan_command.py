@@ -21,7 +21,7 @@ def blocks(count: int, kind: str, size: int) -> dict:
 
 def test_the_table_of_one_card(capsys):
     out = run(capsys, "--family", "steadydancer", "--variant", "fp8", "--size", "1024x576", "--gpu", "RTX 4080 SUPER")
-    assert out.startswith("steadydancer/fp8 at 1024×576 with 81 frames, 50 steps, on RTX 4080 SUPER: fits with changes")
+    assert out.startswith("steadydancer/fp8 at 1024×576 with 81 frames, 40 steps, on RTX 4080 SUPER: fits with changes")
     assert [line.split("  ")[0] for line in out.splitlines()[3:10]] == [
         "encoding the text", "encoding the picture", "finding the poses", "encoding the video", "sampling",
         "decoding the video", "holding the frames",
