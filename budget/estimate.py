@@ -18,7 +18,7 @@ STREAMS = 2  # ComfyUI brings over up to this many layers ahead
 STREAMING = (
     1.15  # a guess between ComfyUI's design, all hidden, and what DiffSynth measured with all blocks in RAM, 1.26
 )
-ENCODE_TILE = 512  # what ComfyUI's own encode falls back to
+ENCODE_TILE = 256  # what ComfyUI's own encode falls back to
 TILES = (0, 512, 384, 256)
 TILE_OVERLAP = 64
 POSE_STEPS = 11 / 40  # part of the steps with a third guidance branch: those with 0.1 < i / 40 < 0.4
