@@ -277,7 +277,7 @@ def test_what_the_model_usually_takes(nodes, tmp_path, monkeypatch):
     def job(**inputs):
         return nodes.SteadyDancerVRAMPlanner.plan(**{**USUAL, "steps": 0, "guidance": "usual", **inputs}).job
 
-    assert (job().steps, job().branches) == (50, 3)
+    assert (job().steps, job().branches) == (40, 3)
     distilled = job(step_distill=True)
     assert (distilled.steps, distilled.branches) == (4, 1) and distilled.lora_bytes > 7e8
     turbo = job(variant="turbowan2.1-t2v-1.3b-480p/int8")
