@@ -15,9 +15,7 @@ from .weights import Model, kinds
 SLACK = 0.08  # allocator rounding and fragments, of what comes and goes
 HEADROOM = 0.5e9  # left free where blocks stream: one block less on the card costs next to nothing, running out a run
 STREAMS = 2  # ComfyUI brings over up to this many layers ahead
-STREAMING = (
-    1.15  # a guess between ComfyUI's design, all hidden, and what DiffSynth measured with all blocks in RAM, 1.26
-)
+STREAMING = 1.15  # a guess between all hidden, as ComfyUI means it, and DiffSynth's 1.26 with all blocks in RAM
 ENCODE_TILE = 256  # what ComfyUI's own encode falls back to
 TILES = (0, 512, 384, 256)
 TILE_OVERLAP = 64

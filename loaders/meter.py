@@ -44,9 +44,7 @@ class Meter:
     def __init__(self, plan: Plan):
         self.plan = plan
         self.peaks: dict[str, Peak] = {}
-        self.fresh: set[str] = (
-            set()
-        )  # phases measured since the last report: several evaluations of one run are one peak
+        self.fresh: set[str] = set()  # phases measured since the last report: evaluations of one run are one peak
         self.tiled: set[str] = set()  # those of them that ComfyUI finished in tiles
         self.calibration: Calibration | None = None
         self.running = False
