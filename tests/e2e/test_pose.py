@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from steadydancer.pose import interchange
-from support import GOLDEN, dots, fixtures
+from steadydancer.pose.rtmpose import PoseNet
+from support import GOLDEN, dots, fixtures, pose_nets
 from support.client import Refused
 from support.poses import clip, golden_clip, length, walker
 from support.video import probe, turn
@@ -200,6 +201,27 @@ def test_the_canvas_has_the_asked_size(server, dance, all_points):
     assert (frame["canvas_width"], frame["canvas_height"]) == (480, 640)
     x, wanted = (value["people"][0]["pose_keypoints_2d"][0] for value in (frame, all_points[0]))
     assert wanted > 0 and x == pytest.approx(2 * wanted, abs=1e-3)
+
+
+def test_less_sure_points_are_hidden(server, dance):
+    """The dots nets are sure of all; one with random weights, and little of them in its last layers, is not."""
+    net = pose_nets.randomised(PoseNet(0.167, 0.375, 288, 384, two_scales=False))
+    for layer in (net.head.cls_x, net.head.cls_y):
+        layer.weight.mul_(0.1)
+    pose_nets.export(net, (1, 3, 384, 288), server.base_directory / "models" / "detection" / "dw-unsure.onnx")
+
+    def scores_and_shown(threshold):
+        (frame, _) = two_frames(server, dance, keypoint_threshold=threshold, pose_model="dw-unsure.onnx")
+        person = frame["people"][0]
+        scores = np.abs(np.reshape(person[interchange.RAW_KEY], (-1, 3))[:18, 2])
+        return scores, np.array(person["pose_keypoints_2d"][2::3]) > 0
+
+    scores, _ = scores_and_shown(0.3)
+    middle = float(np.round(np.median(scores), 2))
+    assert scores.min() < middle < scores.max()
+    again, shown = scores_and_shown(middle)
+    np.testing.assert_allclose(again, scores, atol=1e-6)
+    np.testing.assert_array_equal(shown, scores >= middle)
 
 
 def test_given_boxes_flip_test_and_batch(server, dance, all_points):
