@@ -1,7 +1,9 @@
 """GGUF block types: how many weights a block holds, in how many bytes, and what they are as numbers.
 
-Source: the ggml block layouts (ggml-common.h), written as index formulas: every function computes all weights of a row of
-blocks with whole-tensor arithmetic in float32, `d · scale` first, as gguf-py does, so the two agree to the bit.
+Source: the ggml block layouts (ggml-common.h), written as index formulas over whole tensors in float32, `d · scale` first,
+as gguf-py does, so the two agree to the bit. A weight is `number · scale + offset`: the integer `numbers` differ from weight
+to weight, scale and offset are shared by a group of neighbours. Bytes are worked on eight at a time, as int64: a mask keeps
+what a shift brings over from the next byte out, and the sums that are made never leave a byte.
 """
 
 from collections.abc import Callable
@@ -11,204 +13,214 @@ import torch
 
 from .types import PACKED
 
-# Weights that are worked on at a time: small enough for a core's cache, and one float32 copy of them is all the
-# temporary memory there is.
-CHUNK = {"cpu": 1 << 19, "other": 1 << 24}
+# Weights that are worked on at a time: few enough for a CPU's cache, enough that starting an operation costs little. One
+# float32 copy of them and their integers are the temporary memory, with the scales of the whole tensor.
+CHUNK = {"cpu": 1 << 20, "other": 1 << 24}
 CODEBOOK = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
 @dataclass(frozen=True)
 class BlockType:
-    """`weights` numbers in `bytes` bytes. `unpack(b, w)` fills float32 w [n, weights] from b [n, bytes]."""
+    """`weights` numbers in `bytes` bytes.
+
+    `numbers(b, w)` fills float32 w [n, weights] with the integers of b, uint8 [n, bytes]; `factors(b)` gives scale and
+    offset of each group, float32 [n, groups, 1] (offset: None where there is none).
+    """
 
     name: str
     weights: int
     bytes: int
-    unpack: Callable[[torch.Tensor, torch.Tensor], None]
+    numbers: Callable[[torch.Tensor, torch.Tensor], None]
+    factors: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
 
 
 def dequantise(packed: torch.Tensor, kind: BlockType, out: torch.Tensor) -> torch.Tensor:
     """Fills `out`, float32, float16 or bfloat16, contiguous, from uint8 blocks of `kind`, and returns it.
 
-    The numbers are computed in float32 and rounded once.
+    The weights are computed in float32 and rounded once.
     """
     blocks = packed.reshape(-1, kind.bytes)
     target = out.view(-1, kind.weights)
     step = CHUNK["cpu" if packed.device.type == "cpu" else "other"] // kind.weights
     direct = out.dtype == torch.float32
     scratch = None if direct else torch.empty(min(step, len(blocks)), kind.weights, device=packed.device)
+    scale, offset = kind.factors(blocks)
     for start in range(0, len(blocks), step):
-        part = blocks[start : start + step]
-        rows = target[start : start + step]
-        w = rows if direct else scratch[: len(part)]
-        kind.unpack(part, w)
+        part = slice(start, start + step)
+        rows = target[part]
+        w = rows if direct else scratch[: len(rows)]
+        kind.numbers(blocks[part], w)
+        groups = w.view(len(w), scale.shape[1], -1).mul_(scale[part])
+        if offset is not None:
+            groups.add_(offset[part])
         if not direct:
             rows.copy_(w)
     return out
 
 
+def every(byte: int) -> int:
+    """An int64 of eight equal bytes."""
+    return int.from_bytes(bytes([byte] * 8), "little", signed=True)
+
+
+def eights(b: torch.Tensor, first: int, last: int) -> torch.Tensor:
+    """The bytes from `first` to before `last` of every block, eight in an int64 [n, (last - first) / 8]."""
+    return b[:, first:last].contiguous().view(torch.int64)
+
+
+def planes(q: torch.Tensor, shifts: tuple[int, ...], mask: int) -> torch.Tensor:
+    """What `mask` leaves of every byte, shifted to the right by each of `shifts`: int64 [shifts, all of q]."""
+    shift = torch.tensor(shifts, device=q.device)[:, None]
+    return (q.view(-1) >> shift).bitwise_and_(every(mask))
+
+
+def beside(q: torch.Tensor, shifts: tuple[int, ...]) -> torch.Tensor:
+    """Each row of q [n, k] once for each of `shifts`, shifted to the right by it: [n, shifts, k]."""
+    return torch.stack([q >> shift for shift in shifts], 1)  # twice as fast on a CPU as one shift by a tensor
+
+
+def interleave(q: torch.Tensor, w: torch.Tensor, run: int, zero: int = 0) -> None:
+    """Fills w with the bytes of planes, less `zero`: `run` of the first, `run` of the second, …, `run` of the first."""
+    numbers = q.view(torch.uint8).sub_(zero).view(torch.int8) if zero else q.view(torch.uint8)
+    out = w.view(-1, len(q), run)
+    for i, plane in enumerate(numbers.view(len(q), -1, run)):
+        out[:, i] = plane
+
+
 def half(b: torch.Tensor, byte: int) -> torch.Tensor:
-    """The float16 at an even byte of each block, as float32 [n, 1]."""
-    return b.view(torch.float16)[:, byte // 2 : byte // 2 + 1].float()
+    """The float16 at an even byte of each block, as float32 [n, 1, 1]."""
+    return b.view(torch.float16)[:, byte // 2, None, None].float()
 
 
-def nibbles(b: torch.Tensor, byte: int) -> torch.Tensor:
-    """The 32 4-bit numbers from `byte` on, low halves first, uint8 [n, 32]."""
-    q = b.new_empty(len(b), 2, 16)
-    q[:, 0] = q[:, 1] = b[:, byte : byte + 16]
-    q[:, 0] &= 15
-    q[:, 1] >>= 4
-    return q.view(-1, 32)
+def scale(b):
+    return half(b, 0), None
+
+
+def scale_and_offset(b):
+    return half(b, 0), half(b, 2)
 
 
 def q8_0(b, w):
     w.copy_(b[:, 2:].view(torch.int8))
-    w.mul_(half(b, 0))
 
 
 def q4_0(b, w):
-    w.copy_(nibbles(b, 2).sub_(8).view(torch.int8))
-    w.mul_(half(b, 0))
+    interleave(planes(eights(b, 2, 18), (0, 4), 15), w, 16, zero=8)
 
 
 def q4_1(b, w):
-    w.copy_(nibbles(b, 4))
-    w.mul_(half(b, 0)).add_(half(b, 2))
+    interleave(planes(eights(b, 4, 20), (0, 4), 15), w, 16)
 
 
-def fifth_bits(b: torch.Tensor, byte: int) -> torch.Tensor:
-    """Bit j of the 32-bit word at `byte` as 16 or 0, uint8 [n, 32]."""
-    every = torch.arange(256, device=b.device)[:, None] >> torch.arange(8, device=b.device)
-    eights = ((every & 1) << 4).to(torch.uint8).view(torch.int64)  # for every byte its eight bits as eight bytes
-    index = b[:, byte : byte + 4].to(torch.int32).flatten()
-    return eights[:, 0].index_select(0, index).view(torch.uint8).view(-1, 32)
-
-
-def fives(b: torch.Tensor, high: int, low: int) -> torch.Tensor:
-    """The 32 5-bit numbers, uint8 [n, 32]: fifth bits at byte `high`, the others at `low`."""
-    return nibbles(b, low).bitwise_or_(fifth_bits(b, high))
+def single_bits(b: torch.Tensor, byte: int) -> torch.Tensor:
+    """The 32 bits from `byte` on, one in a byte: int64 [2, n · 2], bits 0 to 15 of all blocks before bits 16 to 31."""
+    q = b[:, byte : byte + 4].view(-1, 2, 2).transpose(0, 1).contiguous().view(2, -1).long()
+    q.mul_(every(1)).bitwise_and_(int.from_bytes(bytes(1 << i for i in range(8)), "little", signed=True))
+    return q.add_(every(127)).bitwise_right_shift_(7).bitwise_and_(every(1))  # 127 carries any bit to the byte's last
 
 
 def q5_0(b, w):
-    w.copy_(fives(b, 2, 6).sub_(16).view(torch.int8))
-    w.mul_(half(b, 0))
+    interleave(planes(eights(b, 6, 22), (0, 4), 15).add_(single_bits(b, 2), alpha=16), w, 16, zero=16)
 
 
 def q5_1(b, w):
-    w.copy_(fives(b, 4, 8))
-    w.mul_(half(b, 0)).add_(half(b, 2))
+    interleave(planes(eights(b, 8, 24), (0, 4), 15).add_(single_bits(b, 4), alpha=16), w, 16)
 
 
-def codebook_pairs(device: torch.device) -> torch.Tensor:
-    """For every byte the codebook values of its low and its high half, int8 [256, 2]."""
-    values = torch.tensor(CODEBOOK, dtype=torch.int8, device=device)
-    byte = torch.arange(256, device=device)
-    return torch.stack((values[byte & 15], values[byte >> 4]), 1)
-
-
-def from_codebook(q: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    """Looks 4-bit numbers up: q [n, s, 16] bytes into w [n, s, 2, 16]. Returns w."""
-    low, high = codebook_pairs(q.device).unbind(1)
+def from_codebook(q: torch.Tensor, w: torch.Tensor) -> None:
+    """Looks 4-bit numbers up: bytes q [m, 16] into w, the low halves of 16 bytes before their high halves."""
+    values = torch.tensor(CODEBOOK, dtype=torch.int8, device=q.device)
+    byte = torch.arange(256, device=q.device)
     index = q.to(torch.int32).flatten()
-    w[:, :, 0] = low.index_select(0, index).view(q.shape)
-    w[:, :, 1] = high.index_select(0, index).view(q.shape)
-    return w
+    out = w.view(-1, 2, 16)
+    out[:, 0] = values[byte & 15].index_select(0, index).view(-1, 16)
+    out[:, 1] = values[byte >> 4].index_select(0, index).view(-1, 16)
 
 
 def iq4_nl(b, w):
-    from_codebook(b[:, None, 2:], w.view(-1, 1, 2, 16))
-    w.mul_(half(b, 0))
+    from_codebook(b[:, 2:], w)
 
 
 def iq4_xs(b, w):
-    n = len(b)
+    from_codebook(b[:, 8:].reshape(-1, 16), w)
+
+
+def iq4_xs_factors(b):
     eight = torch.arange(8, device=b.device)
-    low = (b[:, 4:8, None] >> torch.tensor([0, 4], dtype=torch.uint8, device=b.device)).view(n, 8) & 15
+    low = torch.stack((b[:, 4:8] & 15, b[:, 4:8] >> 4), 2).view(-1, 8)
     high = (b.view(torch.int16)[:, 1:2] >> (2 * eight).to(torch.int16)) & 3
-    scale = half(b, 0) * ((high << 4 | low) - 32)
-    from_codebook(b[:, 8:].view(n, 8, 16), w.view(n, 8, 2, 16)).mul_(scale[:, :, None, None])
-
-
-def pairs(q: torch.Tensor) -> torch.Tensor:
-    """The 2-bit numbers of 64 bytes [n, 64] as uint8 [n, 2, 4, 32]."""
-    q = q.contiguous().view(-1, 2, 32)
-    out = q.new_empty(len(q), 2, 4, 32)
-    for g in range(4):  # a shift of everything and a copy are several times as fast as a shift into strided places
-        out[:, :, g] = q >> 2 * g
-    return out.bitwise_and_(3)
-
-
-def single_bits(q: torch.Tensor, place: int) -> torch.Tensor:
-    """Bit j of 32 bytes [n, 32], moved to bit `place`, as uint8 [n, 8 (j), 32]."""
-    q = q.contiguous()
-    out = q.new_empty(len(q), 8, 32)
-    for j in range(8):
-        out[:, j] = q << place - j if j < place else q >> j - place
-    return out.bitwise_and_(1 << place)
-
-
-def halves(q: torch.Tensor, run: int) -> torch.Tensor:
-    """The 4-bit numbers of 128 bytes [n, 128], low halves of `run` bytes before their high halves, as uint8 [n, 256]."""
-    q = q.contiguous().view(len(q), -1, run)
-    out = q.new_empty(len(q), 128 // run, 2, run)
-    out[:, :, 0] = q
-    out[:, :, 1] = q >> 4
-    return out.bitwise_and_(15).view(-1, 256)
+    return half(b, 0) * ((high << 4 | low) - 32)[:, :, None], None
 
 
 def q2_k(b, w):
-    n = len(b)
-    sub = w.view(n, 16, 16)
-    w.view(n, 2, 4, 32).copy_(pairs(b[:, 16:80]))
-    sub.mul_((half(b, 80) * (b[:, :16] & 15))[:, :, None]).sub_((half(b, 82) * (b[:, :16] >> 4))[:, :, None])
+    interleave(planes(eights(b, 16, 80), (0, 2, 4, 6), 3), w, 32)
+
+
+def q2_k_factors(b):
+    scale, minimum = planes(eights(b, 0, 16), (0, 4), 15).view(torch.uint8).view(2, -1, 16, 1).float()
+    return scale.mul_(half(b, 80)), minimum.mul_(-half(b, 82))
 
 
 def q3_k(b, w):
-    n = len(b)
-    low, high = b[:, 96:104], b[:, 104:108]
-    scale = torch.cat((low & 15, low >> 4), 1).view(n, 4, 4)
-    shift = torch.tensor([0, 2, 4, 6], dtype=torch.uint8, device=b.device)
-    scale = (scale | ((high[:, None] >> shift[:, None]) & 3) << 4).view(n, 16)
+    high = planes(beside(eights(b, 0, 32), (0, 4)), (0, 1, 2, 3), 1)
     # the high bit stands for 4: set, nothing is taken off
-    q = pairs(b[:, 32:96]).bitwise_or_(single_bits(b[:, :32], 2).view(n, 2, 4, 32))
-    w.view(n, 2, 4, 32).copy_(q.sub_(4).view(torch.int8))
-    w.view(n, 16, 16).mul_((half(b, 108) * (scale.view(torch.int8) - 32))[:, :, None])
+    interleave(planes(eights(b, 32, 96), (0, 2, 4, 6), 3).add_(high, alpha=4), w, 32, zero=4)
 
 
-def scales_and_minima(b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What Q4_K and Q5_K multiply with and take off in each of the 8 parts of a block, float32 [n, 8, 1]."""
-    first, second, third = b[:, 4:8], b[:, 8:12], b[:, 12:16]
-    scale = torch.cat((first & 63, (third & 15) | (first >> 6) << 4), 1)
-    minimum = torch.cat((second & 63, (third >> 4) | (second >> 6) << 4), 1)
-    return (half(b, 0) * scale)[:, :, None], (half(b, 2) * minimum)[:, :, None]
+def q3_k_factors(b):
+    packed = b[:, 96:108].contiguous().view(torch.int32)
+    low, high = packed[:, :2], packed[:, 2:]
+    scale = torch.cat((low, low >> 4), 1).bitwise_and_(0x0F0F0F0F)
+    shift = torch.tensor([0, 2, 4, 6], dtype=torch.int32, device=b.device)
+    scale.add_((high >> shift).bitwise_and_(0x03030303), alpha=16)
+    return scale.view(torch.uint8).sub_(32).view(torch.int8)[:, :, None] * half(b, 108), None
 
 
 def q4_k(b, w):
-    n = len(b)
-    scale, minimum = scales_and_minima(b)
-    w.copy_(halves(b[:, 16:], 32))
-    w.view(n, 8, 32).mul_(scale).sub_(minimum)
+    interleave(planes(eights(b, 16, 144), (0, 4), 15), w, 32)
+
+
+def q4_k_factors(b):
+    """Eight 6-bit scales and eight 6-bit minima in twelve bytes, worked on as int32: four bytes of all blocks at a time."""
+    halves, scale, minimum, rest = b.view(torch.int32)[:, :4].t().contiguous()
+    first = torch.stack((scale, minimum))
+    rest = torch.stack((rest, rest >> 4)).bitwise_and_(0x0F0F0F0F)
+    last = rest.bitwise_or_((first >> 2).bitwise_and_(0x30303030))
+    six_bits = torch.stack((first.bitwise_and_(0x3F3F3F3F), last), 2).view(torch.uint8)
+    d, dmin = halves.view(torch.float16).view(-1, 2, 1).float().unbind(1)
+    scale, minimum = six_bits.float()
+    return scale.mul_(d)[:, :, None], minimum.mul_(-dmin)[:, :, None]
 
 
 def q5_k(b, w):
-    n = len(b)
-    scale, minimum = scales_and_minima(b)
-    w.copy_(halves(b[:, 48:], 32).bitwise_or_(single_bits(b[:, 16:48], 4).view(n, 256)))
-    w.view(n, 8, 32).mul_(scale).sub_(minimum)
+    high = planes(beside(eights(b, 16, 48), (0, 2, 4, 6)), (0, 1), 1)
+    interleave(planes(eights(b, 48, 176), (0, 4), 15).add_(high, alpha=16), w, 32)
 
 
 def q6_k(b, w):
-    n = len(b)
-    q = pairs(b[:, 128:192]).bitwise_left_shift_(4).view(n, 256).bitwise_or_(halves(b[:, :128], 64))
-    w.copy_(q.view(torch.int8).sub_(32))
-    w.view(n, 16, 16).mul_((half(b, 208) * b[:, 192:208].view(torch.int8))[:, :, None])
+    high = planes(beside(eights(b, 128, 192).view(-1, 4), (0, 2)), (0, 4), 3)
+    interleave(planes(eights(b, 0, 128), (0, 4), 15).add_(high, alpha=16), w, 64, zero=32)
+
+
+def q6_k_factors(b):
+    return b[:, 192:208].view(torch.int8)[:, :, None] * half(b, 208), None
 
 
 # By ggml's type number.
 PLAIN = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16}
 UNPACK = {
-    "Q4_0": q4_0, "Q4_1": q4_1, "Q5_0": q5_0, "Q5_1": q5_1, "Q8_0": q8_0, "Q2_K": q2_k, "Q3_K": q3_k, "Q4_K": q4_k,
-    "Q5_K": q5_k, "Q6_K": q6_k, "IQ4_NL": iq4_nl, "IQ4_XS": iq4_xs,
-}  # fmt: skip
-BLOCKS = {number: BlockType(*sizes, UNPACK[sizes[0]]) for number, sizes in PACKED.items()}
+    "Q4_0": (q4_0, scale),
+    "Q4_1": (q4_1, scale_and_offset),
+    "Q5_0": (q5_0, scale),
+    "Q5_1": (q5_1, scale_and_offset),
+    "Q8_0": (q8_0, scale),
+    "Q2_K": (q2_k, q2_k_factors),
+    "Q3_K": (q3_k, q3_k_factors),
+    "Q4_K": (q4_k, q4_k_factors),
+    "Q5_K": (q5_k, q4_k_factors),
+    "Q6_K": (q6_k, q6_k_factors),
+    "IQ4_NL": (iq4_nl, scale),
+    "IQ4_XS": (iq4_xs, iq4_xs_factors),
+}
+BLOCKS = {number: BlockType(*sizes, *UNPACK[sizes[0]]) for number, sizes in PACKED.items()}
 BY_NAME = {kind.name: kind for kind in BLOCKS.values()}
