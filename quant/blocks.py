@@ -63,9 +63,12 @@ def every(byte: int) -> int:
     return int.from_bytes(bytes([byte] * 8), "little", signed=True)
 
 
-def eights(b: torch.Tensor, first: int, last: int) -> torch.Tensor:
-    """The bytes from `first` to before `last` of every block, eight in an int64 [n, (last - first) / 8]."""
-    return b[:, first:last].contiguous().view(torch.int64)
+def cut(b: torch.Tensor, first: int, last: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
+    """The bytes from `first` to before `last` of every block, several in a `dtype`: [n, (last - first) / its bytes].
+
+    A copy, since a block may begin at any even place in memory, and int64 may not.
+    """
+    return b[:, first:last].clone(memory_format=torch.contiguous_format).view(dtype)
 
 
 def planes(q: torch.Tensor, shifts: tuple[int, ...], mask: int) -> torch.Tensor:
@@ -105,11 +108,11 @@ def q8_0(b, w):
 
 
 def q4_0(b, w):
-    interleave(planes(eights(b, 2, 18), (0, 4), 15), w, 16, zero=8)
+    interleave(planes(cut(b, 2, 18), (0, 4), 15), w, 16, zero=8)
 
 
 def q4_1(b, w):
-    interleave(planes(eights(b, 4, 20), (0, 4), 15), w, 16)
+    interleave(planes(cut(b, 4, 20), (0, 4), 15), w, 16)
 
 
 def single_bits(b: torch.Tensor, byte: int) -> torch.Tensor:
@@ -120,11 +123,11 @@ def single_bits(b: torch.Tensor, byte: int) -> torch.Tensor:
 
 
 def q5_0(b, w):
-    interleave(planes(eights(b, 6, 22), (0, 4), 15).add_(single_bits(b, 2), alpha=16), w, 16, zero=16)
+    interleave(planes(cut(b, 6, 22), (0, 4), 15).add_(single_bits(b, 2), alpha=16), w, 16, zero=16)
 
 
 def q5_1(b, w):
-    interleave(planes(eights(b, 8, 24), (0, 4), 15).add_(single_bits(b, 4), alpha=16), w, 16)
+    interleave(planes(cut(b, 8, 24), (0, 4), 15).add_(single_bits(b, 4), alpha=16), w, 16)
 
 
 def from_codebook(q: torch.Tensor, w: torch.Tensor) -> None:
@@ -153,22 +156,22 @@ def iq4_xs_factors(b):
 
 
 def q2_k(b, w):
-    interleave(planes(eights(b, 16, 80), (0, 2, 4, 6), 3), w, 32)
+    interleave(planes(cut(b, 16, 80), (0, 2, 4, 6), 3), w, 32)
 
 
 def q2_k_factors(b):
-    scale, minimum = planes(eights(b, 0, 16), (0, 4), 15).view(torch.uint8).view(2, -1, 16, 1).float()
+    scale, minimum = planes(cut(b, 0, 16), (0, 4), 15).view(torch.uint8).view(2, -1, 16, 1).float()
     return scale.mul_(half(b, 80)), minimum.mul_(-half(b, 82))
 
 
 def q3_k(b, w):
-    high = planes(beside(eights(b, 0, 32), (0, 4)), (0, 1, 2, 3), 1)
+    high = planes(beside(cut(b, 0, 32), (0, 4)), (0, 1, 2, 3), 1)
     # the high bit stands for 4: set, nothing is taken off
-    interleave(planes(eights(b, 32, 96), (0, 2, 4, 6), 3).add_(high, alpha=4), w, 32, zero=4)
+    interleave(planes(cut(b, 32, 96), (0, 2, 4, 6), 3).add_(high, alpha=4), w, 32, zero=4)
 
 
 def q3_k_factors(b):
-    packed = b[:, 96:108].contiguous().view(torch.int32)
+    packed = cut(b, 96, 108, torch.int32)
     low, high = packed[:, :2], packed[:, 2:]
     scale = torch.cat((low, low >> 4), 1).bitwise_and_(0x0F0F0F0F)
     shift = torch.tensor([0, 2, 4, 6], dtype=torch.int32, device=b.device)
@@ -177,29 +180,28 @@ def q3_k_factors(b):
 
 
 def q4_k(b, w):
-    interleave(planes(eights(b, 16, 144), (0, 4), 15), w, 32)
+    interleave(planes(cut(b, 16, 144), (0, 4), 15), w, 32)
 
 
 def q4_k_factors(b):
     """Eight 6-bit scales and eight 6-bit minima in twelve bytes, worked on as int32: four bytes of all blocks at a time."""
-    halves, scale, minimum, rest = b.view(torch.int32)[:, :4].t().contiguous()
+    scale, minimum, rest = cut(b, 4, 16, torch.int32).unbind(1)
     first = torch.stack((scale, minimum))
     rest = torch.stack((rest, rest >> 4)).bitwise_and_(0x0F0F0F0F)
     last = rest.bitwise_or_((first >> 2).bitwise_and_(0x30303030))
     six_bits = torch.stack((first.bitwise_and_(0x3F3F3F3F), last), 2).view(torch.uint8)
-    d, dmin = halves.view(torch.float16).view(-1, 2, 1).float().unbind(1)
-    scale, minimum = six_bits.float()
-    return scale.mul_(d)[:, :, None], minimum.mul_(-dmin)[:, :, None]
+    scale, minimum = six_bits[..., None].float()
+    return scale.mul_(half(b, 0)), minimum.mul_(-half(b, 2))
 
 
 def q5_k(b, w):
-    high = planes(beside(eights(b, 16, 48), (0, 2, 4, 6)), (0, 1), 1)
-    interleave(planes(eights(b, 48, 176), (0, 4), 15).add_(high, alpha=16), w, 32)
+    high = planes(beside(cut(b, 16, 48), (0, 2, 4, 6)), (0, 1), 1)
+    interleave(planes(cut(b, 48, 176), (0, 4), 15).add_(high, alpha=16), w, 32)
 
 
 def q6_k(b, w):
-    high = planes(beside(eights(b, 128, 192).view(-1, 4), (0, 2)), (0, 4), 3)
-    interleave(planes(eights(b, 0, 128), (0, 4), 15).add_(high, alpha=16), w, 64, zero=32)
+    high = planes(beside(cut(b, 128, 192).view(-1, 4), (0, 2)), (0, 4), 3)
+    interleave(planes(cut(b, 0, 128), (0, 4), 15).add_(high, alpha=16), w, 64, zero=32)
 
 
 def q6_k_factors(b):

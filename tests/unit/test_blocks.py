@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from steadydancer.quant.blocks import BLOCKS, dequantise
+from steadydancer.quant.blocks import BLOCKS, CHUNK, dequantise
 
 gguf = pytest.importorskip("gguf")
 HALVES = {
@@ -36,6 +36,22 @@ def test_ten_thousand_blocks_agree_to_the_bit(number):
     for dtype in (torch.float16, torch.bfloat16):
         rounded = dequantise(torch.from_numpy(blocks), kind, torch.empty(10_000, kind.weights, dtype=dtype))
         assert torch.equal(rounded, out.to(dtype))
+
+
+@pytest.mark.parametrize("number", BLOCKS, ids=[kind.name for kind in BLOCKS.values()])
+def test_few_blocks_anywhere_in_memory(number, monkeypatch):
+    """None, one, and chunks with one left over, from a place that is only even."""
+    kind = BLOCKS[number]
+    monkeypatch.setitem(CHUNK, "cpu", 2 * kind.weights)
+    blocks = torch.from_numpy(random_blocks(kind, 5))
+    expected = dequantise(blocks, kind, torch.empty(5, kind.weights))
+    memory = torch.zeros(2 + blocks.numel(), dtype=torch.uint8)
+    memory[2:] = blocks.flatten()
+    moved = memory[2:].view(5, kind.bytes)
+    for count in (0, 1, 5):
+        assert torch.equal(
+            dequantise(moved[5 - count :], kind, torch.empty(count, kind.weights)), expected[5 - count :]
+        )
 
 
 @pytest.mark.parametrize("number", BLOCKS, ids=[kind.name for kind in BLOCKS.values()])
