@@ -105,7 +105,7 @@ def build(torch, layout: dict, dtype: str, placement: str):
             tensor = tensor.to(torch.float8_e4m3fn)
         tensors[key] = tensor.cpu()
     if dtype == "fp8 scaled":
-        tensors["scaled_fp8"] = torch.zeros(0, dtype=torch.float8_e4m3fn)
+        tensors["scaled_fp8"] = torch.zeros(2, dtype=torch.float8_e4m3fn)
     model = comfy.sd.load_diffusion_model_state_dict(tensors, model_options={} if dtype != "fp32" else {"dtype": kind})
     if placement == "streamed":
         model.load(device_to=model.load_device, lowvram_model_memory=model.model_size() // 2)

@@ -135,7 +135,7 @@ def sample_phase(job: Job, card: Card, model: Model, settings: Settings, correct
 
 def native(model: Model, card: Card) -> bool:
     """Whether the card multiplies the weights as they are stored."""
-    return model.unpacks == 0 or (model.format in ("fp8", "int8") and card.fp8 > 0)
+    return model.unpacks == 0 or (model.multiplies and card.fp8 > 0)
 
 
 def sample_seconds(job: Job, card: Card, model: Model, settings: Settings) -> float:
@@ -153,7 +153,7 @@ def block_seconds(job: Job, card: Card, model: Model) -> float:
     count, part = tokens(job, model), gpus.efficiency(card.sm)
     products = 2 * model.token_weights * count * job.batch
     attention = 4 * count * (count * model.attention + model.context) * model.dim * job.batch
-    fast = card.fp8 if model.format in ("fp8", "int8") and card.fp8 else card.bf16
+    fast = card.fp8 if model.multiplies and card.fp8 else card.bf16
     return products / (fast * part) + attention / (card.bf16 * part)
 
 

@@ -18,7 +18,7 @@ class Model:
     """A diffusion model: bytes of a block (the largest) and of what lies outside the blocks, and how it computes.
 
     `unpacks`: bytes of the buffer that one layer's weights are unpacked into; `layer`, `largest`: bytes as stored and
-    weights of the largest layer.
+    weights of the largest layer. `multiplies`: cards with 8-bit units multiply the weights as they are stored.
     Of two `experts`, which take turns, each has these numbers. `attention`: part of dense attention's work that is done.
     """
 
@@ -31,6 +31,7 @@ class Model:
     layer: int
     largest: float
     unpacks: int
+    multiplies: bool
     dim: int
     context: int
     reference_frames: int
@@ -84,7 +85,7 @@ def model_of(variant: str, paths: list[Path]) -> Model:
         size = sum(file.size for file in files) // experts
         format = format_of(variant, files[0].format)
         other = round(weights["other"] * (4 if format == "fp32" else 2))
-        stored = Stored(format, (size - other) // kind["blocks"], other, kind["blocks"], 0)
+        stored = Stored(format, (size - other) // kind["blocks"], other, kind["blocks"], 0, files[0].full_precision)
     if format == "fp32":  # float32 shards run in bfloat16
         stored = replace(stored, block_bytes=stored.block_bytes // 2, other_bytes=stored.other_bytes // 2)
     layer = stored.layer or round(stored.block_bytes * weights["largest"] / weights["block"])
@@ -99,6 +100,7 @@ def model_of(variant: str, paths: list[Path]) -> Model:
         layer=layer,
         largest=weights["largest"],
         unpacks=0 if plain else round(2 * weights["largest"]),
+        multiplies=format in ("fp8", "int8") and not stored.full_precision,
         dim=kind["dim"],
         context=kind["context"],
         reference_frames=kind["reference_frames"],
@@ -129,12 +131,14 @@ class Stored:
     other_bytes: int
     blocks: int
     layer: int
+    full_precision: bool
 
 
 def stored_bytes(paths: list[Path]) -> Stored:
     """What the headers of a model's file, or of all its shards, say. Raises ValueError for a file that is no model."""
     sizes: dict[int, int] = {}
     other = largest = 0
+    full_precision = False
     types: dict[str, int] = {}
     for path in paths:
         for name, kind, size in tensors(path):
@@ -145,9 +149,10 @@ def stored_bytes(paths: list[Path]) -> Stored:
                 types[kind] = types.get(kind, 0) + size
             else:
                 other += size
+                full_precision |= name.endswith("scaled_fp8") and size == 2  # as quant/fp8.py reads it
     if not sizes:
         raise ValueError(f"{paths[0].name} has no transformer blocks, so it is no diffusion model that can be planned.")
-    return Stored(max(types, key=types.get), max(sizes.values()), other, len(sizes), largest)
+    return Stored(max(types, key=types.get), max(sizes.values()), other, len(sizes), largest, full_precision)
 
 
 def tensors(path: Path):

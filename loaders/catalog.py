@@ -70,6 +70,7 @@ class ModelFile:
     sha256: str
     gb: float
     gated: bool
+    full_precision: bool  # an fp8 file that asks for products in 16 bits
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -199,6 +200,7 @@ def read_family(document: "Document", book: Catalogue) -> None:
             sha256=entry.text("sha256", ""),
             gb=float(entry.number("gb", (int, float), 0.0)),
             gated=entry.flag("gated"),
+            full_precision=entry.flag("full_precision"),
         )
         if not file.sources:
             entry.wrong("sources", "a file needs at least one source")

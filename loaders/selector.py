@@ -132,6 +132,12 @@ def order(family: str, sm: int, preference: str = "auto") -> list[str]:
     ]
 
 
+def multiplies_fp8(family: str, sm: int) -> bool:
+    """Whether the family's fp8 file is multiplied as fp8 on a card of compute capability `sm`: both must want it."""
+    file = catalogue().files[formats(family)["fp8"].diffusion[0]]
+    return sm >= rules()["native"]["sm"] and not file.full_precision
+
+
 def weights(variant: Variant) -> float:
     """Decimal GB of a variant's diffusion model."""
     return sum(catalogue().files[file].size for file in variant.diffusion) / 1e9
@@ -151,12 +157,10 @@ def explained(family: str, card: Card, format: str) -> Choice:
     variant, working = formats(family)[format], rules()["families"][family]["working_gb"]
     size, room = weights(variant), card.gb - working
     if fits(family, card, format):
-        native = card.sm >= rules()["native"]["sm"]
+        native = multiplies_fp8(family, card.sm)
         words = [f"{format}: {size:.1f} GB, all of it on the card"]
         if format == "fp8":
-            words.append(
-                "this card multiplies fp8 natively" if native else "this card unpacks fp8 before it multiplies"
-            )
+            words.append("this card multiplies fp8 natively" if native else "multiplied in 16 bits")
         elif format != "fp16":
             words.append(f"error against float32 about {error(format):g} %")
         reason = ", ".join(words) + alternative(format, formats(family), room, native)
@@ -178,8 +182,9 @@ def alternative(best: str, known: dict[str, Variant], room: float, native: bool)
     other = min(better, key=lambda format: table[format]["error"])
     speed = "slower_native" if native else "slower"
     percent = round((table[other][speed] / table[best][speed] - 1) * 100)
-    cost = f"{percent} % slower" if percent >= 2 else f"{weights(known[other]) - weights(known[best]):.1f} GB larger"
-    return f"; {other} would be more accurate and {cost}"
+    larger = weights(known[other]) - weights(known[best])
+    cost = f"{abs(larger):.1f} GB {'larger' if larger > 0 else 'smaller'}"
+    return f"; {other} would be more accurate and {f'{percent} % slower' if percent >= 2 else cost}"
 
 
 def preferred() -> str:

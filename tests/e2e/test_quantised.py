@@ -281,9 +281,9 @@ def test_dynamic_memory_reads_the_files_own_bytes(comfyui, gguf_path, golden, mo
     assert torch.equal(velocity(model, golden), plain)
 
 
-def write_fp8(folder, dtype, scaled):
+def write_fp8(folder, dtype, scaled, marker=2):
     """Linear weights in fp8; scales as Kijai's converter picks them: the largest weight becomes the format's largest."""
-    tensors = {"scaled_fp8": torch.zeros(0, dtype=dtype)} if scaled else {}
+    tensors = {"scaled_fp8": torch.zeros(marker, dtype=dtype)} if scaled else {}
     for key, tensor in tiny.weights("steadydancer_tiny.keys.tsv").items():
         if key.endswith(".weight") and tensor.ndim == 2 and not key.startswith("condition_embedding_"):
             scale = tensor.abs().max().reshape(1) / torch.finfo(dtype).max if scaled else torch.ones(1)
@@ -294,6 +294,12 @@ def write_fp8(folder, dtype, scaled):
             tensors[key] = tensor
     name = str(dtype).removeprefix("torch.")
     return tiny.write(folder / f"dancer-{name}{'-scaled' if scaled else ''}.safetensors", tensors)
+
+
+@pytest.mark.parametrize(("marker", "in_16_bits"), [(2, True), (0, False)])
+def test_fp8_is_multiplied_as_the_marker_says(comfyui, tmp_path, marker, in_16_bits):
+    model = load(write_fp8(tmp_path, torch.float8_e4m3fn, scaled=True, marker=marker))
+    assert model.model.diffusion_model.blocks[0].ffn[0]._full_precision_mm is in_16_bits
 
 
 @pytest.mark.parametrize("scaled", [True, False], ids=["scaled", "plain"])
