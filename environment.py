@@ -1,5 +1,6 @@
 """The only reader of environment variables. Read when a node or command runs, never at import or in a schema."""
 
+import math
 import os
 
 
@@ -26,12 +27,17 @@ def flag(name: str, default: bool = False) -> bool:
 
 
 def number(name: str, default: float) -> float:
-    """A numeric variable.
+    """A numeric variable: an int where it is written as one, so that no digit of a long seed is lost.
 
     Raises ValueError naming the variable when it is not a number.
     """
     value = text(name)
-    try:
-        return float(value) if value else default
-    except ValueError as err:
-        raise ValueError(f"{name} is '{value}', which is not a number. Set it to a number or unset it.") from err
+    if not value:
+        return default
+    for kind in (int, float):
+        try:
+            if math.isfinite(kind(value)):
+                return kind(value)
+        except ValueError:
+            pass
+    raise ValueError(f"{name} is '{value}', which is not a number. Set it to a number or unset it.")

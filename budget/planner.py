@@ -1,6 +1,7 @@
 """Plans a job: finds the variant's files or their sizes, asks the calibration and the environment, and lets the solver choose."""
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -102,7 +103,8 @@ def download(job: Job, find) -> int:
 
 
 def flags() -> list[str]:
-    return environment.text("COMFYUI_ARGS").split()
+    """The flags of the ComfyUI that this runs in, else those that COMFYUI_ARGS will give to it."""
+    return sys.argv[1:] if "comfy.cli_args" in sys.modules else environment.text("COMFYUI_ARGS").split()
 
 
 def forced() -> Rules:
@@ -119,8 +121,8 @@ def forced() -> Rules:
 
 
 def reserved(card: Card) -> Card:
-    """The card without what COMFYUI_ARGS reserves."""
-    found = re.search(r"--reserve-vram[ =]([\d.]+)", environment.text("COMFYUI_ARGS"))
+    """The card without what the server's flags reserve."""
+    found = re.search(r"--reserve-vram[ =]([\d.]+)", " ".join(flags()))
     return replace(card, free=max(0, card.free - round(float(found[1]) * (1 << 30)))) if found else card
 
 

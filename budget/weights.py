@@ -188,11 +188,14 @@ def header(path: Path) -> dict:
 def lora_bytes(paths: list[Path]) -> int:
     """Bytes that LoRA files take in 16 bits: each layer's rank · (inputs + outputs) · 2, by their headers.
 
-    Raises ValueError for one that cannot be read.
+    Of a pickle (.pt) its own size. Raises ValueError for a file that cannot be read.
     """
     widths = {"F32": 4, "F16": 2, "BF16": 2}
     total = 0
     for path in paths:
+        if path.suffix.lower() not in (".safetensors", ".sft"):
+            total += path.stat().st_size
+            continue
         for name, entry in header(path).items():
             if name != "__metadata__":
                 start, end = entry["data_offsets"]

@@ -6,8 +6,10 @@ failed, 2 wrong usage, 130 stopped by Ctrl-C, which also stops the run on the se
 
 import argparse
 import asyncio
+import http.client
 import json
 import sys
+import time
 import urllib.error
 import urllib.request
 import uuid
@@ -32,6 +34,7 @@ TURBO_NUMBERS = {
 }
 TURBO_NODES = {"SteadyDancerRCMSchedule", "SteadyDancerTurboSampler", "SteadyDancerTurboLoader"}
 POLL_SECONDS = 1.0
+PATIENCE_SECONDS = 60  # with a server, or what stands before it, that does not answer during a run
 END_EVENTS = ("execution_success", "execution_error", "execution_interrupted")
 
 
@@ -68,9 +71,19 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         job.cancel()
         raise
-    except urllib.error.URLError as err:
+    except ValueError as err:
+        raise RuntimeError(f"{job.server} does not answer as ComfyUI does ({err}). Look at the address.") from err
+    except OSError as err:
+        if job.heard is not None:
+            raise RuntimeError(
+                f"{job.server} has not answered for {PATIENCE_SECONDS} seconds ({err}). If it still runs, the run goes on "
+                "there, and its result will be in its output folder."
+            ) from err
+        if isinstance(err, urllib.error.HTTPError):
+            raise RuntimeError(f"{job.server} refused with {err.code} ({err.reason}). Look at the address.") from err
         raise RuntimeError(
-            f"No ComfyUI answers at {job.server} ({err.reason}). Start it, or give its address with --server."
+            f"No ComfyUI answers at {job.server} ({getattr(err, 'reason', err)}). Start it, or give its address with "
+            "--server."
         ) from err
     return job.report()
 
@@ -91,7 +104,10 @@ def read_prompt(file: Path) -> dict:
             f"{file} is a workflow for the page, which holds no prompt. Open it there and use Export (API), or take the "
             "file of that name in example_workflows/api."
         )
-    if not isinstance(prompt, dict) or not all(isinstance(n, dict) and "class_type" in n for n in prompt.values()):
+    if not isinstance(prompt, dict) or not all(
+        isinstance(node, dict) and "class_type" in node and isinstance(node.get("inputs"), dict)
+        for node in prompt.values()
+    ):
         raise UsageError(f"{file} is not an API prompt. Export it from ComfyUI with Export (API).")
     return prompt
 
@@ -115,7 +131,7 @@ def fill_from_environment(prompt: dict) -> None:
             for class_type, name in targets:
                 old = node["inputs"].get(name)
                 if node["class_type"] == class_type and isinstance(old, int | float):
-                    node["inputs"][name] = int(value) if isinstance(old, int) and value.is_integer() else value
+                    node["inputs"][name] = int(value) if isinstance(old, int) and value == int(value) else value
 
 
 def is_turbo(prompt: dict) -> bool:
@@ -187,6 +203,7 @@ class Job:
         self.prompt = prompt
         self.id = str(uuid.uuid4())
         self.client_id = uuid.uuid4().hex
+        self.heard = None  # when the server answered last, once it has the prompt
         self.history = None
         self.refusal = None
         self.shown = ""
@@ -201,13 +218,16 @@ class Job:
         """Posts the prompt and waits for its end. Where aiohttp is installed, every step is shown as it happens."""
         if find_spec("aiohttp"):
             await self.post_and_watch()
-        else:
+        if self.heard is None:
             self.post()
         while not self.finished():
             await asyncio.sleep(POLL_SECONDS)
 
     async def post_and_watch(self) -> None:
-        """Listens to what the page would be told, from before the prompt is posted until it has ended."""
+        """Listens to what the page would be told, from before the prompt is posted until it has ended.
+
+        Returns early where that cannot be had, posted or not.
+        """
         import aiohttp
 
         address = "ws" + self.server.removeprefix("http") + f"/ws?clientId={self.client_id}"
@@ -228,8 +248,8 @@ class Job:
                             return
                     elif message.type != aiohttp.WSMsgType.BINARY:
                         return  # the server closed the connection
-        except aiohttp.ClientConnectionError as err:
-            raise urllib.error.URLError(err) from err
+        except aiohttp.ClientError:
+            return
 
     def post(self) -> None:
         body = {"prompt": self.prompt, "prompt_id": self.id, "client_id": self.client_id}
@@ -239,13 +259,20 @@ class Job:
             if err.code != 400:
                 raise
             self.refusal = json.loads(err.read())
+        self.heard = time.monotonic()
 
     def finished(self) -> bool:
         if self.refusal is not None:
             return True
-        queue = self.request("/queue")
-        waiting = any(item[1] == self.id for item in queue["queue_running"] + queue["queue_pending"])
-        self.history = self.request(f"/history/{self.id}").get(self.id)
+        try:
+            queue = self.request("/queue")
+            waiting = any(item[1] == self.id for item in queue["queue_running"] + queue["queue_pending"])
+            self.history = self.request(f"/history/{self.id}").get(self.id)
+        except (OSError, ValueError, http.client.HTTPException):
+            if time.monotonic() - self.heard > PATIENCE_SECONDS:
+                raise
+            return False
+        self.heard = time.monotonic()
         return self.history is not None or not waiting
 
     def show(self, event: str, data: dict) -> None:

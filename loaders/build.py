@@ -28,8 +28,8 @@ class ComfyPlaces(Places):
     def folders(self, folder: str) -> list[Path]:
         if folder not in folder_paths.folder_names_and_paths:
             return super().folders(folder)
-        paths = map(Path, folder_paths.get_folder_paths(folder))
-        return sorted(paths, key=lambda path: path.name != folder)  # models/unet is searched, but nothing is put there
+        old = Path(folder_paths.models_dir, "unet")  # is searched, but nothing is put there
+        return sorted(map(Path, folder_paths.get_folder_paths(folder)), key=lambda path: path == old)
 
 
 class OnFirstUse:

@@ -69,7 +69,6 @@ class ModelFile:
     bytes: int | None
     sha256: str
     gb: float
-    gated: bool
     full_precision: bool  # an fp8 file that asks for products in 16 bits
 
     @property
@@ -199,7 +198,6 @@ def read_family(document: "Document", book: Catalogue) -> None:
             bytes=entry.number("bytes", int, None),
             sha256=entry.text("sha256", ""),
             gb=float(entry.number("gb", (int, float), 0.0)),
-            gated=entry.flag("gated"),
             full_precision=entry.flag("full_precision"),
         )
         if not file.sources:

@@ -48,9 +48,11 @@ def estimate_of(plan: Plan, model):
 
 def one_by_one(args: dict) -> list:
     """Evaluates the guidance branches after each other: a third of the activations, hardly slower at video sizes."""
+    rest = args["input"], args["sigma"], args["model_options"]
+    # None before a branch keeps its number, by which patches tell positive from negative
     return [
-        comfy.samplers.calc_cond_batch(args["model"], [cond], args["input"], args["sigma"], args["model_options"])[0]
-        for cond in args["conds"]
+        comfy.samplers.calc_cond_batch(args["model"], [None] * i + [cond], *rest)[i]
+        for i, cond in enumerate(args["conds"])
     ]
 
 

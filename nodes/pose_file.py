@@ -69,7 +69,7 @@ class SteadyDancerPoseLoad(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file):
-        if not folder_paths.exists_annotated_filepath(file):
+        if file is not None and not folder_paths.exists_annotated_filepath(file):  # None: it is linked
             return f"The pose file {file} is not there any more. Press R to read the folders again, and choose another."
         return True
 

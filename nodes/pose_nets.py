@@ -11,6 +11,7 @@ import torch
 
 from ..loaders.build import ComfyPlaces
 from ..loaders.catalog import catalogue
+from ..loaders.places import files_below
 from ..pose.estimate import Net, Stopped
 from ..pose.weights import load_detector, load_pose_net
 from .loaders import fetch
@@ -45,8 +46,8 @@ def _files() -> list[Path]:
     """Weights in ComfyUI's detection folders, and those that controlnet_aux has downloaded for itself."""
     folders = [Path(folder) for folder in folder_paths.get_folder_paths("detection")]
     folders += [Path(p) / "comfyui_controlnet_aux" / "ckpts" for p in folder_paths.get_folder_paths("custom_nodes")]
-    found = [path for folder in folders if folder.is_dir() for path in sorted(folder.rglob("*"))]
-    return [path for path in found if path.suffix in SUFFIXES]
+    found = [path for folder in folders for path in files_below(folder)]
+    return [path for path in found if path.suffix.lower() in SUFFIXES]
 
 
 def detector(path: Path, batch: int, onnxruntime: bool) -> Net:

@@ -131,8 +131,9 @@ class Sender:
         say(node_id, text)
         if self.link_minutes and first.bucket:
             link = first.bucket.link(first.key, 60 * self.link_minutes)
-            # Neither logged nor part of the result: whoever has it can open the object.
-            PromptServer.instance.send_progress_text(f"{text}\n{self.link_minutes} min: {link}", node_id)
+            # Neither logged nor part of the result, and for this page alone: whoever has it can open the object.
+            server = PromptServer.instance
+            server.send_progress_text(f"{text}\n{self.link_minutes} min: {link}", node_id, server.client_id)
         return text
 
     def _tokens(self, profile: Profile, path: Path, name: str) -> dict[str, object]:

@@ -133,9 +133,10 @@ def packed_class(base: type) -> type:
 
 
 def with_packed_patches(patcher, scratch=None):
-    """The patcher, with patches of packed weights going their own way, and `scratch` emptied after every run."""
+    """The patcher, with patches of packed weights going their own way; `scratch` is emptied after a run and on unloading."""
     if not isinstance(patcher, PackedPatcher):
         patcher.__class__ = packed_class(type(patcher))
     if scratch is not None:
-        patcher.add_callback(CallbacksMP.ON_CLEANUP, lambda _: scratch.clear())
+        for moment in (CallbacksMP.ON_CLEANUP, CallbacksMP.ON_DETACH):  # a text encoder has no clean-up after a run
+            patcher.add_callback(moment, lambda *_: scratch.clear())
     return patcher

@@ -22,7 +22,7 @@ def facts_of_graph(prompt: Mapping[str, Mapping], node_id: str) -> dict[str, obj
             continue
         seen.add(current)
         for name, value in prompt[current].get("inputs", {}).items():
-            if isinstance(value, list):
+            if isinstance(value, list) and len(value) == 2:
                 todo.append(str(value[0]))
             elif name in ("seed", "noise_seed"):
                 facts.setdefault("seed", value)

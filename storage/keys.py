@@ -74,7 +74,7 @@ def alternatives(key: str) -> Iterator[str]:
     """The key itself, then key-2, key-3 …: what is tried when a name is taken and must not be overwritten."""
     yield key
     folder, _, name = key.rpartition("/")
-    path = PurePosixPath(name)
+    path = PurePosixPath(_shorten(name, MAX_SEGMENT - len("-999")))
     for number in range(2, 1000):
         yield clean(f"{folder}/{path.stem}-{number}{path.suffix}")
 

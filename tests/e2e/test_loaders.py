@@ -324,11 +324,13 @@ def test_files_in_extra_model_paths_are_used_and_new_ones_go_to_the_folder_of_th
     from steadydancer.loaders.catalog import catalogue
 
     vae, fp16 = catalogue().files["wan-2.1-vae"], catalogue().files["steadydancer-fp16"]
-    extra = tmp_path / "shared" / "vae"
+    extra = tmp_path / "shared" / "VAEs"
     (path,) = tiny.provide(tmp_path / "shared", "vae/" + vae.name)
+    path = path.parent.rename(extra) / path.name
     folder_paths.add_model_folder_path("vae", str(extra), is_default=True)
     try:
         assert ComfyPlaces().find(vae) == path
+        assert ComfyPlaces().target(vae).parent == extra, "is_default: new files go there"
     finally:
         folder_paths.folder_names_and_paths["vae"][0].remove(str(extra))
     assert ComfyPlaces().target(fp16).parent.name == "diffusion_models"

@@ -172,7 +172,7 @@ def test_guidance_one_by_one_gives_the_same(plan):
             return {}
 
         def apply_model(self, x, timestep, transformer_options, c_crossattn):
-            seen.append(len(x))
+            seen.append(transformer_options["cond_or_uncond"])
             return x * c_crossattn.mean(dim=(1, 2))[:, None, None, None]
 
     def cond(value):
@@ -193,10 +193,10 @@ def test_guidance_one_by_one_gives_the_same(plan):
     together = comfy.samplers.calc_cond_batch(
         *(args[name] for name in ("model", "conds", "input", "sigma", "model_options"))
     )
-    assert seen == [2]
+    assert seen == [[2, 0]]
     for one, other in zip(placement.one_by_one(args), together, strict=True):
         assert torch.equal(one, other)
-    assert seen == [2, 1, 1]
+    assert seen == [[2, 0], [0], [2]], "each branch under its own number"
 
 
 def test_split_guidance_and_measuring_are_on_the_patcher(plan):

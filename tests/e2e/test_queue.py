@@ -1,12 +1,16 @@
 """`cli.py queue` as a script on a pod runs it: a process, its two output streams and its exit code."""
 
+import http.server
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support import ROOT
@@ -125,3 +129,62 @@ def test_without_aiohttp_it_asks_now_and_then(queue, monkeypatch, tmp_path):
     assert code == 0, err
     assert Path(out.strip()).is_file()
     assert err == "", "the progress lines need aiohttp"
+
+
+class Shaky(http.server.BaseHTTPRequestHandler):
+    """Passes on to ComfyUI, but refuses the websocket and the first and third question about the prompt."""
+
+    target = ""
+    asked = 0
+
+    def answer(self):
+        if self.path.startswith("/ws"):
+            return self.send_error(401)
+        Shaky.asked += self.command == "GET"
+        if self.command == "GET" and Shaky.asked in (1, 3):
+            return self.send_error(502)
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))) or None
+        request = urllib.request.Request(self.target + self.path, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request) as answer:
+            data = answer.read()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST = answer
+
+    def log_message(self, *args):
+        pass
+
+
+def test_a_server_behind_something_that_stumbles(comfy, tmp_path):
+    Shaky.target = comfy.url
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Shaky) as between:
+        threading.Thread(target=between.serve_forever, daemon=True).start()
+        file = tmp_path / "prompt.json"
+        file.write_text(json.dumps(prompt(node1_color=99)), encoding="utf-8")
+        process = start(SimpleNamespace(url=f"http://127.0.0.1:{between.server_port}"), file)
+        out, err = process.communicate(timeout=120)
+        between.shutdown()
+    assert process.returncode == 0, err
+    assert Path(out.strip()).is_file()
+
+
+def test_a_server_that_wants_a_login_is_not_called_absent(tmp_path):
+    class Closed(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(401)
+
+        do_POST = do_GET
+        log_message = Shaky.log_message
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Closed) as between:
+        threading.Thread(target=between.serve_forever, daemon=True).start()
+        file = tmp_path / "prompt.json"
+        file.write_text(json.dumps(prompt()), encoding="utf-8")
+        process = start(SimpleNamespace(url=f"http://127.0.0.1:{between.server_port}"), file)
+        _, err = process.communicate(timeout=60)
+        between.shutdown()
+    assert process.returncode == 1
+    assert "refused with 401 (Unauthorized)" in err and "Traceback" not in err

@@ -54,7 +54,7 @@ def model_file(**changes) -> ModelFile:
         bytes=None,
         sha256="",
         gb=0.005,
-        gated=False,
+        full_precision=False,
     )
     return replace(file, **changes)
 
@@ -298,6 +298,17 @@ def test_files_in_subfolders_count(hub, models):
     path.parent.mkdir(parents=True)
     path.write_bytes(DATA)
     assert ensure(model_file(), models) == path
+    assert hub.requests == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_files_behind_a_linked_folder_count(hub, models, tmp_path):
+    """Rented machines keep their models on a volume."""
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "volume" / "toy.safetensors").write_bytes(DATA)
+    (models.models_dir / "vae").mkdir(parents=True)
+    (models.models_dir / "vae" / "wan").symlink_to(tmp_path / "volume")
+    assert ensure(model_file(), models).read_bytes() == DATA
     assert hub.requests == []
 
 

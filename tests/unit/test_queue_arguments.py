@@ -8,6 +8,17 @@ from steadydancer.commands import queue
 from support.workflows import PROMPTS, load
 
 
+def test_a_long_seed_keeps_its_digits(monkeypatch):
+    graph = prompt()
+    monkeypatch.setenv("STEADYDANCER_SEED", "1234567890123456789")
+    queue.fill_from_environment(graph)
+    assert graph["2"]["inputs"]["noise_seed"] == 1234567890123456789
+    for text in ("inf", "nan", "1e999", "seven"):
+        monkeypatch.setenv("STEADYDANCER_SEED", text)
+        with pytest.raises(queue.UsageError, match="not a number"):
+            queue.fill_from_environment(graph)
+
+
 def prompt() -> dict:
     return {
         "1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}, "_meta": {"title": "1. Picture"}},

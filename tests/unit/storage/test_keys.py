@@ -102,4 +102,7 @@ def test_names_that_windows_reserves_get_an_underscore(name, safe):
 def test_alternatives_count_up_before_the_ending():
     names = keys.alternatives("day/clip.mp4")
     assert [next(names) for _ in range(3)] == ["day/clip.mp4", "day/clip-2.mp4", "day/clip-3.mp4"]
-    assert len(list(keys.alternatives("x" * 255))[-1].encode()) <= 255
+    for name in ("x" * 255, "x" * 251 + ".mp4"):
+        names = list(keys.alternatives(name))
+        assert len(set(names)) == 999 and max(len(key.encode()) for key in names) <= 255
+        assert all(key.endswith(name[251:]) for key in names if name[251] == ".")
