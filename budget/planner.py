@@ -9,7 +9,7 @@ from pathlib import Path
 from .. import environment
 from ..loaders import selector
 from ..loaders.catalog import catalogue
-from ..loaders.select import automatic
+from ..loaders.select import automatic, wished
 from .calibration import Calibration
 from .estimate import Parts
 from .plan import Card, Job, Plan
@@ -34,7 +34,7 @@ def plan_job(
     """
     check(job)
     card, rules = reserved(card), forced()
-    if job.variant == "auto" and environment.text("STEADYDANCER_VARIANT", "auto") != "auto":
+    if job.variant == "auto" and wished() != "auto":
         job = replace(job, variant=automatic())
     if job.variant == "auto":
         return least_time(job, card, find, calibration, host, rules)

@@ -8,12 +8,17 @@ from .. import environment
 from .catalog import Catalogue, ModelFile, Profile, catalogue
 
 
+def wished() -> str:
+    """What STEADYDANCER_VARIANT says, `auto` where it is not set."""
+    return environment.text("STEADYDANCER_VARIANT", "auto").lower()
+
+
 def automatic(family: str = "steadydancer") -> str:
     """The variant id that `auto` means: STEADYDANCER_VARIANT and STEADYDANCER_GGUF_MODEL, else fp8.
 
     Raises ValueError naming the variable when its value is none of the family's variants.
     """
-    wish = environment.text("STEADYDANCER_VARIANT", "auto").lower()
+    wish = wished()
     if wish == "auto":
         return f"{family}/fp8"
     if wish in ("fp8", "fp16"):

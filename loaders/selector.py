@@ -8,7 +8,7 @@ from functools import lru_cache
 from .. import environment
 from ..budget import gpus
 from .catalog import DATA, Variant, catalogue, tomllib
-from .select import automatic
+from .select import automatic, wished
 
 PREFERENCES = ("quality", "balanced", "speed", "smallest")
 MODES = ("auto", "full", "model_cpu_offload", "sequential_cpu_offload")
@@ -75,11 +75,11 @@ def select(
     """The variant of `family` for `card`. `here` says whether a variant's files are on disk.
 
     A file that is here wins when it is one step from the best; with `rather_here`, when it is good enough at all.
-    Raises ValueError for an unknown family, a wrong environment variable, or where GPU_MEMORY_MODE=full cannot be.
+    Raises ValueError for an unknown family, a wrong environment variable, or where GPU_MEMORY_MODE asks for what cannot be.
     """
     if family not in rules()["families"]:
         raise ValueError(f"There is nothing to choose from in '{family}'. Choose one of {', '.join(families())}.")
-    if preference == "auto" and family == "steadydancer" and environment.text("STEADYDANCER_VARIANT", "auto") != "auto":
+    if preference == "auto" and family == "steadydancer" and wished() != "auto":
         return Choice(automatic(), "STEADYDANCER_VARIANT says so", weights(catalogue().variants[automatic()]), 0.0, 0.0)
     if rather_here and not card.sm:
         usual = catalogue().variants[automatic(family)]
@@ -100,17 +100,17 @@ def select(
 def ranking(family: str, card: Card, preference: str) -> list[str]:
     """The family's formats for a card, the best first: those that fit whole, or where none does, all of the preference.
 
-    Raises ValueError where none does and GPU_MEMORY_MODE=full wants that.
+    Raises ValueError where none does and GPU_MEMORY_MODE wants the whole model on the card.
     """
     wished = order(family, card.sm, preference)
     whole = [format for format in wished if fits(family, card, format)]
-    if not whole and mode() == "full":
+    if not whole and mode() in ("full", "model_cpu_offload"):
         whole = [format for format in by_error(family) if fits(family, card, format)]
         if not whole:
             job, working = (rules()["families"][family][name] for name in ("job", "working_gb"))
             raise ValueError(
                 f"Nothing of {family} fits whole into {card.gb:.1f} GB: {job} alone takes {working:.1f} GB. "
-                "Set GPU_MEMORY_MODE to auto, or take a card with more memory."
+                f"Set GPU_MEMORY_MODE from {mode()} to auto, or take a card with more memory."
             )
     if whole:
         return whole
@@ -127,9 +127,8 @@ def fits(family: str, card: Card, format: str) -> bool:
 def order(family: str, sm: int, preference: str = "auto") -> list[str]:
     """The family's formats that a preference allows on a card of compute capability `sm`, the best first."""
     row = rules()["orders"][preferred() if preference == "auto" else preference]
-    return [
-        format for format in row["native" if sm >= rules()["native"]["sm"] else "other"] if format in formats(family)
-    ]
+    card = "native" if multiplies_fp8(family, sm) else "in_16_bits" if sm >= rules()["native"]["sm"] else "other"
+    return [format for format in row.get(card, row["other"]) if format in formats(family)]
 
 
 def multiplies_fp8(family: str, sm: int) -> bool:

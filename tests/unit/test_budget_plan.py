@@ -219,9 +219,9 @@ def test_auto_is_what_the_pod_says(monkeypatch):
 
 
 def test_the_pods_tier_says_how_good_auto_must_be(monkeypatch):
-    assert plan("auto", gpu="H100").variant == "steadydancer/fp8"
+    assert plan("auto", gpu="RTX 4090").variant == "steadydancer/fp8"
     monkeypatch.setenv("GPU_TIER", "datacenter")
-    assert plan("auto", gpu="H100").variant == "steadydancer/fp16"
+    assert plan("auto", gpu="RTX 4090").variant == "steadydancer/Q8_0"
     monkeypatch.setenv("GPU_TIER", "huge")
     with pytest.raises(ValueError, match="GPU_TIER is 'huge'"):
         plan("auto", gpu="H100")

@@ -121,8 +121,8 @@ def test_full_takes_a_coarser_type_before_it_gives_up(monkeypatch):
 def test_the_pods_variables(monkeypatch):
     h100 = selector.card("H100")
     monkeypatch.setenv("GPU_TIER", "datacenter")
-    assert selector.select("steadydancer", h100).variant == "steadydancer/fp16"
-    assert selector.select("steadydancer", h100, "balanced").variant == "steadydancer/fp8"
+    assert selector.select("qwen-image-edit-2511", h100).variant == "qwen-image-edit-2511/bf16"
+    assert selector.select("qwen-image-edit-2511", h100, "balanced").variant == "qwen-image-edit-2511/fp8mixed"
     monkeypatch.setenv("GPU_TIER", "toaster")
     with pytest.raises(ValueError, match="GPU_TIER is 'toaster'"):
         selector.select("steadydancer", h100)
@@ -130,6 +130,8 @@ def test_the_pods_variables(monkeypatch):
     monkeypatch.setenv("GPU_MEMORY_MODE", "full")
     with pytest.raises(ValueError, match="Nothing of steadydancer fits whole into"):
         selector.select("steadydancer", selector.card("RTX 3060 Ti"))
+    monkeypatch.setenv("GPU_MEMORY_MODE", "model_cpu_offload")
+    assert selector.select("steadydancer", selector.card("RTX 4060 Ti")).streamed == 0, "the whole model is on the card"
     monkeypatch.setenv("STEADYDANCER_GPU_MEMORY_MODE", "sequential_cpu_offload")
     choice = selector.select("steadydancer", h100)
     assert choice.streamed == choice.weights
@@ -141,6 +143,8 @@ def test_a_variant_that_the_environment_names_is_taken_where_the_node_says_auto(
     card = selector.card("RTX 4090")
     assert selector.select("steadydancer", card).variant == "steadydancer/Q5_K_M"
     assert selector.select("steadydancer", card, "balanced").variant == "steadydancer/fp8"
+    monkeypatch.setenv("STEADYDANCER_VARIANT", "Auto")
+    assert selector.select("steadydancer", selector.card("RTX 3060")).variant == "steadydancer/Q4_K_M"
 
 
 def test_an_unknown_card_is_told_the_known_ones():
