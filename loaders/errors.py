@@ -28,6 +28,9 @@ def refusal(status: int, url: str, name: str) -> str:
     return f"{host} answered {status} when asked for {name}. Try again later."
 
 
+NO_SUCH_NAME = "the server's name is not known"  # mostly: there is no network
+
+
 def plain(err: BaseException) -> str:
     """A network error in a few words without an address: signed addresses must not reach a log."""
     text = f"{type(err).__name__} {err}".lower()
@@ -35,8 +38,9 @@ def plain(err: BaseException) -> str:
         ("timed out", "the server is silent"),
         ("timeout", "the server is silent"),
         ("refused", "the server refuses connections"),
-        ("resolution", "the server's name is not known"),
-        ("name or service", "the server's name is not known"),
+        ("resolution", NO_SUCH_NAME),
+        ("name or service", NO_SUCH_NAME),
+        ("getaddrinfo", NO_SUCH_NAME),
         ("certificate", "its certificate is not valid"),
     ):
         if sign in text:

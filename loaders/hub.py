@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from .. import environment
 from .catalog import ModelFile, Source
-from .errors import DownloadCancelled, DownloadError, plain, refusal
+from .errors import NO_SUCH_NAME, DownloadCancelled, DownloadError, plain, refusal
 from .transfer import RETRIED, Cancelled, Patience, Remote, authorisation
 
 HUB = "https://huggingface.co"
@@ -84,10 +84,11 @@ def repeated(work: Callable, file: ModelFile, patience: Patience, cancelled: Can
             if status is not None and status not in RETRIED:
                 raise DownloadError(refusal(status, page(file.sources[0]), file.name or file.id)) from None
             reason = f"the server answered {status}" if status else plain(err)
-            if failures >= patience.attempts or cancelled():
+            attempts = min(2, patience.attempts) if reason == NO_SUCH_NAME else patience.attempts
+            if failures >= attempts or cancelled():
                 raise DownloadError(
-                    f"{file.name or file.id} cannot be found out about: {reason}, {failures} times in a row. "
-                    "Check the connection and try again."
+                    f"{file.name or file.id} cannot be downloaded: {reason}, {failures} times in a row. Check the network "
+                    f"and run again, or put it into models/{file.folder} by hand, from {page(file.sources[0])}."
                 ) from None  # its text may hold a signed address
             delay = patience.delay(failures, response.headers.get("Retry-After") if status else None)
             logging.info("%s: %s, asking again in %.1f s", file.name or file.id, reason, delay)

@@ -4,7 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..dancer.model import register
 from . import r2_watch
-from .conditioning import SteadyDancerFitImage, SteadyDancerToVideo
+from .conditioning import SteadyDancerClipVision, SteadyDancerFitImage, SteadyDancerToVideo
 from .driving_video import SteadyDancerDrivingVideo
 from .examples import place_example_inputs
 from .loaders import SteadyDancerCatalogLoader, SteadyDancerDownload, SteadyDancerLoader
@@ -39,6 +39,7 @@ class SteadyDancerExtension(ComfyExtension):
             SteadyDancerVRAMPlanner,
             SteadyDancerVRAMReport,
             SteadyDancerFitImage,
+            SteadyDancerClipVision,
             SteadyDancerToVideo,
             SteadyDancerDrivingVideo,
             SteadyDancerPoseEstimator,

@@ -78,6 +78,9 @@ class SteadyDancerFitImage(io.ComfyNode):
     @classmethod
     def execute(cls, image, area, width, height, fit) -> io.NodeOutput:
         picture_height, picture_width = image.shape[1:3]
+        said = (
+            "" if area == CUSTOM or (width, height) == (576, 1024) else f"; width and height count only with {CUSTOM}"
+        )
         if area != CUSTOM:
             width, height = fitted_size(picture_width, picture_height, AREAS[area], nearest=fit == TURBO_STRETCH)
         require_size(width, height)
@@ -88,8 +91,42 @@ class SteadyDancerFitImage(io.ComfyNode):
                     "Choose what to do with it in 'fit' (crop, pad or stretch), or an area that keeps its shape."
                 )
             done = {"crop": "cropped", "pad": "padded with black"}.get(fit, "stretched")
-            say(cls.hidden.unique_id, f"{picture_width}×{picture_height} {done} to {width}×{height}")
+            said = f", {done}{said}"
+        say(cls.hidden.unique_id, f"{picture_width}×{picture_height} → {width}×{height}{said}")
         return io.NodeOutput(resize(image, width, height, "crop" if fit == "off" else fit), width, height)
+
+
+class SteadyDancerClipVision(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SteadyDancerClipVision",
+            display_name="SteadyDancer CLIP Vision",
+            category="SteadyDancer",
+            description="Shows the picture and the first pose to CLIP Vision, sized as the model's authors do.",
+            search_aliases=["clip vision encode", "image encoder"],
+            inputs=[
+                io.ClipVision.Input("clip_vision", tooltip="CLIP-ViT-H, such as clip_vision_h.safetensors."),
+                io.Image.Input("image", tooltip="The picture of the person, as it was loaded."),
+                io.Image.Input("pose_video", tooltip="The drawn poses. The first is taken."),
+            ],
+            outputs=[
+                io.ClipVisionOutput.Output(display_name="clip_vision_output"),
+                io.ClipVisionOutput.Output(display_name="pose_clip_vision_output"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip_vision, image, pose_video) -> io.NodeOutput:
+        size = clip_vision.image_size
+
+        def see(images, name):
+            if images.shape[0] == 0:
+                raise ValueError(f"The {name} is an empty batch. Connect one with at least one image.")
+            # The whole picture, squashed without antialiasing: core's node would smooth thin limbs to a third less.
+            return clip_vision.encode_image(resize(images[:1], size, size, "stretch"), crop=False)
+
+        return io.NodeOutput(see(image, "picture"), see(pose_video, "pose video"))
 
 
 class SteadyDancerToVideo(io.ComfyNode):
@@ -110,12 +147,12 @@ class SteadyDancerToVideo(io.ComfyNode):
                 io.ClipVisionOutput.Input(
                     "clip_vision_output",
                     optional=True,
-                    tooltip="The picture through CLIP Vision Encode with crop 'none'.",
+                    tooltip="The picture as CLIP sees it, from SteadyDancer CLIP Vision.",
                 ),
                 io.ClipVisionOutput.Input(
                     "pose_clip_vision_output",
                     optional=True,
-                    tooltip="The first pose frame through CLIP Vision Encode with crop 'none'.",
+                    tooltip="The first pose as CLIP sees it, from SteadyDancer CLIP Vision.",
                 ),
                 io.Image.Input("start_image", tooltip="The picture, best from Fit Reference Image."),
                 io.Image.Input(

@@ -91,7 +91,7 @@ def companions(model) -> Variant:
     if not matching:
         raise ValueError(
             f"The file is a model of the kind '{kind}', whose encoders and VAE are not in the catalogue. "
-            "Load it with SteadyDancerLoader and connect encoders and VAE of your own."
+            "Load it with Load SteadyDancer and connect encoders and VAE of your own."
         )
     return max(matching, key=lambda variant: len(variant.clip_vision))
 

@@ -385,6 +385,9 @@ class SteadyDancerPoseDraw(io.ComfyNode):
     def execute(cls, keypoints, style, threshold) -> io.NodeOutput:
         chosen = STYLES[style] if not threshold else replace(STYLES[style], threshold=threshold)
         progress = NodeProgress(cls.hidden.unique_id)
-        images = draw(interchange.read(keypoints), chosen, progress=progress, cancelled=cancelled)
+        poses = interchange.read(keypoints)
+        if not poses.present.any():
+            say(cls.hidden.unique_id, "There is nobody in these poses: the pictures are black.")
+        images = draw(poses, chosen, progress=progress, cancelled=cancelled)
         stop()
         return io.NodeOutput(torch.from_numpy(images))

@@ -87,7 +87,8 @@ class SteadyDancerTurboSampler(io.ComfyNode):
                 io.Boolean.Input(
                     "ode",
                     default=False,
-                    tooltip="Follow the velocity without new noise in every step. Published: off.",
+                    tooltip="Follow the velocity without new noise in every step: sharper, less robust. The authors' "
+                    "command has it on for image to video, off for text to video.",
                 ),
             ],
             outputs=[io.Latent.Output()],

@@ -78,7 +78,8 @@ def align(driving: Poses, reference: Poses, width: int, height: int, mode: str =
     for poses, what in ((driving, "dance video"), (reference, "reference picture")):
         if not poses.present.any():
             raise ValueError(
-                f"No person was found in the {what}, so there is nothing to align. Use one that shows a person."
+                f"No person was found in the {what}, so there is nothing to align. Use one that shows a person, or lower "
+                "person_threshold in its DWPose Estimator."
             )
     if mode == "official":
         pairs, fit = [(0, 0)], official
@@ -148,8 +149,8 @@ def robust(
     if anchor is None:  # they share no joint: put the middle of what is seen onto the middle
         here = boxes(moved[seen.any(1)][0], seen[seen.any(1)][0]).reshape(2, 2).mean(0)
         return moved + boxes(target, target_seen).reshape(2, 2).mean(0) - here
-    first = np.flatnonzero(seen[:, anchor])[:frames]
-    return moved + target[anchor] - np.median(moved[first, anchor], axis=0)
+    # not the median of some: the video begins with the picture, so the first pose must be where the person stands
+    return moved + target[anchor] - moved[seen[:, anchor].argmax(), anchor]
 
 
 def _walk(points: np.ndarray, scale: dict[str, float], parent_of: Callable[[int, int], np.ndarray]) -> np.ndarray:

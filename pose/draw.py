@@ -21,7 +21,7 @@ def draw(
     A style with scale 2 is painted at twice the size and averaged. Stops early, with black frames, when cancelled.
     """
     pictures = np.zeros((len(poses.points), poses.height, poses.width, 3), np.float32)
-    scale = style.scale
+    style, scale = style.sized(poses.width, poses.height), style.scale
     brush = make_painter(poses.width * scale, poses.height * scale)
     blocks = brush.pixels.reshape(poses.height, scale, poses.width, scale)
     drawn = np.zeros((poses.height, poses.width), bool)

@@ -1,7 +1,8 @@
 """How poses are drawn, as data: what each family of models was trained to see."""
 
 import colorsys
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,11 +42,19 @@ class Style:
     by_person: bool = False  # people one above the other; otherwise all limbs, then all joints, then hands, then faces
     swapped: bool = False  # red and blue exchanged
     scale: int = 1
+    area: int = 0  # pixels of the pictures that the sizes are meant for, and grow with; 0: of any
+
+    def sized(self, width: int, height: int) -> "Style":
+        """The style for pictures of another area than its own, lines of whole pixels."""
+        grow = math.sqrt(width * height / self.area) if self.area else 1.0
+        names = ("limb", "joint", "hand_line", "hand_dot")
+        return replace(self, **{name: max(1, round(getattr(self, name) * grow)) for name in names})
 
 
 STYLES = {
-    # What the SteadyDancer authors' preprocessing saves: twice the picture's size, red and blue exchanged, no face.
-    "SteadyDancer": Style(threshold=0.35, swapped=True, scale=2),
+    # What the SteadyDancer authors' preprocessing saves: twice the size of 576p, whatever the video's, red and blue
+    # exchanged, no face.
+    "SteadyDancer": Style(threshold=0.35, swapped=True, scale=2, area=1024 * 576),
     "DWPose": Style(threshold=0.3, face_dot=3),
     "controlnet_aux": Style(threshold=0.3, face_dot=3, by_person=True),
     "DWPose with feet": Style(threshold=0.3, face_dot=3, foot_dot=4),

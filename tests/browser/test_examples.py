@@ -1,5 +1,7 @@
 """Each example workflow in the real page: from the templates list, by drag-in, and with Run pressed."""
 
+import itertools
+
 import pytest
 from PIL import Image
 from support.video import probe
@@ -32,6 +34,20 @@ def test_template(page, file):
     assert tuple(shown) == Image.open(file.with_suffix(".jpg")).size
     page.open_template(file.stem, load(file))
     assert page.missing_nodes() == []
+
+
+@by_name
+def test_a_template_opens_so_that_it_can_be_read(page, file):
+    """Fitted into a window of usual size no node lies on another, and the page draws text, which it does from 57 %."""
+    page.tab.set_viewport_size({"width": 1920, "height": 1080})
+    page.open().open_template(file.stem, load(file))
+    page.tab.wait_for_function("app.canvas.ds.scale != 1")
+    assert page.tab.evaluate("app.canvas.ds.scale * LiteGraph.NODE_TEXT_SIZE") >= 8
+    boxes = page.tab.evaluate(
+        "app.graph.nodes.map((node) => [node.type, ...node.getBounding()].slice(0, 5))"  # x, y, width, height
+    )
+    for (one, x, y, w, h), (other, x2, y2, w2, h2) in itertools.combinations(boxes, 2):
+        assert x + w <= x2 or x2 + w2 <= x or y + h <= y2 or y2 + h2 <= y, f"{one} and {other}"
 
 
 @pytest.mark.parametrize("file", [f for f in EXAMPLES if f.stem not in ELSEWHERE], ids=lambda file: file.stem)

@@ -6,6 +6,7 @@ import re
 
 import pytest
 from support import ROOT
+from support.graphs import GRAPHS
 from support.workflows import EXAMPLES, node_types
 
 SNAPSHOT = ROOT / "tests" / "contract" / "object_info.json"
@@ -159,6 +160,20 @@ def test_labels_reach_the_page(comfy, our_nodes):
     served = comfy.get("/i18n")
     for language in ("en", "zh"):
         assert set(our_nodes) <= served[language]["nodeDefs"].keys()
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_what_an_example_does_not_set_is_the_nodes_default(name, our_nodes):
+    """The page has handed a value on to another node's widget of the same name."""
+    prompt = json.loads((EXAMPLES[0].parent / "api" / f"{name}.json").read_text("utf-8"))
+    for id, spec in enumerate(GRAPHS[name]["nodes"], 1):
+        if spec["type"] not in our_nodes:
+            continue
+        assert prompt[str(id)]["class_type"] == spec["type"]
+        for key, value in prompt[str(id)]["inputs"].items():
+            options = inputs(our_nodes[spec["type"]])[key]
+            if not isinstance(value, list) and key not in spec["widgets"] and "default" in options:
+                assert value == options["default"], f"{spec['key']}.{key}"
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)

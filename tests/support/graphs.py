@@ -31,8 +31,8 @@ NEGATIVE = (
 )
 
 
-def node(key, type, column, row, /, *, title=None, size=(None, None), **widgets):
-    """One node at a grid place; a column is 440 wide, a row 20 high."""
+def node(key, type, x, y, /, *, title=None, size=(None, None), **widgets):
+    """One node at a place in pixels. A size of None is the smallest that shows all of it."""
     ours = type.startswith("SteadyDancer")
     properties = {
         "cnr_id": "steadydancer" if ours else "comfy-core",
@@ -50,7 +50,7 @@ def node(key, type, column, row, /, *, title=None, size=(None, None), **widgets)
         "key": key,
         "type": type,
         "title": title,
-        "pos": [column * 440, row * 20],
+        "pos": [x, y],
         "width": size[0],
         "height": size[1],
         "widgets": widgets,
@@ -58,8 +58,8 @@ def node(key, type, column, row, /, *, title=None, size=(None, None), **widgets)
     }
 
 
-def note(key, column, row, text, height, title="Read me", width=400):
-    return node(key, "MarkdownNote", column, row, title=title, size=(width, height), **{"": text})
+def note(key, x, y, text, height, title="Read me", width=1340):
+    return node(key, "MarkdownNote", x, y, title=title, size=(width, height), **{"": text})
 
 
 def link(path):
@@ -71,72 +71,62 @@ def link(path):
 BASIC_NOTE = """\
 ## A picture dances
 
-1. **Picture**: load your person (step 1). Head to toe works best when the dance shows the whole body.
-2. **Poses**: load the drawn pose video and its changed twin (the negative). The twin makes the person keep their own
-   proportions; without it, delete its two nodes.
-3. **Run.** 81 frames at 576p and 40 steps are 91 passes through a 14B model.
+1. **Picture**: load your person. Head to toe works best when the dance shows the whole body.
+2. **Poses**: the drawn pose video and its changed twin, which makes the person keep their own proportions. These were drawn for
+   the example person: **for your own picture or dance take `steadydancer_from_video`**, which draws both.
+3. **Prompt**: describe *your* person, place and motion; the text here is about the example. The negative prompt is Wan's own: leave it.
+4. **Run.** About 46 minutes at 576p on an RTX 4090 (an estimate). **Faster**: a Wan I2V step-distilled LoRA, 4 steps, cfg 1: 3 minutes.
 
-**Models** (ComfyUI names what is missing, with links; `steadydancer_auto` downloads by itself):
-- `diffusion_models/Wan21_SteadyDancer_fp8_e4m3fn_scaled_KJ.safetensors` 16.4 GB
-- `text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors`
-- `clip_vision/clip_vision_h.safetensors`
-- `vae/wan_2.1_vae.safetensors`
-
-**Poses** must be drawn as SteadyDancer saw them in training: red and blue exchanged against the usual drawing, no face.
-
-**Faster**: a Wan I2V step-distilled LoRA, 4 steps, cfg 1. **Smaller**: area 480p, shift 3.
+**Models**, placed by hand (`steadydancer_auto` downloads them): `diffusion_models/Wan21_SteadyDancer_fp8_e4m3fn_scaled_KJ.safetensors`
+16.4 GB, `text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors`, `clip_vision/clip_vision_h.safetensors`, `vae/wan_2.1_vae.safetensors`
 """
 
 BASIC_NODES = [
-    note("note", -1, 0, BASIC_NOTE, 560),
-    node("picture", "LoadImage", 0, 0, title="1. Picture of the person", size=(280, 600), image=PERSON),
-    node("poses", "LoadVideo", 0.7, 0, title="2. Pose video", size=(280, 600), file=POSES),
-    node("negative_poses", "LoadVideo", 1.4, 0, title="2. The same, changed (negative)", size=(280, 600), file=NEGATIVE_POSES),
-    node("fit", "SteadyDancerFitImage", 0, 34, size=(280, None), area="576p (1024×576)"),
-    node("pose_frames", "GetVideoComponents", 0.7, 34, size=(280, None)),
-    node("first_pose", "ImageFromBatch", 0.7, 42, size=(280, None), title="First pose", batch_index=0, length=1),
-    node("negative_pose_frames", "GetVideoComponents", 1.4, 34, size=(280, None)),
-    node("unet", "UNETLoader", 2.15, 0, size=(310, None), unet_name="Wan21_SteadyDancer_fp8_e4m3fn_scaled_KJ.safetensors", weight_dtype="default"),
-    node("clip", "CLIPLoader", 2.15, 7, size=(310, None), clip_name="umt5_xxl_fp8_e4m3fn_scaled.safetensors", type="wan"),
-    node("clip_vision", "CLIPVisionLoader", 2.15, 15, size=(310, None), clip_name="clip_vision_h.safetensors"),
-    node("vae", "VAELoader", 2.15, 21, size=(310, None), vae_name="wan_2.1_vae.safetensors"),
-    node("see_picture", "CLIPVisionEncode", 2.15, 34, size=(310, None), title="CLIP Vision: picture", crop="none"),
-    node("see_pose", "CLIPVisionEncode", 2.15, 41, size=(310, None), title="CLIP Vision: first pose", crop="none"),
-    node("positive", "CLIPTextEncode", 2.95, 0, title="Prompt", size=(400, 260), text=PROMPT),
-    node("negative", "CLIPTextEncode", 2.95, 15, title="Negative prompt", size=(400, 220), text=NEGATIVE),
-    node("condition", "SteadyDancerToVideo", 3.95, 0, size=(310, None), length=81, batch_size=1),
-    node("guider", "SteadyDancerGuider", 3.95, 20, size=(310, None), cfg=5.0, pose_cfg=1.0, start=0.1, end=0.4),
-    node("schedule", "SteadyDancerSchedule", 3.95, 32, size=(310, None), steps=40, shift=5.0),
-    node("solver", "SteadyDancerFlowUniPC", 3.95, 38, size=(310, None)),
-    node("noise", "RandomNoise", 3.95, 41, size=(310, None), noise_seed=106060, control_after_generate="fixed"),
-    node("sample", "SamplerCustomAdvanced", 4.75, 0, size=(400, None)),
-    node("decode", "VAEDecode", 4.75, 8, size=(400, None)),
-    node("video", "CreateVideo", 4.75, 12, size=(400, None), fps=16.0),
-    node("save", "SaveVideo", 4.75, 19, size=(400, 540), title="3. The video", filename_prefix="video/SteadyDancer"),
+    note("note", 0, -330, BASIC_NOTE, 210),
+    node("picture", "LoadImage", 0, 0, title="1. Picture of the person", size=(280, 560), image=PERSON),
+    node("poses", "LoadVideo", 300, 0, title="2. Pose video", size=(280, 560), file=POSES),
+    node("negative_poses", "LoadVideo", 600, 0, title="2. The same, changed (negative)", size=(280, 560), file=NEGATIVE_POSES),
+    node("fit", "SteadyDancerFitImage", 0, 640, size=(280, None), area="576p (1024×576)"),
+    node("pose_frames", "GetVideoComponents", 300, 640, size=(280, None)),
+    node("negative_pose_frames", "GetVideoComponents", 600, 640, size=(280, None)),
+    node("see", "SteadyDancerClipVision", 300, 800, size=(280, None)),
+    node("positive", "CLIPTextEncode", 940, 0, title="3. Prompt", size=(400, 160), text=PROMPT),
+    node("negative", "CLIPTextEncode", 940, 230, title="Negative prompt", size=(400, 100), text=NEGATIVE),
+    node("unet", "UNETLoader", 940, 480, size=(400, None), unet_name="Wan21_SteadyDancer_fp8_e4m3fn_scaled_KJ.safetensors", weight_dtype="default"),
+    node("clip", "CLIPLoader", 940, 615, size=(400, None), clip_name="umt5_xxl_fp8_e4m3fn_scaled.safetensors", type="wan"),
+    node("clip_vision", "CLIPVisionLoader", 940, 770, size=(400, None), clip_name="clip_vision_h.safetensors"),
+    node("vae", "VAELoader", 940, 885, size=(400, None), vae_name="wan_2.1_vae.safetensors"),
+    node("condition", "SteadyDancerToVideo", 1380, 0, size=(310, None), length=81, batch_size=1),
+    node("guider", "SteadyDancerGuider", 1380, 360, size=(310, None), cfg=5.0, pose_cfg=1.0, start=0.1, end=0.4),
+    node("schedule", "SteadyDancerSchedule", 1380, 625, size=(310, None), steps=40, shift=5.0),
+    node("solver", "SteadyDancerFlowUniPC", 1380, 772, size=(310, None)),
+    node("noise", "RandomNoise", 1380, 872, size=(310, None), noise_seed=106060, control_after_generate="fixed"),
+    node("sample", "SamplerCustomAdvanced", 1730, 0, size=(400, None)),
+    node("decode", "VAEDecode", 1730, 180, size=(400, None)),
+    node("video", "CreateVideo", 1730, 300, size=(400, None), fps=16.0),
+    node("save", "SaveVideo", 1730, 490, size=(400, 455), title="4. The video", filename_prefix="video/SteadyDancer"),
 ]  # fmt: skip
 BASIC_GROUPS = [
-    ["1, 2. Your picture and its poses", -20, -80, 940, 1000],
-    ["Models", 926, -80, 350, 640],
-    ["Prompts", 1278, -80, 440, 640],
-    ["Conditioning and sampling", 1718, -80, 350, 1000],
-    ["3. Result", 2070, -80, 440, 1000],
+    ["1, 2. Your picture and its poses", -20, -80, 920, 1050],
+    ["3. Prompts", 920, -80, 440, 460],
+    ["Models", 920, 400, 440, 570],
+    ["Length, guidance, steps, seed", 1360, -80, 350, 1050],
+    ["4. Result", 1710, -80, 440, 1050],
 ]
 BASIC_LINKS = [
     "picture.IMAGE > fit.image",
-    "picture.IMAGE > see_picture.image",
     "poses.VIDEO > pose_frames.video",
     "negative_poses.VIDEO > negative_pose_frames.video",
-    "pose_frames.images > first_pose.image",
-    "first_pose.IMAGE > see_pose.image",
-    "clip_vision.CLIP_VISION > see_picture.clip_vision",
-    "clip_vision.CLIP_VISION > see_pose.clip_vision",
+    "clip_vision.CLIP_VISION > see.clip_vision",
+    "picture.IMAGE > see.image",
+    "pose_frames.images > see.pose_video",
     "clip.CLIP > positive.clip",
     "clip.CLIP > negative.clip",
     "positive.CONDITIONING > condition.positive",
     "negative.CONDITIONING > condition.negative",
     "vae.VAE > condition.vae",
-    "see_picture.CLIP_VISION_OUTPUT > condition.clip_vision_output",
-    "see_pose.CLIP_VISION_OUTPUT > condition.pose_clip_vision_output",
+    "see.clip_vision_output > condition.clip_vision_output",
+    "see.pose_clip_vision_output > condition.pose_clip_vision_output",
     "fit.image > condition.start_image",
     "fit.width > condition.width",
     "fit.height > condition.height",
@@ -160,42 +150,40 @@ BASIC_LINKS = [
 LONG_NOTE = """\
 ## A longer dance
 
-Like `steadydancer_basic`, for more frames than the model was made for: **Wan Context Windows** lets it work on 81 frames
-at a time, about 28 of them shared with the window before, and every window sees the picture and the first pose of the whole
-clip.
+Like `steadydancer_auto`, for more frames than the model was made for: **Wan Context Windows** lets it work on 81 frames at a time,
+about 28 of them shared with the window before, and every window sees the picture and the first pose of the whole clip.
 
-- Set the length in **SteadyDancer Conditioning**: 161 frames are ten seconds. It must be 4·n + 1.
-- Time grows with the windows: 161 frames are three or four of them, so the run takes that many times as long.
-- Leave *retain_first_frame* off: it would draw the picture into every window.
+- **Length**: 161 frames in *SteadyDancer Conditioning* are ten seconds. It must be 4·n + 1, and the pose videos as long.
+- **Time** grows with the windows: 161 frames are three or four of them, so the run takes that many times as long.
+- ***retain_first_frame***: off, the person may drift from the picture over a long clip; on, they are steadier but may jump back to
+  the picture's pose where a window begins. The model was trained for neither.
 """
 
 
 AUTO_NOTE = """\
 ## A picture dances: models come by themselves
 
-1. **Picture**: load your person (step 1). Head to toe works best when the dance shows the whole body.
-2. **Poses**: load the drawn pose video and its changed twin (the negative). The twin makes the person keep their own
-   proportions; without it, delete its two nodes.
-3. **Run.** What is not on this machine is downloaded first, once: about 25 GB, with progress under the loader.
-   Cancel keeps what was fetched.
+1. **Picture**: load your person. Head to toe works best when the dance shows the whole body.
+2. **Poses**: the drawn pose video and its changed twin, which makes the person keep their own proportions. These were drawn for
+   the example person: **for your own picture or dance take `steadydancer_from_video`**, which draws both.
+3. **Prompt**: describe *your* person, place and motion; the text here is about the example. The negative prompt is Wan's own: leave it.
+4. **Run.** What is missing is downloaded first, once: about 25 GB, with progress under the loader; Cancel keeps what was fetched.
+   Then about 46 minutes at 576p on an RTX 4090 (an estimate; the planner knows your card).
 
-**GGUF / fp8 Selector** chooses the variant that suits your GPU and says why. Disconnect it to choose one yourself in the
-loader; your own files are listed last there.
-
-**Faster**: turn on *step_distill* in the loader, then 4 steps and cfg 1. **Smaller**: area 480p, shift 3.
+**For a first try**: *step_distill* in the loader, *cfg* 1 in the guider and 4 *steps*: 3 minutes. **Smaller**: area 480p.
+**GGUF / fp8 Selector** chooses the variant for your GPU and says why. Disconnect it to choose one yourself in the loader.
 """
 
 PLANNED_NOTE = """\
 ## A picture dances, and it is known beforehand whether it fits
 
-**VRAM Budget Planner** reads this GPU, chooses the variant that is done first, and shows what every phase takes. Its plan
-goes to the loader, which keeps that much on the card; its tile size goes to the decoder. If it cannot fit, the loader says so
-before anything is fetched, and what to change.
-
-**VRAM Report** compares the run with the plan afterwards, and the next plan knows.
+**VRAM Budget Planner** reads this GPU, chooses the variant that is done first, and shows what every phase takes and how long. Its
+plan goes to the loader, which keeps that much on the card; its tile size goes to the decoder. If it cannot fit, the loader says so
+before anything is fetched, and what to change. **VRAM Report** compares the run with the plan afterwards, and the next plan knows.
 
 - *gpu*: another card shows what it could do; set it back to *this one* to run.
-- Changed the number of frames in **SteadyDancer Conditioning**, the steps or the guidance? Change them in the planner too.
+- Changed the frames in **SteadyDancer Conditioning**, the steps or the guidance? Change them in the planner too.
+- The poses were drawn for the example person: for your own, `steadydancer_from_video` draws them. The prompt describes the example too.
 """
 
 # What takes the place of core's four loaders.
@@ -222,16 +210,16 @@ graph is core's.
 """
 
 T2V_NODES = [
-    note("note", -1, 0, T2V_NOTE, 240),
+    note("note", -440, 0, T2V_NOTE, 240, width=400),
     node("loader", "SteadyDancerCatalogLoader", 0, 0, variant="wan2.1/t2v-1.3b"),
-    node("positive", "CLIPTextEncode", 1, 0, title="Prompt", size=(400, 180), text=PROMPT),
-    node("negative", "CLIPTextEncode", 1, 11, title="Negative prompt", size=(400, 180), text=NEGATIVE),
-    node("latent", "EmptyHunyuanLatentVideo", 1, 22, width=832, height=480, length=33, batch_size=1),
-    node("shift", "ModelSamplingSD3", 2, -6, shift=8.0),
-    node("sample", "KSampler", 2, 0, seed=106060, steps=30, cfg=6.0, sampler_name="uni_pc", scheduler="simple", denoise=1.0),
-    node("decode", "VAEDecode", 3, 0),
-    node("video", "CreateVideo", 3, 4, fps=16.0),
-    node("save", "SaveVideo", 3, 13, size=(400, 420), filename_prefix="video/Wan"),
+    node("positive", "CLIPTextEncode", 440, 0, title="Prompt", size=(400, 180), text=PROMPT),
+    node("negative", "CLIPTextEncode", 440, 220, title="Negative prompt", size=(400, 180), text=NEGATIVE),
+    node("latent", "EmptyHunyuanLatentVideo", 440, 440, width=832, height=480, length=33, batch_size=1),
+    node("shift", "ModelSamplingSD3", 880, -120, shift=8.0),
+    node("sample", "KSampler", 880, 0, seed=106060, steps=30, cfg=6.0, sampler_name="uni_pc", scheduler="simple", denoise=1.0),
+    node("decode", "VAEDecode", 1320, 0),
+    node("video", "CreateVideo", 1320, 120, fps=16.0),
+    node("save", "SaveVideo", 1320, 310, size=(400, 420), filename_prefix="video/Wan"),
 ]  # fmt: skip
 T2V_LINKS = [
     "loader.MODEL > shift.model",
@@ -262,6 +250,18 @@ def replace(nodes, **changed):
     return [changed.get(n["key"], n) for n in nodes]
 
 
+LOADERS = ("unet", "clip", "clip_vision", "vae")
+
+
+def one_loader(text, height=190, step_distill=False, variant="auto", **changed):
+    """The basic graph's nodes with one loader in place of core's four, another note, and `changed` nodes."""
+    kept = [n for n in BASIC_NODES if n["key"] not in LOADERS]
+    loader = node(
+        "loader", "SteadyDancerLoader", 940, 780, size=(400, None), variant=variant, step_distill=step_distill
+    )
+    return [*replace(kept, **{"note": note("note", 0, -120 - height, text, height), **changed}), loader]
+
+
 R2_NOTE = """\
 ## Results that outlive the machine
 
@@ -289,18 +289,18 @@ first) takes them up again.
 """
 
 EXTRACT_NODES = [
-    note("note", -1, 0, EXTRACT_NOTE, 320),
+    note("note", -440, 0, EXTRACT_NOTE, 320, width=400),
     node("dance", "LoadVideo", 0, 0, title="1. Dance", size=(400, 560), file=DANCE),
-    node("piece", "SteadyDancerDrivingVideo", 1, 0, frames=81),
-    node("estimate", "SteadyDancerPoseEstimator", 1, 14, size=(400, 900)),
-    node("track", "SteadyDancerPoseTrack", 2, 0),
-    node("draw", "SteadyDancerPoseDraw", 2, 10, style="SteadyDancer"),
-    node("video", "CreateVideo", 2, 18, fps=16.0),
-    node("save", "SaveVideo", 3, 0, size=(400, 540), title="2. The pose video", filename_prefix="video/pose"),
-    node("keep", "SteadyDancerPoseSave", 3, 30, title="Keep the poses", filename_prefix="pose/SteadyDancer"),
-    node("kept", "SteadyDancerPoseLoad", 2, 30, title="Poses kept earlier", file=POSE),
-    node("draw_kept", "SteadyDancerPoseDraw", 2, 38, title="Draw: poses kept earlier", style="SteadyDancer"),
-    node("see_kept", "PreviewImage", 3, 38, size=(400, 400)),
+    node("piece", "SteadyDancerDrivingVideo", 440, 0, start=0.0, frames=81),
+    node("estimate", "SteadyDancerPoseEstimator", 440, 280, size=(400, 900)),
+    node("track", "SteadyDancerPoseTrack", 880, 0),
+    node("draw", "SteadyDancerPoseDraw", 880, 200, style="SteadyDancer"),
+    node("video", "CreateVideo", 880, 360, fps=16.0),
+    node("save", "SaveVideo", 1320, 0, size=(400, 540), title="2. The pose video", filename_prefix="video/pose"),
+    node("keep", "SteadyDancerPoseSave", 1320, 600, title="Keep the poses", filename_prefix="pose/SteadyDancer"),
+    node("kept", "SteadyDancerPoseLoad", 880, 600, title="Poses kept earlier", file=POSE),
+    node("draw_kept", "SteadyDancerPoseDraw", 880, 760, title="Draw: poses kept earlier", style="SteadyDancer"),
+    node("see_kept", "PreviewImage", 1320, 760, size=(400, 400)),
 ]  # fmt: skip
 EXTRACT_LINKS = [
     "dance.VIDEO > piece.video",
@@ -319,29 +319,38 @@ EXTRACT_LINKS = [
 FROM_VIDEO_NOTE = """\
 ## A picture dances what a video shows
 
-1. **Picture**: load your person (step 1). Head to toe works best when the dance shows the whole body.
-2. **Dance**: load any dance video (step 2); *Driving Video* takes 81 frames of it at 16 frames a second, with the sound.
-3. **Run.** DWPose reads both, *Align Pose* gives the dance the person's proportions, and a changed twin of it guides the
-   sampler.
+1. **Picture**: load your person. Head to toe works best when the dance shows the whole body.
+2. **Dance**: load any dance video. *Driving Video* takes 81 frames of it at 16 frames a second, with the sound; *start* chooses another piece.
+3. **Prompt**: describe *your* person, place and motion; the text here is about the example. The negative prompt is Wan's own: leave it.
+4. **Run.** Models come by themselves, once: 25 GB and, for the poses, 350 MB. Then about 46 minutes at 576p on an RTX 4090 (an estimate).
 
-**Models come by themselves**, once: the variant that suits this GPU (fp8: 25 GB with its encoders), YOLOX and DWPose (350 MB).
-
-**Half a body in the picture?** Keep the mode *robust*. **Another piece?** *start* in Driving Video, in seconds.
+**For a first try**: *step_distill* in the loader, *cfg* 1 in the guider and 4 *steps*: 3 minutes. **Smaller**: area 480p.
+**Shorter or longer**: *frames* in Driving Video and *length* in Conditioning, the same number, 4·n + 1. **Half a body in the picture?** Keep
+the mode *robust*. **As the authors do it**, slower: *detect_every* 1 and *flip_test* on in both estimators, mode *official*.
 """
 
 POSE_NODES = ("poses", "negative_poses", "pose_frames", "negative_pose_frames")
 POSE_SOURCES = {"pose_frames.images": "draw.images", "negative_pose_frames.images": "draw_negative.images"}
 FROM_VIDEO_NODES = [
-    node("dance", "LoadVideo", 0.7, 0, title="2. Dance", size=(280, 600), file=DANCE),
-    node("piece", "SteadyDancerDrivingVideo", 0.7, 34, size=(280, None), frames=81),
-    node("person", "SteadyDancerPoseEstimator", -0.9, 52, title="Pose of the person", size=(400, 900)),
-    node("dancer", "SteadyDancerPoseEstimator", 0.1, 52, title="Poses of the dance", size=(400, 900)),
-    node("track", "SteadyDancerPoseTrack", 1.15, 52, max_people=1),
-    node("align", "SteadyDancerPoseAlign", 1.15, 62, mode="robust", seed=0, control_after_generate="fixed"),
-    node("draw", "SteadyDancerPoseDraw", 1.15, 77, title="Draw: poses", style="SteadyDancer"),
-    node("draw_negative", "SteadyDancerPoseDraw", 1.15, 87, title="Draw: changed poses", style="SteadyDancer"),
-    node("first_pose", "ImageFromBatch", 1.15, 97, size=(280, None), title="First pose", batch_index=0, length=1),
+    node("picture", "LoadImage", 0, 0, title="1. Picture of the person", size=(280, 560), image=PERSON),
+    node("dance", "LoadVideo", 300, 0, title="2. Dance", size=(280, 560), file=DANCE),
+    node("piece", "SteadyDancerDrivingVideo", 300, 640, size=(280, None), start=0.0, frames=81),
+    node("person", "SteadyDancerPoseEstimator", 630, 0, title="Pose of the person", size=(280, 440)),
+    node("dancer", "SteadyDancerPoseEstimator", 630, 510, title="Poses of the dance", size=(280, 440)),
+    node("track", "SteadyDancerPoseTrack", 930, 0, size=(280, None), max_people=1),
+    node("align", "SteadyDancerPoseAlign", 930, 180, size=(280, None), mode="robust", seed=0, control_after_generate="fixed"),
+    node("draw", "SteadyDancerPoseDraw", 930, 470, size=(280, None), title="Draw: poses", style="SteadyDancer"),
+    node("draw_negative", "SteadyDancerPoseDraw", 930, 630, size=(280, None), title="Draw: changed poses", style="SteadyDancer"),
+    node("see", "SteadyDancerClipVision", 930, 800, size=(280, None)),
 ]  # fmt: skip
+FROM_VIDEO_SHIFT = 310  # of what stands to the right of the poses, against the basic graph
+
+
+def moved(spec):
+    x, y = spec["pos"]
+    return {**spec, "pos": [x + FROM_VIDEO_SHIFT, y]}
+
+
 FROM_VIDEO_LINKS = [
     "dance.VIDEO > piece.video",
     "fit.image > person.image",
@@ -375,15 +384,15 @@ text encoder and the VAE come by themselves; the authors' `.pth` is converted on
 - **Quality**: *topk* 0.15 in the loader. **Speed**: 3 or 2 steps in the schedule.
 """
 TURBO_T2V_NODES = [
-    note("note", -1, 0, TURBO_T2V_NOTE, 300),
+    note("note", -440, 0, TURBO_T2V_NOTE, 300, width=400),
     node("loader", "SteadyDancerTurboLoader", 0, 0, size=(400, None), model="turbowan2.1-t2v-1.3b-480p/bf16"),
-    node("positive", "CLIPTextEncode", 1, 0, title="Prompt", size=(400, 260), text=PROMPT),
-    node("latent", "EmptyHunyuanLatentVideo", 1, 15, width=832, height=480, length=81, batch_size=1),
-    node("schedule", "SteadyDancerRCMSchedule", 1, 24, steps=4, preset="t2v"),
-    node("sample", "SteadyDancerTurboSampler", 2, 0, seed=106060, control_after_generate="fixed"),
-    node("decode", "VAEDecode", 3, 0),
-    node("video", "CreateVideo", 3, 4, fps=16.0),
-    node("save", "SaveVideo", 3, 13, size=(400, 420), filename_prefix="video/Turbo"),
+    node("positive", "CLIPTextEncode", 440, 0, title="Prompt", size=(400, 260), text=PROMPT),
+    node("latent", "EmptyHunyuanLatentVideo", 440, 300, width=832, height=480, length=81, batch_size=1),
+    node("schedule", "SteadyDancerRCMSchedule", 440, 480, steps=4, preset="t2v"),
+    node("sample", "SteadyDancerTurboSampler", 880, 0, seed=106060, control_after_generate="fixed"),
+    node("decode", "VAEDecode", 1320, 0),
+    node("video", "CreateVideo", 1320, 120, fps=16.0),
+    node("save", "SaveVideo", 1320, 310, size=(400, 420), filename_prefix="video/Turbo"),
 ]  # fmt: skip
 TURBO_T2V_LINKS = [
     "loader.MODEL > sample.model",
@@ -408,17 +417,17 @@ Sampler** changes over by itself and keeps one stream of noise.
 - 480p: *area* in Fit Reference Image. Fewer than 3 steps never reach the second expert.
 """
 TURBO_I2V_NODES = [
-    note("note", -1, 0, TURBO_I2V_NOTE, 300),
-    node("picture", "LoadImage", -1, 17, size=(400, 420), image=PERSON),
-    node("fit", "SteadyDancerFitImage", -1, 40, size=(400, None), area="720p (1280×720)", fit="stretch (TurboDiffusion)"),
+    note("note", -440, 0, TURBO_I2V_NOTE, 300, width=400),
+    node("picture", "LoadImage", -440, 340, size=(400, 420), image=PERSON),
+    node("fit", "SteadyDancerFitImage", -440, 800, size=(400, None), area="720p (1280×720)", fit="stretch (TurboDiffusion)"),
     node("loader", "SteadyDancerTurboLoader", 0, 0, size=(400, None), model="turbowan2.2-i2v-a14b-720p/int8"),
-    node("positive", "CLIPTextEncode", 1, 0, title="Prompt", size=(400, 260), text=PROMPT),
-    node("condition", "WanImageToVideo", 1, 15, length=81, batch_size=1),
-    node("schedule", "SteadyDancerRCMSchedule", 1, 28, steps=4, preset="i2v"),
-    node("sample", "SteadyDancerTurboSampler", 2, 0, seed=106060, control_after_generate="fixed"),
-    node("decode", "VAEDecode", 3, 0),
-    node("video", "CreateVideo", 3, 4, fps=16.0),
-    node("save", "SaveVideo", 3, 13, size=(400, 420), filename_prefix="video/Turbo"),
+    node("positive", "CLIPTextEncode", 440, 0, title="Prompt", size=(400, 260), text=PROMPT),
+    node("condition", "WanImageToVideo", 440, 300, length=81, batch_size=1),
+    node("schedule", "SteadyDancerRCMSchedule", 440, 560, steps=4, preset="i2v"),
+    node("sample", "SteadyDancerTurboSampler", 880, 0, seed=106060, control_after_generate="fixed", ode=True),
+    node("decode", "VAEDecode", 1320, 0),
+    node("video", "CreateVideo", 1320, 120, fps=16.0),
+    node("save", "SaveVideo", 1320, 310, size=(400, 420), filename_prefix="video/Turbo"),
 ]  # fmt: skip
 TURBO_I2V_LINKS = [
     "picture.IMAGE > fit.image",
@@ -447,8 +456,10 @@ FAST_NOTE = """\
 has the poses' own guidance) where the full run has 91. No TurboDiffusion weights exist for SteadyDancer; this is the honest
 fast way.
 
-- Without the changed pose video: delete its two nodes. Then it is 4 passes.
-- Eyes closed or poses off: the full run is better. Use this to choose picture and dance.
+- **Prompt**: describe *your* person; the text is about the example. **Your own picture or dance**: `steadydancer_from_video` draws their
+  poses; set *step_distill*, *cfg* 1 and 4 *steps* there.
+- Eyes closed or poses off: the full run is better. Use this to choose picture and dance. Its LoRA is the one that SteadyDancer's users
+  run with 4 steps; this solver and the poses' own guidance beside it are ours, and the authors have not tried them.
 """
 
 RCM_NOTE = """\
@@ -462,21 +473,21 @@ image to video, and looks at half of the blocks only. **Nobody has shown that th
 GRAPHS = {
     "save_to_r2": {
         "nodes": [
-            note("note", -1, 0, R2_NOTE, 420),
+            note("note", -440, 0, R2_NOTE, 420, width=400),
             node("video", "LoadVideo", 0, 0, size=(None, 560), file=DANCE),
-            node("picture", "LoadImage", 0, 32, size=(None, 320), image=PERSON),
-            node("save", "SteadyDancerR2SaveVideo", 1, 0, size=(400, 1020)),
+            node("picture", "LoadImage", 0, 640, size=(None, 320), image=PERSON),
+            node("save", "SteadyDancerR2SaveVideo", 440, 0, size=(400, 1020)),
             node(
                 "newest",
                 "SteadyDancerR2Upload",
-                2,
+                880,
                 0,
                 title="The newest video under a fixed name",
                 size=(400, 260),
                 key="{prefix}/newest.{ext}",
                 overwrite=True,
             ),
-            node("images", "SteadyDancerR2SaveImages", 2, 16, size=(400, 640)),
+            node("images", "SteadyDancerR2SaveImages", 880, 320, size=(400, 640)),
         ],
         "links": [
             link("video.VIDEO > save.video"),
@@ -492,16 +503,16 @@ GRAPHS = {
     },
     "steadydancer_long": {
         "nodes": [
-            *replace(
-                BASIC_NODES,
-                note=note("note", -1, 0, LONG_NOTE, 360),
-                condition=node("condition", "SteadyDancerToVideo", 3.95, 0, size=(310, None), length=161, batch_size=1),
+            *one_loader(
+                LONG_NOTE,
+                condition=node("condition", "SteadyDancerToVideo", 1380, 0, size=(310, None), length=161, batch_size=1),
             ),
             node(
                 "windows",
                 "WanContextWindowsManual",
-                2.95,
-                30,
+                940,
+                470,
+                size=(400, None),
                 context_length=81,
                 context_overlap=30,
                 context_schedule="standard_uniform",
@@ -511,25 +522,21 @@ GRAPHS = {
             ),
         ],
         "links": [
-            *(link(path) for path in BASIC_LINKS if not path.startswith("unet.")),
-            link("unet.MODEL > windows.model"),
+            *(automatic(path) for path in BASIC_LINKS if not path.startswith("unet.")),
+            link("loader.MODEL > windows.model"),
             link("windows.MODEL > guider.model"),
         ],
         "groups": BASIC_GROUPS,
     },
     "steadydancer_auto": {
         "nodes": [
-            *(
-                n
-                for n in replace(BASIC_NODES, note=note("note", -1, 0, AUTO_NOTE, 430))
-                if n["key"] not in ("unet", "clip", "clip_vision", "vae")
-            ),
-            node("loader", "SteadyDancerLoader", 2.15, 0, size=(310, None), variant="auto", step_distill=False),
+            *one_loader(AUTO_NOTE),
             node(
                 "select",
                 "SteadyDancerVariantSelector",
-                2.15,
-                -14,
+                940,
+                490,
+                size=(400, None),
                 family="steadydancer",
                 budget=0.0,
                 preference="auto",
@@ -541,39 +548,38 @@ GRAPHS = {
     },
     "steadydancer_planned": {
         "nodes": [
-            *(
-                n
-                for n in replace(
-                    BASIC_NODES,
-                    note=note("note", -1, 0, PLANNED_NOTE, 430),
-                    decode=node("decode", "VAEDecodeTiled", 4.75, 8, size=(400, None), temporal_size=4096),
-                    video=node("video", "CreateVideo", 4.75, 17, size=(400, None), fps=16.0),
+            *replace(
+                one_loader(
+                    PLANNED_NOTE,
+                    decode=node("decode", "VAEDecodeTiled", 1730, 180, size=(400, None), temporal_size=4096),
+                    video=node("video", "CreateVideo", 1730, 400, size=(400, None), fps=16.0),
                     save=node(
                         "save",
                         "SaveVideo",
-                        4.75,
-                        24,
-                        size=(400, 480),
-                        title="3. The video",
+                        1730,
+                        580,
+                        size=(400, 220),
+                        title="4. The video",
                         filename_prefix="video/SteadyDancer",
                     ),
-                )
-                if n["key"] not in ("unet", "clip", "clip_vision", "vae")
+                ),
+                loader=node(
+                    "loader", "SteadyDancerLoader", 600, 800, size=(280, None), variant="auto", step_distill=False
+                ),
             ),
-            node("loader", "SteadyDancerLoader", 2.15, 20, size=(310, None), variant="auto", step_distill=False),
             node(
                 "plan",
                 "SteadyDancerVRAMPlanner",
-                2.15,
-                -16,
-                size=(310, 660),
+                940,
+                470,
+                size=(400, 470),
                 variant="auto",
                 frames=81,
                 steps=40,
                 guidance="text and pose",
                 gpu="this one",
             ),
-            node("report", "SteadyDancerVRAMReport", 3.95, 49, size=(310, 200)),
+            node("report", "SteadyDancerVRAMReport", 1730, 850, size=(400, 100)),
         ],
         "links": [
             *(automatic(path) for path in BASIC_LINKS),
@@ -585,12 +591,12 @@ GRAPHS = {
             link("plan.plan > report.plan"),
             link("decode.IMAGE > report.after"),
         ],
-        "groups": [*BASIC_GROUPS[:1], ["Plan and models", 926, -380, 350, 940], *BASIC_GROUPS[2:]],
+        "groups": [*BASIC_GROUPS[:2], ["The plan", 920, 400, 440, 570], *BASIC_GROUPS[3:]],
     },
     "wan_t2v_auto": {"nodes": T2V_NODES, "links": [link(path) for path in T2V_LINKS], "groups": []},
     "download_models": {
         "nodes": [
-            note("note", -1, 0, DOWNLOAD_NOTE, 240),
+            note("note", -440, 0, DOWNLOAD_NOTE, 240, width=400),
             node("download", "SteadyDancerDownload", 0, 0, size=(400, 260), names="steadydancer"),
         ],
         "links": [],
@@ -599,100 +605,89 @@ GRAPHS = {
     "dwpose_extract": {"nodes": EXTRACT_NODES, "links": [link(path) for path in EXTRACT_LINKS], "groups": []},
     "steadydancer_from_video": {
         "nodes": [
-            *(
-                n
-                for n in replace(BASIC_NODES, note=note("note", -1, 0, FROM_VIDEO_NOTE, 430))
-                if n["key"] not in (*POSE_NODES, "first_pose", "unet", "clip", "clip_vision", "vae")
+            *replace(
+                [n for n in one_loader(FROM_VIDEO_NOTE) if n["key"] not in (*POSE_NODES, "picture", "see")],
+                **{n["key"]: moved(n) for n in one_loader(FROM_VIDEO_NOTE) if n["pos"][0] >= 940},
             ),
             *FROM_VIDEO_NODES,
-            node("loader", "SteadyDancerLoader", 2.15, 0, size=(310, None), variant="auto", step_distill=False),
         ],
         "links": [
             *(from_video(path) for path in BASIC_LINKS if "poses.VIDEO" not in path),
             *(link(path) for path in FROM_VIDEO_LINKS),
         ],
-        "groups": [["3. The dance's poses", -420, 960, 1250, 1120], *BASIC_GROUPS[1:]],
+        "groups": [
+            ["1, 2. Your picture and dance", -20, -80, 620, 1050],
+            ["Poses: nothing to set", 610, -80, 620, 1050],
+            *([title, x + FROM_VIDEO_SHIFT, *rest] for title, x, *rest in BASIC_GROUPS[1:]),
+        ],
     },
     "turbo_t2v": {"nodes": TURBO_T2V_NODES, "links": [link(path) for path in TURBO_T2V_LINKS], "groups": []},
     "turbo_i2v": {"nodes": TURBO_I2V_NODES, "links": [link(path) for path in TURBO_I2V_LINKS], "groups": []},
     "steadydancer_turbo": {
-        "nodes": [
-            *(
-                n
-                for n in replace(
-                    BASIC_NODES,
-                    note=note("note", -1, 0, FAST_NOTE, 360),
-                    guider=node(
-                        "guider",
-                        "SteadyDancerGuider",
-                        3.95,
-                        20,
-                        size=(310, None),
-                        cfg=1.0,
-                        pose_cfg=1.0,
-                        start=0.1,
-                        end=0.4,
-                    ),
-                    schedule=node("schedule", "SteadyDancerSchedule", 3.95, 32, size=(310, None), steps=4, shift=5.0),
-                )
-                if n["key"] not in ("unet", "clip", "clip_vision", "vae")
+        "nodes": one_loader(
+            FAST_NOTE,
+            170,
+            step_distill=True,
+            variant="steadydancer/fp8",
+            guider=node(
+                "guider", "SteadyDancerGuider", 1380, 360, size=(310, None), cfg=1.0, pose_cfg=1.0, start=0.1, end=0.4
             ),
-            node(
-                "loader", "SteadyDancerLoader", 2.15, 0, size=(310, None), variant="steadydancer/fp8", step_distill=True
-            ),
-        ],
+            schedule=node("schedule", "SteadyDancerSchedule", 1380, 625, size=(310, None), steps=4, shift=5.0),
+        ),
         "links": [automatic(path) for path in BASIC_LINKS],
         "groups": BASIC_GROUPS,
     },
     "steadydancer_rcm_merge": {
         "nodes": [
-            *(
-                n
-                for n in replace(
-                    BASIC_NODES,
-                    note=note("note", -1, 0, RCM_NOTE, 300),
-                    guider=node(
-                        "guider",
-                        "SteadyDancerGuider",
-                        3.95,
-                        20,
-                        size=(310, None),
-                        cfg=1.0,
-                        pose_cfg=1.0,
-                        start=0.1,
-                        end=0.4,
-                    ),
-                    schedule=node(
-                        "schedule", "SteadyDancerRCMSchedule", 3.95, 32, size=(310, None), steps=4, preset="t2v"
-                    ),
-                    solver=node("solver", "KSamplerSelect", 3.95, 39, size=(310, None), sampler_name="lcm"),
-                    noise=node(
-                        "noise",
-                        "RandomNoise",
-                        3.95,
-                        43,
-                        size=(310, None),
-                        noise_seed=106060,
-                        control_after_generate="fixed",
-                    ),
-                )
-                if n["key"] not in ("unet", "clip", "clip_vision", "vae")
-            ),
-            node(
-                "loader",
-                "SteadyDancerLoader",
-                2.15,
-                0,
-                size=(310, None),
+            *one_loader(
+                RCM_NOTE,
+                note=note("note", 0, -330, RCM_NOTE, 210, width=880),
                 variant="steadydancer/fp16",
-                step_distill=False,
+                guider=node(
+                    "guider",
+                    "SteadyDancerGuider",
+                    1380,
+                    360,
+                    size=(310, None),
+                    cfg=1.0,
+                    pose_cfg=1.0,
+                    start=0.1,
+                    end=0.4,
+                ),
+                schedule=node(
+                    "schedule", "SteadyDancerRCMSchedule", 1380, 622, size=(310, None), steps=4, preset="t2v"
+                ),
+                solver=node("solver", "KSamplerSelect", 1380, 795, size=(310, None), sampler_name="lcm"),
+                noise=node(
+                    "noise",
+                    "RandomNoise",
+                    1380,
+                    884,
+                    size=(310, None),
+                    noise_seed=106060,
+                    control_after_generate="fixed",
+                ),
             ),
             node(
-                "turbo", "SteadyDancerTurboLoader", 2.15, -40, model="turbowan2.1-t2v-14b-480p/bf16", attention="dense"
+                "turbo",
+                "SteadyDancerTurboLoader",
+                940,
+                -310,
+                size=(400, None),
+                model="turbowan2.1-t2v-14b-480p/bf16",
+                attention="dense",
             ),
-            node("t2v", "UNETLoader", 2.15, -20, unet_name="wan2.1_t2v_14B_bf16.safetensors", weight_dtype="default"),
-            node("merge", "SteadyDancerRCMMerge", 3.1, -40, strength=1.0),
-            node("sparse", "SteadyDancerSparseAttention", 3.95, -40, keep=0.5),
+            node(
+                "t2v",
+                "UNETLoader",
+                1380,
+                -310,
+                size=(310, None),
+                unet_name="wan2.1_t2v_14B_bf16.safetensors",
+                weight_dtype="default",
+            ),
+            node("merge", "SteadyDancerRCMMerge", 1730, -310, size=(400, None), strength=1.0),
+            node("sparse", "SteadyDancerSparseAttention", 1380, -180, size=(310, None), keep=0.5),
         ],
         "links": [
             *(automatic(path) for path in BASIC_LINKS if not path.startswith("unet.")),
@@ -702,6 +697,6 @@ GRAPHS = {
             link("merge.MODEL > sparse.model"),
             link("sparse.MODEL > guider.model"),
         ],
-        "groups": BASIC_GROUPS,
+        "groups": [*BASIC_GROUPS, ["rCM's training and sparse attention", 920, -390, 1230, 300]],
     },
 }

@@ -107,6 +107,13 @@ def test_robust_ignores_a_jumpy_detector():
     assert (sure > -300).all() and (sure < 1300).all()
 
 
+def test_a_dance_begins_where_the_person_stands():
+    """The video's first frame is the picture: a dancer who runs must not be put where he is two frames later."""
+    driving, reference = clip(walker(10, height=400, speed=25.0)), clip(walker(1))
+    aligned = align(driving, reference, 800, 1000)
+    np.testing.assert_allclose(aligned.points[0, 0, 1], reference.points[0, 0, 1], atol=1e-6)
+
+
 def test_robust_clamps_what_a_wrong_measurement_would_blow_up():
     driving = clip(walker(10, height=400, **{"lower arm": 0.002}))
     aligned = align(driving, clip(walker(1, height=400)), 800, 1000)

@@ -53,6 +53,15 @@ def test_our_rasteriser_gives_the_authors_canvas_but_for_edge_pixels():
                 assert not (a & ~binary_dilation(b, NEAR)).any() and not (b & ~binary_dilation(a, NEAR)).any()
 
 
+@pytest.mark.parametrize(("width", "height", "limb"), [(480, 832, 3.3), (576, 1024, 4.0), (720, 1280, 5.0)])
+def test_limbs_are_as_wide_a_part_of_the_picture_at_every_size(width, height, limb):
+    """The authors draw for 576p whatever the video's size, and resize: 3.3 pixels at 480p, 5 at 720p."""
+    poses = clip(np.zeros((1, 134, 2)), width=width, height=height, score=0.0)
+    poses.points[0, 0, 8:10], poses.scores[0, 0, 8:10] = [(width / 2, 100), (width / 2, 400)], 1.0
+    (picture,) = draw(poses, SD)
+    assert picture[250].max(-1).sum() / picture[250].max() == pytest.approx(limb, abs=0.5)
+
+
 def test_saved_palette_has_red_and_blue_exchanged():
     picture = canvas(golden_aligned(np.load(GOLDEN / "pose_align.npz")), SD, NumpyPainter)
     colors = {tuple(color) for color in np.unique(picture[picture.any(-1)], axis=0).tolist()}
