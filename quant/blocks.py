@@ -13,9 +13,9 @@ import torch
 
 from .types import PACKED
 
-# Weights that are worked on at a time: few enough for a CPU's cache, enough that starting an operation costs little. One
-# float32 copy of them and their integers are the temporary memory, with the scales of the whole tensor.
-CHUNK = {"cpu": 1 << 20, "other": 1 << 24}
+# Weights that are worked on at a time: few enough for a CPU's cache, enough that starting an operation costs little, on a
+# GPU too. One float32 copy of them and their integers are the temporary memory, with the scales of the whole tensor.
+CHUNK = {"cpu": 1 << 20, "other": 1 << 22}
 CODEBOOK = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
