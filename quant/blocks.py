@@ -2,8 +2,8 @@
 
 Source: the ggml block layouts (ggml-common.h), written as index formulas over whole tensors in float32, `d · scale` first,
 as gguf-py does, so the two agree to the bit. A weight is `number · scale + offset`: the integer `numbers` differ from weight
-to weight, scale and offset are shared by a group of neighbours. Bytes are worked on eight at a time, as int64: a mask keeps
-what a shift brings over from the next byte out, and the sums that are made never leave a byte.
+to weight, scale and offset are shared by a group of neighbours. Bytes are worked on eight at a time, as int64: a mask
+removes what a shift brings over from the neighbouring byte; sums stay below 256, so none carries into the next.
 """
 
 from collections.abc import Callable
@@ -13,9 +13,9 @@ import torch
 
 from .types import PACKED
 
-# Weights that are worked on at a time: few enough for a CPU's cache, enough that starting an operation costs little. One
-# float32 copy of them and their integers are the temporary memory, with the scales of the whole tensor.
-CHUNK = {"cpu": 1 << 20, "other": 1 << 24}
+# Weights that are worked on at a time: few enough for a CPU's cache, enough that starting an operation costs little, on a
+# GPU too. One float32 copy of them and their integers are the temporary memory, with the scales of the whole tensor.
+CHUNK = {"cpu": 1 << 20, "other": 1 << 22}
 CODEBOOK = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
@@ -35,9 +35,10 @@ class BlockType:
 
 
 def dequantise(packed: torch.Tensor, kind: BlockType, out: torch.Tensor) -> torch.Tensor:
-    """Fills `out`, float32, float16 or bfloat16, contiguous, from uint8 blocks of `kind`, and returns it.
+    """Fills `out`, float32, float16 or bfloat16, contiguous, and returns it.
 
-    The weights are computed in float32 and rounded once.
+    `packed`: uint8 blocks of `kind`, rows of bytes next to each other, at an even place in memory. The weights are computed
+    in float32 and rounded once.
     """
     blocks = packed.reshape(-1, kind.bytes)
     target = out.view(-1, kind.weights)
@@ -71,19 +72,27 @@ def cut(b: torch.Tensor, first: int, last: int, dtype: torch.dtype = torch.int64
     return b[:, first:last].clone(memory_format=torch.contiguous_format).view(dtype)
 
 
-def planes(q: torch.Tensor, shifts: tuple[int, ...], mask: int) -> torch.Tensor:
+def planes(q: torch.Tensor, shifts: range, mask: int) -> torch.Tensor:
     """What `mask` leaves of every byte, shifted to the right by each of `shifts`: int64 [shifts, all of q]."""
-    shift = torch.tensor(shifts, device=q.device)[:, None]
+    # made on the device, since a copy to a GPU waits for it
+    shift = torch.arange(shifts.start, shifts.stop, shifts.step, device=q.device)[:, None]
     return (q.view(-1) >> shift).bitwise_and_(every(mask))
 
 
-def beside(q: torch.Tensor, shifts: tuple[int, ...]) -> torch.Tensor:
-    """Each row of q [n, k] once for each of `shifts`, shifted to the right by it: [n, shifts, k]."""
-    return torch.stack([q >> shift for shift in shifts], 1)  # twice as fast on a CPU as one shift by a tensor
+def beside(q: torch.Tensor, shifts: range) -> torch.Tensor:
+    """Each row of q [n, k] once for each of `shifts`, shifted to the right by it: [n, shifts, k].
+
+    Shifted one by one, since on a CPU a shift by a tensor is slow where rows are as short as here; for the long rows of
+    `planes` it is the faster way.
+    """
+    return torch.stack([q >> shift for shift in shifts], 1)
 
 
 def interleave(q: torch.Tensor, w: torch.Tensor, run: int, zero: int = 0) -> None:
-    """Fills w with the bytes of planes, less `zero`: `run` of the first, `run` of the second, …, `run` of the first."""
+    """Fills w with the bytes of planes, less `zero`: `run` of the first, `run` of the second, …, `run` of the first.
+
+    Q4_0, whose run is 16: the low halves of a block's 16 bytes, their high halves, then those of the next block.
+    """
     numbers = q.view(torch.uint8).sub_(zero).view(torch.int8) if zero else q.view(torch.uint8)
     out = w.view(-1, len(q), run)
     for i, plane in enumerate(numbers.view(len(q), -1, run)):
@@ -108,11 +117,11 @@ def q8_0(b, w):
 
 
 def q4_0(b, w):
-    interleave(planes(cut(b, 2, 18), (0, 4), 15), w, 16, zero=8)
+    interleave(planes(cut(b, 2, 18), range(0, 8, 4), 15), w, 16, zero=8)
 
 
 def q4_1(b, w):
-    interleave(planes(cut(b, 4, 20), (0, 4), 15), w, 16)
+    interleave(planes(cut(b, 4, 20), range(0, 8, 4), 15), w, 16)
 
 
 def single_bits(b: torch.Tensor, byte: int) -> torch.Tensor:
@@ -123,11 +132,11 @@ def single_bits(b: torch.Tensor, byte: int) -> torch.Tensor:
 
 
 def q5_0(b, w):
-    interleave(planes(cut(b, 6, 22), (0, 4), 15).add_(single_bits(b, 2), alpha=16), w, 16, zero=16)
+    interleave(planes(cut(b, 6, 22), range(0, 8, 4), 15).add_(single_bits(b, 2), alpha=16), w, 16, zero=16)
 
 
 def q5_1(b, w):
-    interleave(planes(cut(b, 8, 24), (0, 4), 15).add_(single_bits(b, 4), alpha=16), w, 16)
+    interleave(planes(cut(b, 8, 24), range(0, 8, 4), 15).add_(single_bits(b, 4), alpha=16), w, 16)
 
 
 def from_codebook(q: torch.Tensor, w: torch.Tensor) -> None:
@@ -156,31 +165,31 @@ def iq4_xs_factors(b):
 
 
 def q2_k(b, w):
-    interleave(planes(cut(b, 16, 80), (0, 2, 4, 6), 3), w, 32)
+    interleave(planes(cut(b, 16, 80), range(0, 8, 2), 3), w, 32)
 
 
 def q2_k_factors(b):
-    scale, minimum = planes(cut(b, 0, 16), (0, 4), 15).view(torch.uint8).view(2, -1, 16, 1).float()
+    scale, minimum = planes(cut(b, 0, 16), range(0, 8, 4), 15).view(torch.uint8).view(2, -1, 16, 1).float()
     return scale.mul_(half(b, 80)), minimum.mul_(-half(b, 82))
 
 
 def q3_k(b, w):
-    high = planes(beside(cut(b, 0, 32), (0, 4)), (0, 1, 2, 3), 1)
+    high = planes(beside(cut(b, 0, 32), range(0, 8, 4)), range(4), 1)
     # the high bit stands for 4: set, nothing is taken off
-    interleave(planes(cut(b, 32, 96), (0, 2, 4, 6), 3).add_(high, alpha=4), w, 32, zero=4)
+    interleave(planes(cut(b, 32, 96), range(0, 8, 2), 3).add_(high, alpha=4), w, 32, zero=4)
 
 
 def q3_k_factors(b):
     packed = cut(b, 96, 108, torch.int32)
     low, high = packed[:, :2], packed[:, 2:]
     scale = torch.cat((low, low >> 4), 1).bitwise_and_(0x0F0F0F0F)
-    shift = torch.tensor([0, 2, 4, 6], dtype=torch.int32, device=b.device)
+    shift = torch.arange(0, 8, 2, dtype=torch.int32, device=b.device)
     scale.add_((high >> shift).bitwise_and_(0x03030303), alpha=16)
     return scale.view(torch.uint8).sub_(32).view(torch.int8)[:, :, None] * half(b, 108), None
 
 
 def q4_k(b, w):
-    interleave(planes(cut(b, 16, 144), (0, 4), 15), w, 32)
+    interleave(planes(cut(b, 16, 144), range(0, 8, 4), 15), w, 32)
 
 
 def q4_k_factors(b):
@@ -195,13 +204,13 @@ def q4_k_factors(b):
 
 
 def q5_k(b, w):
-    high = planes(beside(cut(b, 16, 48), (0, 2, 4, 6)), (0, 1), 1)
-    interleave(planes(cut(b, 48, 176), (0, 4), 15).add_(high, alpha=16), w, 32)
+    high = planes(beside(cut(b, 16, 48), range(0, 8, 2)), range(2), 1)
+    interleave(planes(cut(b, 48, 176), range(0, 8, 4), 15).add_(high, alpha=16), w, 32)
 
 
 def q6_k(b, w):
-    high = planes(beside(cut(b, 128, 192).view(-1, 4), (0, 2)), (0, 4), 3)
-    interleave(planes(cut(b, 0, 128), (0, 4), 15).add_(high, alpha=16), w, 64, zero=32)
+    high = planes(beside(cut(b, 128, 192).view(-1, 4), range(0, 4, 2)), range(0, 8, 4), 3)
+    interleave(planes(cut(b, 0, 128), range(0, 8, 4), 15).add_(high, alpha=16), w, 64, zero=32)
 
 
 def q6_k_factors(b):

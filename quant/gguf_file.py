@@ -127,18 +127,16 @@ def open_gguf(path: Path) -> GGUFFile:
     except UnicodeDecodeError as err:
         raise unreadable(path, "a name in it is not text") from err
     except Wrong as err:
-        raise unreadable(path, str(err)) from err
+        raise unreadable(path, *err.args) from err
     return found
 
 
 class Wrong(Exception):
-    """Why a header cannot be right, in words that follow "because"."""
+    """Why a file cannot be loaded, in words that follow "because", and what to do where it is not damaged."""
 
 
-def unreadable(path: Path, why: str) -> ValueError:
-    return ValueError(
-        f"{Path(path).name} cannot be loaded, because {why}. Download the file again, or choose another variant."
-    )
+def unreadable(path: Path, why: str, advice: str = "Download the file again, or choose another variant.") -> ValueError:
+    return ValueError(f"{Path(path).name} cannot be loaded, because {why}. {advice}")
 
 
 def read_header(file: GGUFFile) -> None:
@@ -209,7 +207,10 @@ def tensor_bytes(name: str, shape: tuple[int, ...], number: int) -> int:
     if number not in PACKED:
         kind = OTHERS.get(number, f"the unknown type {number}")
         known = ", ".join(name for name, *_ in PACKED.values())
-        raise Wrong(f"'{name}' is stored as {kind}. Known are F32, F16, BF16, {known}")
+        raise Wrong(
+            f"'{name}' is stored as {kind}, and known are F32, F16, BF16, {known}",
+            "Choose a file of another type, such as Q4_K_M.",
+        )
     kind, of_block, size = PACKED[number]
     if shape[-1] % of_block:
         raise Wrong(f"the rows of '{name}' have {shape[-1]} weights, and {kind} holds {of_block} in a block")

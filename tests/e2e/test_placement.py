@@ -122,8 +122,9 @@ class Space:
         return 0
 
 
-def test_no_more_than_planned_under_dynamic_vram(plan, monkeypatch):
-    """ComfyUI's own dynamic patcher, its GPU called cpu:0, by way of clones as LoRA nodes make them."""
+@pytest.fixture
+def dynamic(comfyui, monkeypatch):
+    """dynamic(model) → the model in ComfyUI's own dynamic patcher, its GPU called cpu:0."""
     import comfy.model_management as mm
     import comfy.model_patcher as core
     import comfy_aimdo.host_buffer
@@ -131,11 +132,21 @@ def test_no_more_than_planned_under_dynamic_vram(plan, monkeypatch):
 
     monkeypatch.setattr(comfy_aimdo.model_vbar, "ModelVBAR", Space)
     monkeypatch.setattr(comfy_aimdo.host_buffer, "HostBuffer", lambda *args: SimpleNamespace(size=0))
-    plan, path = plan
-    static, device = load(path), torch.device("cpu", 0)
     monkeypatch.setattr(mm, "is_device_cpu", lambda device: device.index is None)
-    model = core.ModelPatcherDynamic(static.model, device, torch.device("cpu"))
-    model.cached_patcher_init = static.cached_patcher_init
+
+    def patcher(static):
+        model = core.ModelPatcherDynamic(static.model, torch.device("cpu", 0), torch.device("cpu"))
+        model.cached_patcher_init = static.cached_patcher_init
+        return model
+
+    return patcher
+
+
+def test_no_more_than_planned_under_dynamic_vram(plan, dynamic):
+    """By way of clones as LoRA nodes make them."""
+    plan, path = plan
+    model = dynamic(load(path))
+    device = model.load_device
     model = placed(model, replace(plan, kept=1, resident=123_456))
     for patcher in (model, model.clone(), model.clone().clone()):
         assert patcher.is_dynamic() and patcher.partially_load(device) is None
@@ -145,6 +156,40 @@ def test_no_more_than_planned_under_dynamic_vram(plan, monkeypatch):
     assert not compiled.is_dynamic() and compiled.model is not model.model
     compiled.load(torch.device("cpu"), lowvram_model_memory=0, full_load=True)
     assert compiled.loaded_size() <= 123_456
+
+
+def test_patches_of_packed_weights_under_dynamic_vram(dynamic, tmp_path):
+    """A plain LoRA beside the layer, a diff on the unpacked weight, and nothing that would pack it again."""
+    import comfy.sd
+    import comfy.utils
+    from steadydancer.loaders import build
+    from steadydancer.quant.layout import is_packed
+    from steadydancer.quant.patches import with_packed_patches
+    from support.tiny_gguf import write_steadydancer_gguf
+
+    static = build.load_gguf(str(write_steadydancer_gguf(tmp_path / "dancer.gguf", "Q4_K")), disable_dynamic=True)
+    model = with_packed_patches(dynamic(static))
+    lora = comfy.utils.load_torch_file(str(tiny.write_lora(tmp_path / "lora.safetensors", 4)))
+    patched = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)[0]
+    layer = model.model.diffusion_model.blocks[0].ffn[0]
+    diff = torch.ones(layer.weight.shape)
+    patched.add_patches({"diffusion_model.blocks.0.ffn.0.weight": ("diff", (diff,))}, 0.5)
+    modules = list(model.model.modules())
+    branches = lambda: [module for module in modules if getattr(module, "side_branch", None)]  # noqa: E731
+    plain = layer.weight.to(torch.float32).dequantize()
+    for _ in range(2):  # again after it was unloaded
+        assert patched.is_dynamic() and patched.partially_load(patched.load_device) is None
+        assert len(branches()) == sum("lora_down" in key for key in lora)
+        assert not any(getattr(module, "weight_lowvram_function", None) for module in modules)
+        assert all(is_packed(module.weight) for module in [*branches(), layer]) and layer.side_branch is None
+        (add,) = layer.weight_function
+        assert torch.equal(add(plain.clone()), plain + 0.5 * diff)
+        patched.partially_unload(torch.device("cpu"), 1 << 30)
+        patched.detach()
+        assert not branches()
+    patched.partially_load(patched.load_device)
+    model.partially_load(model.load_device)
+    assert not branches() and not layer.weight_function
 
 
 def test_guidance_one_by_one_gives_the_same(plan):

@@ -157,16 +157,38 @@ def test_a_lora_of_another_models_size_is_left_out(comfyui, gguf_path, golden, c
     wrong.detach()
 
 
-def test_a_patch_that_is_no_plain_lora_unpacks_the_weight(comfyui, gguf_path, golden):
+def factors(*shapes):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator) * 0.3 for shape in shapes]
+
+
+OTHER_PATCHES = {  # names of tensors → shapes for a weight [out, in]
+    "DoRA": lambda out, into: {"lora_up.weight": (out, 4), "lora_down.weight": (4, into), "dora_scale": (out, 1)},
+    "LoHa": lambda out, into: {
+        "hada_w1_a": (out, 4), "hada_w1_b": (4, into), "hada_w2_a": (out, 4), "hada_w2_b": (4, into)
+    },
+    "LoKr": lambda out, into: {"lokr_w1": (4, 4), "lokr_w2": (out // 4, into // 4)},
+    "diff": lambda out, into: {"diff": (out, into)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OTHER_PATCHES)
+def test_a_patch_that_is_no_plain_lora_unpacks_the_weight(comfyui, gguf_path, golden, kind):
+    import comfy.lora
+    import comfy.sd
+
     model = load(gguf_path("Q4_K"))
     plain = velocity(loaded(model), golden)
-    key = "diffusion_model.blocks.0.ffn.0.weight"
     twin = dense_twin(gguf_path("Q4_K"))
-    diff = torch.randn(twin.blocks[0].ffn[0].weight.shape, generator=torch.Generator().manual_seed(0)) * 0.05
-    patched = model.clone()
-    patched.add_patches({key: ("diff", (diff,))}, 0.5)
-    found = velocity(loaded(patched), golden)
-    twin.blocks[0].ffn[0].weight.data += 0.5 * diff
+    layer = "diffusion_model.blocks.0.ffn.0"
+    weight = twin.blocks[0].ffn[0].weight
+    shapes = OTHER_PATCHES[kind](*weight.shape)
+    lora = {f"{layer}.{name}": tensor for name, tensor in zip(shapes, factors(*shapes.values()), strict=True)}
+    patched = loaded(comfy.sd.load_lora_for_models(model, None, lora, 0.5, 0)[0])
+    assert model.model.diffusion_model.blocks[0].ffn[0].side_branch is None
+    found = velocity(patched, golden)
+    key = f"{layer}.weight"
+    weight.data = comfy.lora.calculate_weight(patched.patches[key], weight.data.clone(), key)
     assert relative(found, plain) > 1e-3
     assert relative(found, velocity(model, golden, twin)) < 1e-5
     assert torch.equal(velocity(loaded(model), golden), plain)

@@ -77,18 +77,26 @@ def test_the_tokenizer_is_rebuilt_from_the_header(comfyui, files):
     assert rebuilt.eos_id() == 1 and rebuilt.pad_id() == 0 and rebuilt.unk_id() == 2
 
 
-def test_it_encodes_what_the_safetensors_file_does(comfyui, files, monkeypatch):
+@pytest.fixture
+def small(comfyui, monkeypatch):
+    """Model options of a network of one block, which loading a GGUF encoder uses too."""
     import comfy.sd
-    from steadydancer.loaders import build
 
-    small = {"umt5xxl_model_config": {"num_layers": 1, "vocab_size": 64, "d_ff": 64, "num_heads": 4}}
-    plain = comfy.sd.load_clip([str(files[0])], clip_type=comfy.sd.CLIPType.WAN, model_options=dict(small))
+    options = {"umt5xxl_model_config": {"num_layers": 1, "vocab_size": 64, "d_ff": 64, "num_heads": 4}}
     original = comfy.sd.load_text_encoder_state_dicts
 
     def of_one_block(*args, model_options, **kwargs):
-        return original(*args, model_options={**model_options, **small}, **kwargs)
+        return original(*args, model_options={**model_options, **options}, **kwargs)
 
     monkeypatch.setattr(comfy.sd, "load_text_encoder_state_dicts", of_one_block)
+    return options
+
+
+def test_it_encodes_what_the_safetensors_file_does(comfyui, files, small):
+    import comfy.sd
+    from steadydancer.loaders import build
+
+    plain = comfy.sd.load_clip([str(files[0])], clip_type=comfy.sd.CLIPType.WAN, model_options=dict(small))
     packed = build.load_clip([files[1]], "wan")
     table = packed.cond_stage_model.umt5xxl.transformer.shared.weight
     assert hasattr(table, "_qdata") and table.nbytes == 64 * 4096 // 32 * 34
@@ -97,6 +105,20 @@ def test_it_encodes_what_the_safetensors_file_does(comfyui, files, monkeypatch):
     found = packed.encode_from_tokens(packed.tokenize(words))
     error = ((found - expected).norm() / expected.norm()).item()
     assert error < 1e-5
+
+
+def test_its_scratch_memory_goes_when_comfyui_unloads_it(comfyui, files, small, monkeypatch):
+    import comfy.model_management
+    from steadydancer.loaders import build
+    from steadydancer.quant.ops import packed_operations
+
+    operations = packed_operations()
+    monkeypatch.setattr(build, "packed_operations", lambda: operations)
+    clip = build.load_clip([files[1]], "wan")
+    clip.encode_from_tokens(clip.tokenize("a woman dances"))
+    assert operations.scratch.memory
+    comfy.model_management.unload_all_models()
+    assert not operations.scratch.memory
 
 
 def test_other_encoders_and_mixed_up_files_are_told_apart(comfyui, files, tmp_path):

@@ -55,11 +55,13 @@ def test_few_blocks_anywhere_in_memory(number, monkeypatch):
 
 
 @pytest.mark.parametrize("number", BLOCKS, ids=[kind.name for kind in BLOCKS.values()])
-def test_temporary_memory_does_not_grow_with_the_layer(number):
-    """Beside the result no more than a few chunks: below 2 bytes for each of 8 million weights."""
+@pytest.mark.parametrize(("chunk", "weights"), [("cpu", 8_388_608), ("other", 5120 * 5120)])
+def test_temporary_memory_does_not_grow_with_the_layer(number, chunk, weights, monkeypatch):
+    """Beside the result no more than a few chunks: below 2 bytes a weight, in a GPU's chunks for the commonest layer."""
+    monkeypatch.setitem(CHUNK, "cpu", CHUNK[chunk])
     kind = BLOCKS[number]
-    packed = torch.zeros(8_388_608 // kind.weights, kind.bytes, dtype=torch.uint8)
-    out = torch.empty(8_388_608, dtype=torch.bfloat16)
+    packed = torch.zeros(weights // kind.weights, kind.bytes, dtype=torch.uint8)
+    out = torch.empty(weights, dtype=torch.bfloat16)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         dequantise(packed, kind, out)
     level = peak = 0

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from steadydancer import cli
 from steadydancer.commands.select import table
 from steadydancer.loaders import selector
 
@@ -24,6 +25,22 @@ def test_the_table_of_all_cards_is_the_one_checked_in(request):
         TABLE.write_text(whole_table(), "utf-8")
     assert len(CARDS) >= 12 and CARDS[0].gb < 8 and CARDS[-1].gb > 140
     assert whole_table() == TABLE.read_text("utf-8")
+
+
+def test_the_command_prints_a_choice_or_the_table(capsys):
+    assert cli.main(["select", "--gpu", "RTX 4090"]) == 0
+    variant, reason = capsys.readouterr().out.splitlines()
+    assert variant == "steadydancer/fp8" and reason == selector.select("steadydancer", selector.card("RTX 4090")).reason
+    assert cli.main(["select", "--all-gpus", "--family", "qwen-image-edit-2511", "--preference", "quality"]) == 0
+    assert capsys.readouterr().out.splitlines() == table("qwen-image-edit-2511", "quality")
+
+
+def test_the_command_wants_one_card_or_all_and_only_known_ones(capsys):
+    for arguments in ([], ["--gpu", "RTX 4090", "--all-gpus"]):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["select", *arguments])
+    assert cli.main(["select", "--gpu", "RTX 9090"]) == 1
+    assert "'RTX 9090' is no card of the table" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("family", selector.families())
