@@ -168,3 +168,32 @@ def test_a_dropped_model_frees_its_weights_at_once(comfyui):
         assert network() is None
     finally:
         gc.enable()
+
+
+def test_clip_vision_sees_what_the_published_code_shows_it(comfyui):
+    """The published way: squashed by torch's bicubic without antialiasing, then CLIP's mean and deviation."""
+    import comfy.clip_vision
+    from steadydancer.nodes.conditioning import SteadyDancerClipVision
+    from steadydancer.pose.draw import draw
+    from steadydancer.pose.styles import STYLES
+    from support.poses import clip, walker
+
+    (path,) = tiny.provide(comfyui / "models", "clip_vision/clip_vision_h.safetensors")
+    vision = comfy.clip_vision.load(str(path))
+    picture = torch.rand(1, 300, 200, 3, generator=torch.Generator().manual_seed(0))
+    poses = torch.from_numpy(draw(clip(walker(2), width=800, height=1000), STYLES["SteadyDancer"]))
+
+    def published(images):
+        x = torch.nn.functional.interpolate(images[:1].movedim(-1, 1), size=(224, 224), mode="bicubic").clamp(0, 1)
+        mean, std = (torch.tensor(values)[:, None, None] for values in (vision.image_mean, vision.image_std))
+        return vision.model(pixel_values=(x - mean) / std, intermediate_output=-2)[1]
+
+    def error(output, images):
+        wanted = published(images)
+        return (output.penultimate_hidden_states - wanted).norm() / wanted.norm()
+
+    with torch.inference_mode():
+        seen = SteadyDancerClipVision.execute(vision, picture, poses).result
+        for output, images in zip(seen, (picture, poses), strict=True):
+            assert error(output, images) < 0.01  # core rounds to 8 bits
+        assert error(vision.encode_image(poses[:1], crop=False), poses) > 10 * error(seen[1], poses)

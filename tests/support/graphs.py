@@ -75,7 +75,7 @@ BASIC_NOTE = """\
 2. **Poses**: the drawn pose video and its changed twin, which makes the person keep their own proportions. These were drawn for
    the example person: **for your own picture or dance take `steadydancer_from_video`**, which draws both.
 3. **Prompt**: describe *your* person, place and motion; the text here is about the example. The negative prompt is Wan's own: leave it.
-4. **Run.** About 46 minutes at 576p on an RTX 4090 (an estimate). **Faster**: a Wan I2V step-distilled LoRA, 4 steps, cfg 1: 3 minutes.
+4. **Run.** About 55 minutes at 576p on an RTX 4090 (an estimate). **Faster**: a Wan I2V step-distilled LoRA, 4 steps, cfg 1: 3 minutes.
 
 **Models**, placed by hand (`steadydancer_auto` downloads them): `diffusion_models/Wan21_SteadyDancer_fp8_e4m3fn_scaled_KJ.safetensors`
 16.4 GB, `text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors`, `clip_vision/clip_vision_h.safetensors`, `vae/wan_2.1_vae.safetensors`
@@ -168,7 +168,7 @@ AUTO_NOTE = """\
    the example person: **for your own picture or dance take `steadydancer_from_video`**, which draws both.
 3. **Prompt**: describe *your* person, place and motion; the text here is about the example. The negative prompt is Wan's own: leave it.
 4. **Run.** What is missing is downloaded first, once: about 25 GB, with progress under the loader; Cancel keeps what was fetched.
-   Then about 46 minutes at 576p on an RTX 4090 (an estimate; the planner knows your card).
+   Then about 55 minutes at 576p on an RTX 4090 (an estimate; the planner knows your card).
 
 **For a first try**: *step_distill* in the loader, *cfg* 1 in the guider and 4 *steps*: 3 minutes. **Smaller**: area 480p.
 **GGUF / fp8 Selector** chooses the variant for your GPU and says why. Disconnect it to choose one yourself in the loader.
@@ -322,7 +322,7 @@ FROM_VIDEO_NOTE = """\
 1. **Picture**: load your person. Head to toe works best when the dance shows the whole body.
 2. **Dance**: load any dance video. *Driving Video* takes 81 frames of it at 16 frames a second, with the sound; *start* chooses another piece.
 3. **Prompt**: describe *your* person, place and motion; the text here is about the example. The negative prompt is Wan's own: leave it.
-4. **Run.** Models come by themselves, once: 25 GB and, for the poses, 350 MB. Then about 46 minutes at 576p on an RTX 4090 (an estimate).
+4. **Run.** Models come by themselves, once: 25 GB and, for the poses, 350 MB. Then about 55 minutes at 576p on an RTX 4090 (an estimate).
 
 **For a first try**: *step_distill* in the loader, *cfg* 1 in the guider and 4 *steps*: 3 minutes. **Smaller**: area 480p.
 **Shorter or longer**: *frames* in Driving Video and *length* in Conditioning, the same number, 4·n + 1. **Half a body in the picture?** Keep
