@@ -138,6 +138,7 @@ class ComfyPage:
         prompt = json.loads(self.tab.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)"))
         for node in prompt.values():
             node["inputs"].pop("video-preview", None)  # there only after the page has shown the video
+            node["_meta"] = {"title": node["_meta"]["title"]}  # pages from 1.58 on add where a node comes from
         return prompt
 
     def set_values(self, values: dict[str, dict]) -> None:
