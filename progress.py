@@ -23,7 +23,7 @@ class Meter:
             counted, speed = f"{done / scale:.1f} of {total / scale:.1f} {name}", f"{rate / 1e6:.0f} MB/s"
         else:
             counted, speed = f"{done} of {total} {self.unit}", f"{rate:.1f} {self.unit}/s"
-        left = f"{time_left((total - done) / rate)} left" if rate > 0 else "starting"
+        left = f"{duration((total - done) / rate)} left" if rate > 0 else "starting"
         return ", ".join((counted, speed, left))
 
 
@@ -43,12 +43,13 @@ class TerminalLine:
             sys.stderr.flush()
 
 
-def time_left(seconds: float) -> str:
-    """Seconds as a person says them: 40 s, 5 min, 1 h 20 min."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 80 s, 5 min, 1 h 20 min."""
+    seconds = round(seconds)
+    if seconds < 90:
+        return f"{seconds} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return " ".join(f"{count} {unit}" for count, unit in ((hours, "h"), (minutes, "min")) if count)
 
 
 def size(count: int) -> str:

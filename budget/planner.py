@@ -126,14 +126,6 @@ def reserved(card: Card) -> Card:
     return replace(card, free=max(0, card.free - round(float(found[1]) * (1 << 30)))) if found else card
 
 
-def duration(seconds: float) -> str:
-    """42 s, 3 min or 1 h 20 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def job_for(variant: str, width: int, height: int, frames: int, turbo: bool = False, **given) -> Job:
     """A job with what the model's kind usually takes where `given` does not say; `turbo` is the 4-step LoRA."""
     kind = kind_of("steadydancer/fp8" if variant == "auto" else variant)

@@ -11,10 +11,11 @@ from pathlib import Path
 from ..budget import gpus
 from ..budget.calibration import Calibration
 from ..budget.plan import Plan
-from ..budget.planner import duration, job_for, plan_job
+from ..budget.planner import job_for, plan_job
 from ..budget.solve import NAMES, Host
 from ..budget.weights import lora_bytes, plannable
 from ..loaders.catalog import catalogue
+from ..progress import duration
 from .download import add_models_dir, models
 
 
