@@ -70,7 +70,6 @@ def solve(
         card=card,
         phases=found,
         verdict=verdict,
-        variant=job.variant,
         mode=mode(settings, found, model, parts, card),
         blocks=model.blocks,
         kept=settings.kept,

@@ -24,7 +24,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--family", default="steadydancer", choices=families())
     parser.add_argument("--variant", default="auto", help="fp8, Q4_K_M, … of the family, or a file (default: auto)")
     parser.add_argument("--size", default="832x480", help="WIDTHxHEIGHT in pixels (default: 832x480)")
-    parser.add_argument("--frames", type=int, default=81)
+    parser.add_argument("--frames", type=int, default=81, help="of one video (default: 81)")
     parser.add_argument("--steps", type=int, help="default: what the model usually takes")
     parser.add_argument(
         "--branches", type=int, choices=(1, 2, 3), help="guidance branches: 1 none, 2 text, 3 text and pose"

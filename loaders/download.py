@@ -1,7 +1,6 @@
 """From a catalogue entry to a checked file on disk: found, or fetched once from the first source that has it."""
 
 import contextlib
-import contextvars
 import json
 import logging
 import os
@@ -112,8 +111,7 @@ def ensure_all(
     if jobs == 1:  # no pool: Python would wait for its thread, and so for the download, before it exits
         return [one(file) for file in files]
     with ThreadPoolExecutor(jobs) as pool:
-        # with the caller's context: ComfyUI keeps in it which prompt and node a progress belongs to
-        futures = [pool.submit(contextvars.copy_context().run, one, file) for file in files]
+        futures = [pool.submit(one, file) for file in files]
     errors = [error for future in futures if (error := future.exception())]
     if errors:
         raise min(errors, key=lambda error: isinstance(error, DownloadCancelled))  # the cause, not its effect

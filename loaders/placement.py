@@ -37,8 +37,8 @@ def estimate_of(plan: Plan, model):
     """Makes ComfyUI's own estimate, which is a factor times the latent's area, that of the plan for as long as it lasts."""
     job, own = plan.job, model.memory_usage_factor
     height, width = job.height // 8, job.width // 8
-    reference = {name: [[job.batch, 16, 1, height, width]] for name in model.memory_usage_factor_conds}
-    latent = [job.batch, 16, (job.frames - 1) // 4 + 1, height, width]
+    reference = {name: [[1, 16, 1, height, width]] for name in model.memory_usage_factor_conds}
+    latent = [1, 16, (job.frames - 1) // 4 + 1, height, width]
     model.memory_usage_factor *= plan.activations / model.memory_required(latent, cond_shapes=reference)
     try:
         yield

@@ -213,7 +213,6 @@ class SteadyDancerCatalogLoader(io.ComfyNode):
                 PLAN_INPUT,
             ],
             outputs=[io.Model.Output(), io.Clip.Output(), io.ClipVision.Output(), io.Vae.Output()],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -248,7 +247,6 @@ class SteadyDancerDownload(io.ComfyNode):
                 ),
             ],
             outputs=[io.String.Output(display_name="report")],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod

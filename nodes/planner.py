@@ -61,7 +61,12 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
                     "height", default=480, min=16, max=8192, step=16, tooltip="Height of the video in pixels."
                 ),
                 io.Int.Input(
-                    "frames", default=81, min=1, max=8193, step=4, tooltip="Frames, one more than a multiple of 4."
+                    "frames",
+                    default=81,
+                    min=1,
+                    max=8193,
+                    step=4,
+                    tooltip="Frames of one video (batch_size 1), one more than a multiple of 4.",
                 ),
                 io.Int.Input(
                     "steps",

@@ -78,7 +78,6 @@ class SteadyDancerTurboLoader(io.ComfyNode):
                 io.Clip.Output(),
                 io.Vae.Output(),
             ],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod

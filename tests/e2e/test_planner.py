@@ -90,7 +90,7 @@ def test_plan_loader_render_report(server):
     done = server.run(render())
     assert done.error is None, done.error
     plan = plan_of(done)
-    assert plan["verdict"] == "fits" and plan["variant"] == "steadydancer/fp16" and plan["card"]["sm"] == 0
+    assert plan["verdict"] == "fits" and plan["job"]["variant"] == "steadydancer/fp16" and plan["card"]["sm"] == 0
     assert len(done.outputs["save"]["images"]) == 17
     report = done.outputs["report"]["text"][0].splitlines()
     phases = [line.partition(":")[0].split()[0] for line in report]
