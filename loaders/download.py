@@ -1,6 +1,5 @@
 """From a catalogue entry to a checked file on disk: found, or fetched once from the first source that has it."""
 
-import contextlib
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ from ..progress import program_ends
 from . import hub, places
 from .catalog import ModelFile, Source, catalogue
 from .errors import DownloadCancelled, DownloadError, NoRoom
+from .lock import held
 from .places import Places
 from .transfer import Cancelled, Patience, Progress, Remote, Transfer
 
@@ -162,19 +162,9 @@ def fetch(
 
     `before` is the stamp of the target that was found wanting.
     """
-    from filelock import FileLock, Timeout
-
     target.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(str(target) + ".lock")
     part = target.with_name(target.name + ".part")
-    while not lock.is_locked:
-        try:
-            lock.acquire(timeout=0.2)
-        except Timeout:
-            if cancelled():
-                raise DownloadCancelled from None
-            progress(other_transfer(part), remote.size or file.size)
-    try:
+    with held(target, cancelled, lambda: progress(other_transfer(part), remote.size or file.size)):
         if target.is_file() and stamp(target) != before:
             return target  # another prompt or process has just fetched it
         transfer = Transfer(remote, part, patience)
@@ -185,10 +175,6 @@ def fetch(
         place(part, target, file.format)
         transfer.notes.unlink(missing_ok=True)
         places.record(target, sha256)
-    finally:
-        lock.release()
-    with contextlib.suppress(OSError):  # Windows, while another process waits for it
-        Path(lock.lock_file).unlink()  # only now: a waiting process finds the file finished
     return target
 
 
