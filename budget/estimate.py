@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from ..loaders.catalog import tomllib
+from ..toml import read_toml
 from . import gpus
 from .plan import Card, Job, Phase
 from .weights import Model, kinds
@@ -48,7 +48,7 @@ class Settings:
 
 @lru_cache(maxsize=1)
 def activations_table() -> dict:
-    return tomllib.loads((Path(__file__).parent / "activations.toml").read_text(encoding="utf-8"))
+    return read_toml(Path(__file__).parent / "activations.toml")
 
 
 def tokens(job: Job, model: Model) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from .. import environment
 from ..loaders import selector
 from ..loaders.catalog import catalogue
-from ..loaders.select import automatic, wished
+from ..loaders.select import STEP_DISTILL, automatic, wished
 from .calibration import Calibration
 from .estimate import Parts
 from .plan import Card, Job, Plan
@@ -131,5 +131,5 @@ def job_for(variant: str, width: int, height: int, frames: int, turbo: bool = Fa
     kind = kind_of("steadydancer/fp8" if variant == "auto" else variant)
     usual = {"branches": kind["branches"], "steps": kind["steps"], "pose": kind["pose"]}
     if turbo:
-        usual |= {"branches": 1, "steps": 4, "lora_bytes": catalogue().files["lightx2v-i2v-480p-rank64"].size}
+        usual |= {"branches": 1, "steps": 4, "lora_bytes": catalogue().files[STEP_DISTILL].size}
     return Job(variant, width, height, frames, **{**usual, **{k: v for k, v in given.items() if v is not None}})

@@ -13,14 +13,13 @@ from ..loaders.catalog import Variant, catalogue
 from ..loaders.download import ensure_all
 from ..loaders.errors import DownloadCancelled
 from ..loaders.meter import Meter, meter_of
-from ..loaders.select import files_of, split
+from ..loaders.select import STEP_DISTILL, files_of, split
 from .card import calibration, present_card
 from .progress import NodeProgress, cancelled, say, stop
 from .selector import choose
 
 CATEGORY = "SteadyDancer"
 FAMILY = "steadydancer"
-STEP_DISTILL = "lightx2v-i2v-480p-rank64"
 PlanType = io.Custom("STEADYDANCER_PLAN")
 PLAN_INPUT = PlanType.Input(
     "plan",

@@ -19,9 +19,10 @@ from ..commands.plan import table
 from ..loaders import build
 from ..loaders.catalog import catalogue
 from ..loaders.meter import RAN_OUT, meter_of
+from ..loaders.select import STEP_DISTILL
 from ..storage.memory import total_ram
 from .card import calibration, present_card
-from .loaders import CATEGORY, STEP_DISTILL, PlanType, disk_files
+from .loaders import CATEGORY, PlanType, disk_files
 from .progress import say
 
 THIS_ONE = "this one"
