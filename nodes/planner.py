@@ -13,9 +13,9 @@ from comfy_api.latest import io, ui
 from ..budget import gpus
 from ..budget.plan import Plan
 from ..budget.planner import job_for, plan_job
+from ..budget.report import table
 from ..budget.solve import Host
 from ..budget.weights import lora_bytes, plannable
-from ..commands.plan import table
 from ..loaders import build
 from ..loaders.catalog import catalogue
 from ..loaders.meter import RAN_OUT, meter_of

@@ -281,7 +281,7 @@ def test_auto_rather_takes_what_is_here(tmp_path):
 
 def matrix() -> str:
     """Every variant of SteadyDancer on every card, in both sizes; written by `dev.py test unit -- --update-snapshot`."""
-    from steadydancer.commands.plan import matrix as rows
+    from steadydancer.budget.report import matrix as rows
 
     lines = []
     for size in ((832, 480), (1024, 576)):
