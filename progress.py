@@ -5,8 +5,8 @@ import sys
 import time
 
 
-class Meter:
-    """Words for a counter. `unit` names what is counted: "B" is shown in GB or MB with its rate, others as they are."""
+class Rate:
+    """A counter and its rate in words. `unit` names what is counted: "B" is shown in GB or MB with its rate, others as they are."""
 
     def __init__(self, unit: str):
         self.unit = unit
@@ -32,10 +32,10 @@ class TerminalLine:
 
     def __init__(self, name: str = ""):
         self.name = f"{name}: " if name else ""
-        self.meter, self.last, self.live = Meter("B"), time.monotonic(), sys.stderr.isatty()
+        self.rate, self.last, self.live = Rate("B"), time.monotonic(), sys.stderr.isatty()
 
     def __call__(self, done: int, total: int) -> None:
-        line, now = self.name + self.meter.line(done, total), time.monotonic()
+        line, now = self.name + self.rate.line(done, total), time.monotonic()
         if now - self.last >= (0.2 if self.live else 10.0) or (self.live and done == total):
             self.last = now
             ending = "\n" if done == total or not self.live else ""

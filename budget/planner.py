@@ -9,7 +9,7 @@ from pathlib import Path
 from .. import environment
 from ..loaders import selector
 from ..loaders.catalog import catalogue
-from ..loaders.select import STEP_DISTILL, automatic, wished
+from ..loaders.names import STEP_DISTILL, automatic, wished
 from .calibration import Calibration
 from .estimate import Parts
 from .plan import Card, Job, Plan

@@ -9,7 +9,7 @@ from .. import environment
 from ..budget import gpus
 from ..toml import read_toml
 from .catalog import DATA, Variant, catalogue
-from .select import automatic, wished
+from .names import automatic, wished
 
 PREFERENCES = ("quality", "balanced", "speed", "smallest")
 MODES = ("auto", "full", "model_cpu_offload", "sequential_cpu_offload")

@@ -13,7 +13,7 @@ from ..loaders.catalog import Variant, catalogue
 from ..loaders.download import ensure_all
 from ..loaders.errors import DownloadCancelled
 from ..loaders.meter import Meter, meter_of
-from ..loaders.select import STEP_DISTILL, files_of, split
+from ..loaders.names import STEP_DISTILL, files_of, split
 from .card import calibration, present_card
 from .progress import NodeProgress, cancelled, say, stop
 from .selector import choose
@@ -188,8 +188,8 @@ class SteadyDancerLoader(io.ComfyNode):
         model = build.load_diffusion(diffusion_files(chosen))
         if step_distill:
             model = build.with_lora(model, fetch(STEP_DISTILL)[0])
-        companions = book.variants.get(chosen, book.variants["steadydancer/fp8"])
-        return io.NodeOutput(with_plan(model, meter), *parts(companions, meter), chosen)
+        listed = book.variants.get(chosen, book.variants["steadydancer/fp8"])
+        return io.NodeOutput(with_plan(model, meter), *parts(listed, meter), chosen)
 
 
 class SteadyDancerCatalogLoader(io.ComfyNode):

@@ -19,7 +19,7 @@ from ..budget.weights import lora_bytes, plannable
 from ..loaders import build
 from ..loaders.catalog import catalogue
 from ..loaders.meter import RAN_OUT, meter_of
-from ..loaders.select import STEP_DISTILL
+from ..loaders.names import STEP_DISTILL
 from ..storage.memory import total_ram
 from .card import calibration, present_card
 from .loaders import CATEGORY, PlanType, disk_files

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from steadydancer.loaders.catalog import ModelFile
-from steadydancer.loaders.select import STEP_DISTILL, automatic, files_of, split
+from steadydancer.loaders.names import STEP_DISTILL, automatic, files_of, split
 
 from . import ROOT
 
