@@ -16,6 +16,7 @@ from ..budget.report import matrix, table
 from ..budget.solve import Host
 from ..budget.weights import lora_bytes, plannable
 from ..loaders.catalog import catalogue
+from . import user_folder
 from .download import add_models_dir, models
 
 
@@ -46,7 +47,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run(args) -> int:
     where = here(args)
-    calibration = Calibration(user_folder(args, where))
+    calibration = Calibration(args.user_dir or user_folder(where and where.models_dir.parent))
     if args.reset_calibration:
         print(f"Forgot {calibration.reset()} measurements of {calibration.path}.")
         return 0
@@ -80,12 +81,6 @@ def here(args):
         return models(args)
     except ValueError:
         return None
-
-
-def user_folder(args, where) -> Path:
-    if args.user_dir:
-        return args.user_dir
-    return (where.models_dir.parent / "user") if where else Path.home() / ".config"
 
 
 def host(where) -> Host:
