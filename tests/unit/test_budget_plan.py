@@ -11,7 +11,7 @@ from steadydancer.budget import gpus
 from steadydancer.budget.estimate import phases, sample_phase, sample_seconds
 from steadydancer.budget.plan import DOES_NOT_FIT, FITS, FITS_WITH_CHANGES, Card, Plan
 from steadydancer.budget.planner import job_for, parts_of, plan_job
-from steadydancer.budget.solve import Host, Rules, batches, options, solve
+from steadydancer.budget.solve import Case, Host, Rules, options, solve
 from steadydancer.budget.weights import model_of, plannable
 from support.safetensors_header import write_hollow
 
@@ -75,7 +75,7 @@ def test_the_solver_is_never_beaten_by_trying_everything():
             tried = [*others[key], sample_phase(job, card, model, settings, {})]
             if rules.together:
                 tried = phases(job, card, model, parts, settings, {})
-            possible = batches(job, card, model, settings, {})
+            possible = Case(job, card, model, parts, {}).batches(settings)
             if possible and all(phase.where == "cpu" or phase.peak <= card.free for phase in tried):
                 seconds = sum(phase.seconds for phase in tried)
                 best = seconds if best is None else min(best, seconds)
