@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path, PurePath
 
 import folder_paths
+from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 from comfy_execution.utils import get_executing_context
 
@@ -76,11 +77,12 @@ def accepted(plan: str | None, chosen: str) -> Meter | None:
     return meter
 
 
-def with_plan(model, meter: Meter | None):
+def with_plan(model: ModelPatcher, meter: Meter | None) -> ModelPatcher:
+    """The MODEL as its plan says; as it is without one."""
     return placement.placed(model, meter.plan, meter) if meter else model
 
 
-def companions(model) -> Variant:
+def companions(model: ModelPatcher) -> Variant:
     """The catalogue's variant whose encoders and VAE go with a user's own file, by what ComfyUI takes the model for."""
     kind = model.model.model_config.unet_config.get("image_model")
     variants = catalogue().variants_for("SteadyDancerCatalogLoader")
