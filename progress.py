@@ -5,8 +5,8 @@ import sys
 import time
 
 
-class Meter:
-    """Words for a counter. `unit` names what is counted: "B" is shown in GB or MB with its rate, others as they are."""
+class Rate:
+    """A counter and its rate in words. `unit` names what is counted: "B" is shown in GB or MB with its rate, others as they are."""
 
     def __init__(self, unit: str):
         self.unit = unit
@@ -23,7 +23,7 @@ class Meter:
             counted, speed = f"{done / scale:.1f} of {total / scale:.1f} {name}", f"{rate / 1e6:.0f} MB/s"
         else:
             counted, speed = f"{done} of {total} {self.unit}", f"{rate:.1f} {self.unit}/s"
-        left = f"{time_left((total - done) / rate)} left" if rate > 0 else "starting"
+        left = f"{duration((total - done) / rate)} left" if rate > 0 else "starting"
         return ", ".join((counted, speed, left))
 
 
@@ -32,10 +32,10 @@ class TerminalLine:
 
     def __init__(self, name: str = ""):
         self.name = f"{name}: " if name else ""
-        self.meter, self.last, self.live = Meter("B"), time.monotonic(), sys.stderr.isatty()
+        self.rate, self.last, self.live = Rate("B"), time.monotonic(), sys.stderr.isatty()
 
     def __call__(self, done: int, total: int) -> None:
-        line, now = self.name + self.meter.line(done, total), time.monotonic()
+        line, now = self.name + self.rate.line(done, total), time.monotonic()
         if now - self.last >= (0.2 if self.live else 10.0) or (self.live and done == total):
             self.last = now
             ending = "\n" if done == total or not self.live else ""
@@ -43,12 +43,13 @@ class TerminalLine:
             sys.stderr.flush()
 
 
-def time_left(seconds: float) -> str:
-    """Seconds as a person says them: 40 s, 5 min, 1 h 20 min."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 80 s, 5 min, 1 h 20 min."""
+    seconds = round(seconds)
+    if seconds < 90:
+        return f"{seconds} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return " ".join(f"{count} {unit}" for count, unit in ((hours, "h"), (minutes, "min")) if count)
 
 
 def size(count: int) -> str:

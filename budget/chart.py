@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from ..progress import duration
 from .plan import DOES_NOT_FIT, Plan
-from .planner import duration
 from .solve import NAMES
 
 WIDTH, MARGIN, LABELS, VALUES = 960, 24, 190, 110

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from ..loaders.catalog import tomllib
+from ..toml import read_toml
 from . import gpus
 from .plan import Card, Job, Phase
 from .weights import Model, kinds
@@ -48,7 +48,7 @@ class Settings:
 
 @lru_cache(maxsize=1)
 def activations_table() -> dict:
-    return tomllib.loads((Path(__file__).parent / "activations.toml").read_text(encoding="utf-8"))
+    return read_toml(Path(__file__).parent / "activations.toml")
 
 
 def tokens(job: Job, model: Model) -> int:
@@ -61,7 +61,7 @@ def activation_bytes(job: Job, card: Card, model: Model, branches: int) -> int:
     """Of one evaluation of the diffusion model with `branches` in a batch, uncorrected."""
     dtype, kernels = ("fp32", "cpu") if card.sm == 0 else ("bf16", "fused" if card.fused else "eager rope")
     line = activations_table()["diffusion"][model.architecture][dtype][kernels]
-    count = tokens(job, model) * job.batch
+    count = tokens(job, model)
     latents = 2000 * count  # noise, conditioning and what a sampler remembers, in float32
     return round(line["branch"] * count * branches + line["shared"] * count + line["constant"] + latents)
 
@@ -97,7 +97,7 @@ def phases(
         add("image_encode", parts.clip_vision, vision["activations"], vision["flop"] / rate)
     if job.pose:
         add("pose", pose["weights"], pose["activations"], pose["flop_frame"] * job.frames / rate)
-    volume = job.width * job.height * job.frames * job.batch
+    volume = job.width * job.height * job.frames
     encodes = 2 if job.pose else 1
     tile = encode_tile(job, card, parts, corrections)
     seconds = encodes * volume * vae["encode_flop"] * overlap_cost(tile) / rate
@@ -151,8 +151,8 @@ def sample_seconds(job: Job, card: Card, model: Model, settings: Settings) -> fl
 def block_seconds(job: Job, card: Card, model: Model) -> float:
     """One block for one branch: its products and its attention."""
     count, part = tokens(job, model), gpus.efficiency(card.sm)
-    products = 2 * model.token_weights * count * job.batch
-    attention = 4 * count * (count * model.attention + model.context) * model.dim * job.batch
+    products = 2 * model.token_weights * count
+    attention = 4 * count * (count * model.attention + model.context) * model.dim
     fast = card.fp8 if model.multiplies and card.fp8 else card.bf16
     return products / (fast * part) + attention / (card.bf16 * part)
 

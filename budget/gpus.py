@@ -4,7 +4,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from ..loaders.catalog import tomllib
+from ..toml import read_toml
 from .plan import Card
 
 GIB = 1 << 30
@@ -12,7 +12,7 @@ GIB = 1 << 30
 
 @lru_cache(maxsize=1)
 def table() -> dict:
-    return tomllib.loads((Path(__file__).parent / "gpus.toml").read_text(encoding="utf-8"))
+    return read_toml(Path(__file__).parent / "gpus.toml")
 
 
 @lru_cache(maxsize=1)

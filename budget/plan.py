@@ -3,15 +3,13 @@
 import json
 from dataclasses import asdict, dataclass, field
 
-VERSION = 1
-PHASES = ("text_encode", "image_encode", "pose", "vae_encode", "sample", "vae_decode", "frames")
+VERSION = 2
 FITS, FITS_WITH_CHANGES, DOES_NOT_FIT = "fits", "fits with changes", "does not fit"
-MODES = ("full", "model_cpu_offload", "sequential_cpu_offload")
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be made. `variant` is a catalogue id or a file's path; `width` and `height` are pixels.
+    """One video that is to be made (batch_size 1). `variant` is a catalogue id or a file's path, sizes are pixels.
 
     `branches` are the guidance branches of the worst step (1 to 3), `lora_bytes` the size of all LoRA files together;
     `pose` says that the same prompt extracts the pose.
@@ -24,7 +22,6 @@ class Job:
     branches: int = 3
     steps: int = 40
     lora_bytes: int = 0
-    batch: int = 1
     pose: bool = True
 
 
@@ -74,16 +71,15 @@ class Phase:
 class Plan:
     """How to run a job on a card. Bytes; `vae_tile` is pixels for core's tiled decode, 0 for whole frames.
 
-    `variant` is the one to load; `kept` of `blocks` stay on the card, which are `resident` bytes of the diffusion model with
-    what is not in blocks; `activations` is what the loader tells ComfyUI that one evaluation of one branch needs. `ram` and
-    `disk` are what the computer must have; `seconds` and `money` (US dollars) are estimates.
+    `kept` of `blocks` stay on the card, which are `resident` bytes of the diffusion model with what is not in blocks;
+    `activations` is what the loader tells ComfyUI that one evaluation of one branch needs. `ram` and `disk` are what the
+    computer must have; `seconds` and `money` (US dollars) are estimates.
     """
 
     job: Job
     card: Card
     phases: tuple[Phase, ...]
     verdict: str
-    variant: str
     mode: str
     blocks: int
     kept: int
@@ -98,6 +94,11 @@ class Plan:
     money: float | None = None
     calibrated: bool = False
     advice: tuple[str, ...] = field(default=())
+
+    @property
+    def variant(self) -> str:
+        """The one to load."""
+        return self.job.variant
 
     @property
     def fits(self) -> bool:

@@ -9,13 +9,14 @@ from pathlib import Path
 from .. import environment
 from ..loaders import selector
 from ..loaders.catalog import catalogue
-from ..loaders.select import automatic, wished
+from ..loaders.names import STEP_DISTILL, automatic, wished
 from .calibration import Calibration
 from .estimate import Parts
 from .plan import Card, Job, Plan
 from .solve import Host, Rules, solve
 from .weights import kind_of, model_of
 
+Find = Callable[[str], Path | None]
 USUAL_RAM = 32 << 30  # assumed for `auto` where the computer is not known
 MISSING_FLAGS = ("--medvram", "--normalvram", "--cpu-text-encoder", "--cpu-text-enc")
 
@@ -23,7 +24,7 @@ MISSING_FLAGS = ("--medvram", "--normalvram", "--cpu-text-encoder", "--cpu-text-
 def plan_job(
     job: Job,
     card: Card,
-    find: Callable[[str], Path | None] = lambda file: None,
+    find: Find = lambda file: None,
     calibration: Calibration | None = None,
     host: Host = Host(),  # noqa: B008 - frozen
 ) -> Plan:
@@ -41,7 +42,10 @@ def plan_job(
     return planned(job, card, find, calibration, host, rules)
 
 
-def planned(job: Job, card: Card, find, calibration, host: Host, rules: Rules, explain: bool = True) -> Plan:
+def planned(
+    job: Job, card: Card, find: Find, calibration: Calibration | None, host: Host, rules: Rules, explain: bool = True
+) -> Plan:
+    """The plan of the job's own variant."""
     model = model_of(job.variant, files(job.variant, find))
     corrections = calibration.corrections(model.architecture, card) if calibration else {}
     host = replace(host, download=download(job, find))
@@ -50,7 +54,7 @@ def planned(job: Job, card: Card, find, calibration, host: Host, rules: Rules, e
     return replace(plan, advice=tuple(lines))
 
 
-def least_time(job: Job, card: Card, find, calibration, host: Host, rules: Rules) -> Plan:
+def least_time(job: Job, card: Card, find: Find, calibration: Calibration | None, host: Host, rules: Rules) -> Plan:
     """The plan of the best variant of SteadyDancer, by the selector's order, that is hardly slower than the fastest.
 
     One that is here may be a little slower still: it saves a download of 10 GB and more.
@@ -74,7 +78,7 @@ def check(job: Job) -> None:
         raise ValueError(f"{job.frames} frames cannot be made: take one more than a multiple of 4, such as 81.")
 
 
-def files(variant: str, find) -> list[Path]:
+def files(variant: str, find: Find) -> list[Path]:
     """The variant's files if all of them are here; of two experts, which take turns, the first."""
     known = catalogue().variants.get(variant)
     if known is None:
@@ -95,7 +99,7 @@ def parts_of(variant: str) -> Parts:
     return Parts(size(entry.text_encoder), size(entry.clip_vision), size(entry.vae))
 
 
-def download(job: Job, find) -> int:
+def download(job: Job, find: Find) -> int:
     """Bytes of the variant's files that are not here yet."""
     book = catalogue()
     entry = book.variants.get(job.variant)
@@ -126,18 +130,10 @@ def reserved(card: Card) -> Card:
     return replace(card, free=max(0, card.free - round(float(found[1]) * (1 << 30)))) if found else card
 
 
-def duration(seconds: float) -> str:
-    """42 s, 3 min or 1 h 20 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def job_for(variant: str, width: int, height: int, frames: int, turbo: bool = False, **given) -> Job:
+def job_for(variant: str, width: int, height: int, frames: int, turbo: bool = False, **given: int | bool | None) -> Job:
     """A job with what the model's kind usually takes where `given` does not say; `turbo` is the 4-step LoRA."""
     kind = kind_of("steadydancer/fp8" if variant == "auto" else variant)
     usual = {"branches": kind["branches"], "steps": kind["steps"], "pose": kind["pose"]}
     if turbo:
-        usual |= {"branches": 1, "steps": 4, "lora_bytes": catalogue().files["lightx2v-i2v-480p-rank64"].size}
+        usual |= {"branches": 1, "steps": 4, "lora_bytes": catalogue().files[STEP_DISTILL].size}
     return Job(variant, width, height, frames, **{**usual, **{k: v for k, v in given.items() if v is not None}})

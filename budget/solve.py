@@ -1,7 +1,7 @@
 """From a job and a card to the plan that takes least time: what stays on the card, what waits, and what to change."""
 
 from bisect import bisect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from . import gpus
@@ -40,6 +40,38 @@ class Rules:
     undo: str = ""
 
 
+@dataclass(frozen=True)
+class Case:
+    """What a plan follows from: `corrections` are the factors for the activations of phases, from calibration."""
+
+    job: Job
+    card: Card
+    model: Model
+    parts: Parts
+    corrections: dict[str, float]
+
+    def phases(self, settings: Settings) -> tuple[Phase, ...]:
+        return phases(self.job, self.card, self.model, self.parts, settings, self.corrections)
+
+    def sample(self, settings: Settings) -> Phase:
+        return sample_phase(self.job, self.card, self.model, settings, self.corrections)
+
+    def sample_seconds(self, settings: Settings) -> float:
+        return sample_seconds(self.job, self.card, self.model, settings)
+
+    def one_branch(self, settings: Settings) -> int:
+        """Bytes that an evaluation of a single branch needs beside the weights."""
+        sample = self.sample(replace(settings, batched=False))
+        return sample.activations + sample.transient + sample.slack
+
+    def batches(self, settings: Settings) -> bool:
+        """Whether it can be as `settings.batched` says: ComfyUI batches only with half as much again to spare."""
+        if not settings.batched or self.job.branches == 1:
+            return True
+        batch = COMFYUI_SPARE * self.job.branches * self.one_branch(settings)
+        return self.sample(settings).weights + batch <= self.card.free
+
+
 def solve(
     job: Job,
     card: Card,
@@ -54,15 +86,15 @@ def solve(
 
     What would fit instead of what does not takes time to find: `explain` says whether it is wanted.
     """
-    corrections = corrections or {}
-    best = best_settings(job, card, model, parts, corrections, rules)
+    case = Case(job, card, model, parts, corrections or {})
+    best = best_settings(case, rules)
     settings = best or smallest(model, rules)
-    found = phases(job, card, model, parts, settings, corrections)
+    found = case.phases(settings)
     frames = next(phase for phase in found if phase.name == "frames")
     streamed = (model.blocks - settings.kept) * model.block_bytes
     ram = round(HOST_BASE) + streamed + (model.experts - 1) * model.bytes + parts.text_encoder + frames.activations
     lacking = [name for name, need, there in needs(ram, host) if there and need > there]
-    changed = changes(job, card, model, parts, corrections, settings) if best else []
+    changed = changes(case, settings) if best else []
     verdict = DOES_NOT_FIT if best is None or lacking else FITS_WITH_CHANGES if changed else FITS
     seconds = sum(phase.seconds for phase in found)
     plan = Plan(
@@ -70,12 +102,11 @@ def solve(
         card=card,
         phases=found,
         verdict=verdict,
-        variant=job.variant,
-        mode=mode(settings, found, model, parts, card),
+        mode=mode(case, settings),
         blocks=model.blocks,
         kept=settings.kept,
         resident=model.other_bytes + settings.kept * model.block_bytes,
-        activations=one_branch(job, card, model, settings, corrections),
+        activations=case.one_branch(settings),
         batched=settings.batched,
         vae_tile=settings.vae_tile,
         text_encoder=settings.text_encoder,
@@ -86,7 +117,7 @@ def solve(
         calibrated=bool(corrections),
     )
     if best is None and explain:
-        changed = too_large(job, card, model, parts, corrections, rules, found)
+        changed = too_large(case, rules, found)
     return replace(plan, advice=(*changed, *(host_advice(name, ram, host) for name in lacking)))
 
 
@@ -104,41 +135,38 @@ def smallest(model: Model, rules: Rules) -> Settings:
     return Settings(False, model.blocks if rules.kept == "all" else 0, TILES[-1], "cpu", rules.together)
 
 
-def best_settings(job, card, model, parts, corrections, rules) -> Settings | None:
+def best_settings(case: Case, rules: Rules) -> Settings | None:
     """The fastest settings under which every phase fits, None where there are none.
 
     The phases do not share settings, so each is settled by itself: the text encoder is faster on the card, a larger tile is
     faster than a smaller one, more blocks on the card are never slower; only batching has to be tried. Where all models stay
     together on the card, the phases do share it, and the few settings that are left are all tried.
     """
-
-    def found(settings: Settings) -> tuple[Phase, ...]:
-        return phases(job, card, model, parts, settings, corrections)
+    card = case.card
 
     def fits(settings: Settings, *names: str) -> bool:
-        return all(p.where == "cpu" or p.peak <= card.free for p in found(settings) if p.name in names)
+        return all(p.where == "cpu" or p.peak <= card.free for p in case.phases(settings) if p.name in names)
 
     def samples(settings: Settings) -> bool:
-        fitting = sample_phase(job, card, model, settings, corrections).peak <= card.free
-        return fitting and batches(job, card, model, settings, corrections)
+        return case.sample(settings).peak <= card.free and case.batches(settings)
 
     if rules.together:
-        every = [choice for choice in options(job, model, rules) if samples(choice) and fits(choice, *NAMES)]
-        return min(every, key=lambda choice: sum(phase.seconds for phase in found(choice)), default=None)
-    settings = smallest(model, rules)
+        every = [c for c in options(case.job, case.model, rules) if samples(c) and fits(c, *NAMES)]
+        return min(every, key=lambda choice: sum(phase.seconds for phase in case.phases(choice)), default=None)
+    settings = smallest(case.model, rules)
     if not fits(settings, "image_encode", "pose", "vae_encode", "vae_decode"):
         return None
     tile = next(tile for tile in TILES if fits(replace(settings, vae_tile=tile), "vae_decode"))
     encoder = "gpu" if fits(replace(settings, text_encoder="gpu"), "text_encode") else "cpu"
     candidates = []
-    for batched in (True, False) if job.branches > 1 else (True,):
-        kept = most_blocks(card, model, rules, lambda n: samples(replace(settings, batched=batched, kept=n)))  # noqa: B023
+    for batched in (True, False) if case.job.branches > 1 else (True,):
+        kept = most_blocks(case.model, rules, lambda n: samples(replace(settings, batched=batched, kept=n)))  # noqa: B023
         if kept is not None:
             candidates.append(Settings(batched, kept, tile, encoder))
-    return min(candidates, key=lambda choice: sample_seconds(job, card, model, choice), default=None)
+    return min(candidates, key=case.sample_seconds, default=None)
 
 
-def most_blocks(card: Card, model: Model, rules: Rules, fits) -> int | None:
+def most_blocks(model: Model, rules: Rules, fits: Callable[[int], bool]) -> int | None:
     """The most blocks that fit; None where not even none does. All of them need no buffers to bring others over."""
     if rules.kept != "none" and fits(model.blocks):
         return model.blocks
@@ -153,33 +181,21 @@ def most_blocks(card: Card, model: Model, rules: Rules, fits) -> int | None:
     return low
 
 
-def batches(job: Job, card: Card, model: Model, settings: Settings, corrections: dict) -> bool:
-    """Whether it can be as `settings.batched` says: ComfyUI batches only with half as much again to spare."""
-    if not settings.batched or job.branches == 1:
-        return True
-    weights = sample_phase(job, card, model, settings, corrections).weights
-    return weights + COMFYUI_SPARE * job.branches * one_branch(job, card, model, settings, corrections) <= card.free
-
-
-def one_branch(job, card, model, settings, corrections) -> int:
-    """Bytes that an evaluation of a single branch needs beside the weights."""
-    sample = sample_phase(job, card, model, replace(settings, batched=False), corrections)
-    return sample.activations + sample.transient + sample.slack
-
-
-def mode(settings: Settings, found: tuple[Phase, ...], model: Model, parts: Parts, card: Card) -> str:
+def mode(case: Case, settings: Settings) -> str:
     """full: everything stays on the card. model_cpu_offload: the models take turns. sequential: blocks come and go."""
-    if settings.kept < model.blocks:
+    if settings.kept < case.model.blocks:
         return "sequential_cpu_offload"
-    sample = next(phase for phase in found if phase.name == "sample")
+    sample = next(phase for phase in case.phases(settings) if phase.name == "sample")
+    parts = case.parts
     others = 0 if settings.together else sum((parts.text_encoder, parts.clip_vision, parts.vae))
-    return "full" if sample.peak + others <= card.free and settings.text_encoder == "gpu" else "model_cpu_offload"
+    return "full" if sample.peak + others <= case.card.free and settings.text_encoder == "gpu" else "model_cpu_offload"
 
 
-def changes(job, card, model: Model, parts: Parts, corrections, settings: Settings) -> list[str]:
+def changes(case: Case, settings: Settings) -> list[str]:
     """What is not as usual, and why, in plain words."""
-    usual = phases(job, card, model, parts, replace(settings, vae_tile=0, text_encoder="gpu"), corrections)
-    whole = {phase.name: f"{phase.peak / 1e9:.1f} GB of {card.free / 1e9:.1f} GB" for phase in usual}
+    model, free = case.model, case.card.free
+    usual = case.phases(replace(settings, vae_tile=0, text_encoder="gpu"))
+    whole = {phase.name: f"{phase.peak / 1e9:.1f} GB of {free / 1e9:.1f} GB" for phase in usual}
     found = []
     if settings.vae_tile:
         found.append(
@@ -191,9 +207,9 @@ def changes(job, card, model: Model, parts: Parts, corrections, settings: Settin
             f"The text encoder runs on the CPU, a minute more for a new prompt: it would take {whole['text_encode']}."
         )
     if settings.kept < model.blocks:
-        sample = sample_phase(job, card, model, settings, corrections)
-        resident = sample_seconds(job, card, model, replace(settings, kept=model.blocks))
-        slower = round(100 * (sample_seconds(job, card, model, settings) / resident - 1))
+        sample = case.sample(settings)
+        resident = case.sample_seconds(replace(settings, kept=model.blocks))
+        slower = round(100 * (case.sample_seconds(settings) / resident - 1))
         found.append(
             f"{settings.kept} of {model.blocks} blocks stay on the card, {model.block_bytes / 1e9:.2f} GB each beside the "
             f"{(sample.peak - sample.weights) / 1e9:.1f} GB that sampling needs. The others come from RAM in every step: "
@@ -218,10 +234,11 @@ def host_advice(name: str, ram: int, host: Host) -> str:
     )
 
 
-def too_large(job, card, model, parts, corrections, rules, found) -> list[str]:
+def too_large(case: Case, rules: Rules, found: tuple[Phase, ...]) -> list[str]:
     """Why nothing fits, and what would."""
+    job, card = case.job, case.card
     worst = max((phase for phase in found if phase.where == "gpu"), key=lambda phase: phase.peak)
-    if rules.kept == "all" and best_settings(job, card, model, parts, corrections, Rules()):
+    if rules.kept == "all" and best_settings(case, Rules()):
         return [
             f"The whole model does not fit: {NAMES[worst.name]} would take {worst.peak / 1e9:.1f} GB of "
             f"{card.free / 1e9:.1f} GB. {rules.undo}, and part of it waits in RAM."
@@ -231,22 +248,22 @@ def too_large(job, card, model, parts, corrections, rules, found) -> list[str]:
         f"and {card.name} has {card.free / 1e9:.1f} GB for it."
     ]
 
-    def possible(changed: Job) -> bool:
-        return best_settings(changed, card, model, parts, corrections, rules) is not None
+    def possible(**changed: int) -> bool:
+        return best_settings(replace(case, job=replace(job, **changed)), rules) is not None
 
     # More frames never need less, so the first count that is too large can be searched by halves.
     counts = range(5, job.frames, 4)
-    fitting = bisect(counts, False, key=lambda frames: not possible(replace(job, frames=frames)))
+    fitting = bisect(counts, False, key=lambda frames: not possible(frames=frames))
     if fitting:
         lines.append(f"{counts[fitting - 1]} frames fit at {job.width}×{job.height}.")
     for width, height in ((1024, 576), (832, 480), (640, 368), (480, 272)):
         size = (width, height) if job.width >= job.height else (height, width)
-        if size[0] * size[1] < job.width * job.height and possible(replace(job, width=size[0], height=size[1])):
+        if size[0] * size[1] < job.width * job.height and possible(width=size[0], height=size[1]):
             lines.append(f"{size[0]}×{size[1]} fits with {job.frames} frames.")
             break
     larger = [other for other in gpus.cards() if other.free > card.free and other.price is not None]
     for other in sorted(larger, key=lambda other: other.price):
-        if best_settings(job, other, model, parts, corrections, rules):
+        if best_settings(replace(case, card=other), rules):
             lines.append(f"{other.name} can do it, at about ${other.price:.2f} an hour.")
             break
     return lines

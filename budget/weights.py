@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from ..loaders.catalog import catalogue, tomllib
+from ..loaders.catalog import catalogue
+from ..toml import read_toml
 
 BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 LONGEST_HEADER = 100 << 20
@@ -47,7 +48,7 @@ class Model:
 
 @lru_cache(maxsize=1)
 def kinds() -> dict:
-    return tomllib.loads((Path(__file__).parent / "models.toml").read_text(encoding="utf-8"))
+    return read_toml(Path(__file__).parent / "models.toml")
 
 
 def kind_of(variant: str) -> dict:

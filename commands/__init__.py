@@ -13,3 +13,8 @@ def comfyui() -> Path | None:
         if folder.parent.name == "custom_nodes":
             return folder.parents[1]
     return None
+
+
+def user_folder(base: Path | None) -> Path:
+    """ComfyUI's user folder in its base folder; where there is no ComfyUI, the home folder's one for settings."""
+    return base / "user" if base else Path.home() / ".config"

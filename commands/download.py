@@ -11,8 +11,8 @@ from ..loaders import hub
 from ..loaders.catalog import ModelFile
 from ..loaders.download import ensure_all
 from ..loaders.errors import DownloadCancelled, DownloadError
+from ..loaders.names import files_of, profiles_from_environment
 from ..loaders.places import Places
-from ..loaders.select import files_of, profiles_from_environment
 from ..loaders.transfer import Patience
 from ..progress import TerminalLine
 from . import comfyui

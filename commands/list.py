@@ -3,7 +3,7 @@
 import argparse
 
 from ..loaders.catalog import catalogue
-from ..loaders.select import files_of
+from ..loaders.names import files_of
 from .download import add_models_dir, models
 
 

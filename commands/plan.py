@@ -11,10 +11,12 @@ from pathlib import Path
 from ..budget import gpus
 from ..budget.calibration import Calibration
 from ..budget.plan import Plan
-from ..budget.planner import duration, job_for, plan_job
-from ..budget.solve import NAMES, Host
+from ..budget.planner import job_for, plan_job
+from ..budget.report import matrix, table
+from ..budget.solve import Host
 from ..budget.weights import lora_bytes, plannable
 from ..loaders.catalog import catalogue
+from . import user_folder
 from .download import add_models_dir, models
 
 
@@ -23,7 +25,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--family", default="steadydancer", choices=families())
     parser.add_argument("--variant", default="auto", help="fp8, Q4_K_M, … of the family, or a file (default: auto)")
     parser.add_argument("--size", default="832x480", help="WIDTHxHEIGHT in pixels (default: 832x480)")
-    parser.add_argument("--frames", type=int, default=81)
+    parser.add_argument("--frames", type=int, default=81, help="of one video (default: 81)")
     parser.add_argument("--steps", type=int, help="default: what the model usually takes")
     parser.add_argument(
         "--branches", type=int, choices=(1, 2, 3), help="guidance branches: 1 none, 2 text, 3 text and pose"
@@ -45,7 +47,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run(args) -> int:
     where = here(args)
-    calibration = Calibration(user_folder(args, where))
+    calibration = Calibration(args.user_dir or user_folder(where and where.models_dir.parent))
     if args.reset_calibration:
         print(f"Forgot {calibration.reset()} measurements of {calibration.path}.")
         return 0
@@ -79,12 +81,6 @@ def here(args):
         return models(args)
     except ValueError:
         return None
-
-
-def user_folder(args, where) -> Path:
-    if args.user_dir:
-        return args.user_dir
-    return (where.models_dir.parent / "user") if where else Path.home() / ".config"
 
 
 def host(where) -> Host:
@@ -130,68 +126,3 @@ def size(text: str) -> tuple[int, int]:
     if len(parts) != 2 or not all(part.isdecimal() for part in parts):
         raise ValueError(f"'{text}' is no size. Write it as 832x480.")
     return int(parts[0]), int(parts[1])
-
-
-def table(plan: Plan) -> list[str]:
-    """The plan of one card as lines: a row a phase, bytes in GB."""
-    job, card = plan.job, plan.card
-    taken = (card.total - card.free) / 1e9
-    lines = [
-        f"{plan.variant} at {job.width}×{job.height} with {job.frames} frames, {job.steps} steps, on {card.name}: {plan.verdict}",
-        "",
-        f"{'phase':<22} {'where':<5} {'weights':>8} {'activations':>12} {'transient':>10} {'slack':>6} {'peak GB':>8} {'time':>10}",
-    ]
-    for phase in plan.phases:
-        parts = (phase.weights, phase.activations, phase.transient, phase.slack)
-        numbers = [f"{part / 1e9:.1f}" for part in parts]
-        lines.append(
-            f"{NAMES[phase.name]:<22} {phase.where:<5} {numbers[0]:>8} {numbers[1]:>12} {numbers[2]:>10} {numbers[3]:>6} "
-            f"{phase.peak / 1e9:>8.1f} {duration(phase.seconds) if phase.seconds else '':>10}"
-        )
-    lines += [
-        "",
-        f"card: {card.total / 1e9:.1f} GB, {taken:.1f} GB of them taken by CUDA and other programs; largest peak "
-        f"{plan.worst.peak / 1e9:.1f} of {card.free / 1e9:.1f} GB ({NAMES[plan.worst.name]})",
-        f"{plan.mode}: {plan.kept} of {plan.blocks} blocks on the card, {guidance(plan)}, "
-        f"text encoder on the {plan.text_encoder.upper()}, "
-        f"{'decode in tiles of ' + str(plan.vae_tile) if plan.vae_tile else 'decode whole'}",
-        f"computer: {plan.ram / 1e9:.0f} GB of RAM, {plan.disk / 1e9:.1f} GB to download",
-        f"estimates: {duration(plan.seconds)}"
-        + (f", ${plan.money:.2f} at ${card.price:.2f} an hour" if plan.money is not None else "")
-        + (", corrected by measured runs" if plan.calibrated else ""),
-        *plan.advice,
-    ]
-    return lines
-
-
-def guidance(plan: Plan) -> str:
-    if plan.job.branches == 1:
-        return "no guidance"
-    return f"{plan.job.branches} guidance branches {'in one batch' if plan.batched else 'one by one'}"
-
-
-def matrix(plans: list[Plan]) -> list[str]:
-    """A row a card: for choosing what to rent."""
-    job = plans[0].job
-    lines = [
-        f"{job.width}×{job.height} with {job.frames} frames, {job.steps} steps; times and prices are estimates",
-        "batch: guidance branches in one batch, where that is faster and fits with the room that ComfyUI wants to spare",
-        f"{'card':<18} {'verdict':<18} {'variant':<22} {'peak':>6} {'of':>6} {'blocks':>7} {'batch':>5} {'tile':>5} {'text':>4} "
-        f"{'RAM':>4} {'time':>10} {'price':>6}  why",
-    ]
-    for plan in plans:
-        money = "" if plan.money is None else f"${plan.money:.2f}"
-        lines.append(
-            f"{plan.card.name:<18} {plan.verdict:<18} {plan.variant:<22} {plan.worst.peak / 1e9:>6.1f} "
-            f"{plan.card.free / 1e9:>6.1f} {f'{plan.kept}/{plan.blocks}':>7} {'yes' if plan.batched else 'no':>5} "
-            f"{plan.vae_tile or 'no':>5} {plan.text_encoder:>4} {plan.ram / 1e9:>4.0f} {duration(plan.seconds):>10} {money:>6}  "
-            f"{reason(plan)}"
-        )
-    return lines
-
-
-def reason(plan: Plan) -> str:
-    worst = NAMES[plan.worst.name]
-    if plan.advice:
-        return " ".join(plan.advice)
-    return f"{worst} takes most, and {(plan.card.free - plan.worst.peak) / 1e9:.1f} GB stay free"

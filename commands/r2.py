@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..progress import TerminalLine, size
-from . import comfyui
+from . import comfyui, user_folder
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -50,8 +50,7 @@ def _bucket(args: argparse.Namespace):
     from ..storage import profiles
     from ..storage.client import Bucket
 
-    base = _comfyui(args)
-    config = args.config or profiles.config_file((base or Path.home()) / "user" / "__steadydancer" / "r2.toml")
+    config = args.config or profiles.config_file(user_folder(_comfyui(args)) / "__steadydancer" / "r2.toml")
     if args.config and not args.config.is_file():
         raise ValueError(f"There is no file {args.config}. Correct --config.")
     profile = profiles.find(args.profile, config)

@@ -4,8 +4,8 @@ import argparse
 
 from ..loaders import places
 from ..loaders.catalog import catalogue
+from ..loaders.names import files_of
 from ..loaders.places import damage, file_hash, record, recorded
-from ..loaders.select import files_of
 from .download import add_models_dir, models
 
 

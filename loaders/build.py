@@ -10,6 +10,7 @@ import comfy.sd
 import comfy.utils
 import folder_paths
 import torch
+from comfy.model_patcher import ModelPatcher
 
 from ..quant.fp8 import with_true_formats
 from ..quant.ops import packed_operations
@@ -101,7 +102,7 @@ class LazyVAE(OnFirstUse, comfy.sd.VAE):
         return super().decode_tiled_3d(*args, **kwargs)
 
 
-def load_diffusion(paths: list[Path]):
+def load_diffusion(paths: list[Path]) -> ModelPatcher:
     """A MODEL from one file, safetensors or GGUF, or from the shards of one. Raises ValueError where this cannot be."""
     if len(paths) > 1:
         return load_shards([str(path) for path in paths])
@@ -109,7 +110,7 @@ def load_diffusion(paths: list[Path]):
     return load(str(paths[0]))
 
 
-def load_one(path: str, disable_dynamic: bool = False):
+def load_one(path: str, disable_dynamic: bool = False) -> ModelPatcher:
     """A MODEL from a safetensors file. Scaled fp8 keeps the format that its tensors have."""
     tensors, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
     if "_quantization_metadata" not in (metadata or {}):
@@ -118,7 +119,7 @@ def load_one(path: str, disable_dynamic: bool = False):
     return known(model, path, load_one)
 
 
-def load_gguf(path: str, disable_dynamic: bool = False):
+def load_gguf(path: str, disable_dynamic: bool = False) -> ModelPatcher:
     """A MODEL from a GGUF file: whatever ComfyUI's detection knows. Computes in bfloat16 where the device can."""
     device = comfy.model_management.get_torch_device()
     dtype = torch.bfloat16 if comfy.model_management.should_use_bf16(device) else None
@@ -129,7 +130,7 @@ def load_gguf(path: str, disable_dynamic: bool = False):
     return with_packed_patches(known(model, path, load_gguf), operations.scratch)
 
 
-def load_shards(paths: list[str], disable_dynamic: bool = False):
+def load_shards(paths: list[str], disable_dynamic: bool = False) -> ModelPatcher:
     """A MODEL from files that each hold a part of the tensors. float32 shards run in bfloat16, as published."""
     tensors = {}
     for path in paths:
@@ -139,7 +140,7 @@ def load_shards(paths: list[str], disable_dynamic: bool = False):
     return known(model, paths, load_shards)
 
 
-def known(model, source: str | list[str], load: Callable):
+def known(model: ModelPatcher | None, source: str | list[str], load: Callable[..., ModelPatcher]) -> ModelPatcher:
     """The model that ComfyUI recognised, able to be loaded once more. Raises ValueError where it recognised none."""
     if model is None:
         name = Path(source).name if isinstance(source, str) else Path(source[0]).parent.name
@@ -148,7 +149,7 @@ def known(model, source: str | list[str], load: Callable):
     return model
 
 
-def with_lora(model, path: Path):
+def with_lora(model: ModelPatcher, path: Path) -> ModelPatcher:
     """The MODEL with a LoRA at full strength."""
     lora = comfy.utils.load_torch_file(str(path), safe_load=True)
     return comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)[0]
@@ -168,7 +169,7 @@ def load_clip(paths: list[Path], clip_type: str, options: dict | None = None) ->
 
 def load_gguf_clip(
     path: str, kind: comfy.sd.CLIPType, embeddings: list[str], options: dict, disable_dynamic: bool = False
-):
+) -> comfy.sd.CLIP:
     """A CLIP from a T5 or UMT5 encoder's GGUF file."""
     operations = packed_operations()
     clip = comfy.sd.load_text_encoder_state_dicts(
@@ -183,7 +184,9 @@ def load_gguf_clip(
     return clip
 
 
-def gguf_clip_patcher(path, kind, embeddings, options, disable_dynamic: bool = False):
+def gguf_clip_patcher(
+    path: str, kind: comfy.sd.CLIPType, embeddings: list[str], options: dict, disable_dynamic: bool = False
+) -> ModelPatcher:
     return load_gguf_clip(path, kind, embeddings, options, disable_dynamic).patcher
 
 

@@ -9,10 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib
+from ..toml import tomllib
 
 DATA = Path(__file__).parent
 ROLES = (

@@ -1,7 +1,5 @@
 """From a catalogue entry to a checked file on disk: found, or fetched once from the first source that has it."""
 
-import contextlib
-import contextvars
 import json
 import logging
 import os
@@ -17,6 +15,7 @@ from ..progress import program_ends
 from . import hub, places
 from .catalog import ModelFile, Source, catalogue
 from .errors import DownloadCancelled, DownloadError, NoRoom
+from .lock import held
 from .places import Places
 from .transfer import Cancelled, Patience, Progress, Remote, Transfer
 
@@ -112,8 +111,7 @@ def ensure_all(
     if jobs == 1:  # no pool: Python would wait for its thread, and so for the download, before it exits
         return [one(file) for file in files]
     with ThreadPoolExecutor(jobs) as pool:
-        # with the caller's context: ComfyUI keeps in it which prompt and node a progress belongs to
-        futures = [pool.submit(contextvars.copy_context().run, one, file) for file in files]
+        futures = [pool.submit(one, file) for file in files]
     errors = [error for future in futures if (error := future.exception())]
     if errors:
         raise min(errors, key=lambda error: isinstance(error, DownloadCancelled))  # the cause, not its effect
@@ -164,19 +162,9 @@ def fetch(
 
     `before` is the stamp of the target that was found wanting.
     """
-    from filelock import FileLock, Timeout
-
     target.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(str(target) + ".lock")
     part = target.with_name(target.name + ".part")
-    while not lock.is_locked:
-        try:
-            lock.acquire(timeout=0.2)
-        except Timeout:
-            if cancelled():
-                raise DownloadCancelled from None
-            progress(other_transfer(part), remote.size or file.size)
-    try:
+    with held(target, cancelled, lambda: progress(other_transfer(part), remote.size or file.size)):
         if target.is_file() and stamp(target) != before:
             return target  # another prompt or process has just fetched it
         transfer = Transfer(remote, part, patience)
@@ -187,10 +175,6 @@ def fetch(
         place(part, target, file.format)
         transfer.notes.unlink(missing_ok=True)
         places.record(target, sha256)
-    finally:
-        lock.release()
-    with contextlib.suppress(OSError):  # Windows, while another process waits for it
-        Path(lock.lock_file).unlink()  # only now: a waiting process finds the file finished
     return target
 
 

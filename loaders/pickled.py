@@ -1,6 +1,5 @@
 """Pickled checkpoints, converted once to safetensors beside them: such a file is mapped, and nothing in it can run."""
 
-import contextlib
 import errno
 import json
 import os
@@ -15,6 +14,7 @@ import torch
 from safetensors import safe_open
 
 from .errors import DownloadCancelled
+from .lock import held
 from .places import cut_short
 
 SOURCE, CONTENTS = "steadydancer.source", "steadydancer.contents"
@@ -37,45 +37,27 @@ def as_safetensors(
     `check(tensors, name)` may refuse the file before anything is written. Raises ValueError with what to do, and
     DownloadCancelled within a second of `cancelled()`; neither leaves a file that could be taken for whole.
     """
-    from filelock import FileLock
-
     target = path.with_suffix(".safetensors")
     if is_conversion(target, path):
         return target
     tensors = read(path)
     check(tensors, path.name)
     part = target.with_name(target.name + ".part")
-    lock = FileLock(str(target) + ".lock")
     try:
-        acquire(lock, cancelled)
-        try:
-            if not is_conversion(target, path):  # else another process has just made it
-                say(f"{path.name} is converted once to {target.name}. The .pth is not needed after that.")
-                convert(path, tensors, part, progress, cancelled)
-                os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # Windows, which deletes it at the release
-                Path(lock.lock_file).unlink()
-            lock.release()
+        with held(target, cancelled):
+            try:
+                if not is_conversion(target, path):  # else another process has just made it
+                    say(f"{path.name} is converted once to {target.name}. The .pth is not needed after that.")
+                    convert(path, tensors, part, progress, cancelled)
+                    os.replace(part, target)
+            finally:
+                part.unlink(missing_ok=True)
     except OSError as err:
         advice = "Make the folder writable, or convert the file on another machine."
         if err.errno == errno.ENOSPC:
             advice = "The disk is full: free some space, then try again."
         raise ValueError(f"{target.name} could not be written into {target.parent} ({err.strerror}). {advice}") from err
     return target
-
-
-def acquire(lock, cancelled: Callable[[], bool]) -> None:
-    """Waits for the lock. Raises DownloadCancelled within a second of `cancelled()`."""
-    from filelock import Timeout
-
-    while not lock.is_locked:
-        try:
-            lock.acquire(timeout=0.2)
-        except Timeout:
-            if cancelled():
-                raise DownloadCancelled from None
 
 
 def metadata(path: Path) -> dict[str, str]:

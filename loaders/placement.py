@@ -1,10 +1,13 @@
 """Puts a plan into effect through ComfyUI's own knobs: its estimate, its placement, its way of evaluating guidance."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
 import comfy.samplers
 import torch
+from comfy.model_base import BaseModel
+from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from ..budget.plan import Plan
@@ -14,7 +17,7 @@ from .meter import Meter
 KEY = "steadydancer_plan"
 
 
-def placed(patcher, plan: Plan, meter: Meter):
+def placed(patcher: ModelPatcher, plan: Plan, meter: Meter) -> ModelPatcher:
     """The MODEL, placed and measured as planned."""
     if plan.kept < plan.blocks and plan.card.sm:
         patcher.__class__ = limited_class(type(patcher))
@@ -33,12 +36,12 @@ def placed(patcher, plan: Plan, meter: Meter):
 
 
 @contextmanager
-def estimate_of(plan: Plan, model):
+def estimate_of(plan: Plan, model: BaseModel) -> Iterator[None]:
     """Makes ComfyUI's own estimate, which is a factor times the latent's area, that of the plan for as long as it lasts."""
     job, own = plan.job, model.memory_usage_factor
     height, width = job.height // 8, job.width // 8
-    reference = {name: [[job.batch, 16, 1, height, width]] for name in model.memory_usage_factor_conds}
-    latent = [job.batch, 16, (job.frames - 1) // 4 + 1, height, width]
+    reference = {name: [[1, 16, 1, height, width]] for name in model.memory_usage_factor_conds}
+    latent = [1, 16, (job.frames - 1) // 4 + 1, height, width]
     model.memory_usage_factor *= plan.activations / model.memory_required(latent, cond_shapes=reference)
     try:
         yield

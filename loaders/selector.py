@@ -7,8 +7,9 @@ from functools import lru_cache
 
 from .. import environment
 from ..budget import gpus
-from .catalog import DATA, Variant, catalogue, tomllib
-from .select import automatic, wished
+from ..toml import read_toml
+from .catalog import DATA, Variant, catalogue
+from .names import automatic, wished
 
 PREFERENCES = ("quality", "balanced", "speed", "smallest")
 MODES = ("auto", "full", "model_cpu_offload", "sequential_cpu_offload")
@@ -37,7 +38,7 @@ class Choice:
 
 @lru_cache(maxsize=1)
 def rules() -> dict:
-    return tomllib.loads((DATA / "selector.toml").read_text(encoding="utf-8"))
+    return read_toml(DATA / "selector.toml")
 
 
 def families() -> list[str]:

@@ -20,6 +20,7 @@ from .errors import DownloadCancelled
 
 EXPERT = re.compile(r"(?<![a-z])(high|low)(?![a-z])", re.IGNORECASE)
 PARTNER = {"high": "low", "low": "high"}
+SUFFIXES = (".pth", ".safetensors")
 
 
 def expert(name: str) -> str:
@@ -37,7 +38,7 @@ def both_experts(path: Path) -> list[Path]:
         return [path]
     stem = EXPERT.sub(lambda found: PARTNER[found[1].lower()], path.stem, count=1).lower()
     partners = [other for other in path.parent.iterdir() if other.stem.lower() == stem]
-    partners = sorted(other for other in partners if other.suffix.lower() in (".pth", ".safetensors"))
+    partners = sorted(other for other in partners if other.suffix.lower() in SUFFIXES)
     if expert(path.name) == "low":
         high = partners[0].name if partners else "the file with 'high' in its name"
         raise ValueError(f"{path.name} is the low-noise expert. Choose {high}: the low-noise one is loaded with it.")

@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path, PurePath
 
 import folder_paths
+from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 from comfy_execution.utils import get_executing_context
 
@@ -13,14 +14,13 @@ from ..loaders.catalog import Variant, catalogue
 from ..loaders.download import ensure_all
 from ..loaders.errors import DownloadCancelled
 from ..loaders.meter import Meter, meter_of
-from ..loaders.select import files_of, split
+from ..loaders.names import STEP_DISTILL, files_of, split
 from .card import calibration, present_card
 from .progress import NodeProgress, cancelled, say, stop
 from .selector import choose
 
 CATEGORY = "SteadyDancer"
 FAMILY = "steadydancer"
-STEP_DISTILL = "lightx2v-i2v-480p-rank64"
 PlanType = io.Custom("STEADYDANCER_PLAN")
 PLAN_INPUT = PlanType.Input(
     "plan",
@@ -77,11 +77,12 @@ def accepted(plan: str | None, chosen: str) -> Meter | None:
     return meter
 
 
-def with_plan(model, meter: Meter | None):
+def with_plan(model: ModelPatcher, meter: Meter | None) -> ModelPatcher:
+    """The MODEL as its plan says; as it is without one."""
     return placement.placed(model, meter.plan, meter) if meter else model
 
 
-def companions(model) -> Variant:
+def companions(model: ModelPatcher) -> Variant:
     """The catalogue's variant whose encoders and VAE go with a user's own file, by what ComfyUI takes the model for."""
     kind = model.model.model_config.unet_config.get("image_model")
     variants = catalogue().variants_for("SteadyDancerCatalogLoader")
@@ -189,8 +190,8 @@ class SteadyDancerLoader(io.ComfyNode):
         model = build.load_diffusion(diffusion_files(chosen))
         if step_distill:
             model = build.with_lora(model, fetch(STEP_DISTILL)[0])
-        companions = book.variants.get(chosen, book.variants["steadydancer/fp8"])
-        return io.NodeOutput(with_plan(model, meter), *parts(companions, meter), chosen)
+        listed = book.variants.get(chosen, book.variants["steadydancer/fp8"])
+        return io.NodeOutput(with_plan(model, meter), *parts(listed, meter), chosen)
 
 
 class SteadyDancerCatalogLoader(io.ComfyNode):
@@ -213,7 +214,6 @@ class SteadyDancerCatalogLoader(io.ComfyNode):
                 PLAN_INPUT,
             ],
             outputs=[io.Model.Output(), io.Clip.Output(), io.ClipVision.Output(), io.Vae.Output()],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -248,7 +248,6 @@ class SteadyDancerDownload(io.ComfyNode):
                 ),
             ],
             outputs=[io.String.Output(display_name="report")],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod

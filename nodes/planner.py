@@ -13,15 +13,16 @@ from comfy_api.latest import io, ui
 from ..budget import gpus
 from ..budget.plan import Plan
 from ..budget.planner import job_for, plan_job
+from ..budget.report import table
 from ..budget.solve import Host
 from ..budget.weights import lora_bytes, plannable
-from ..commands.plan import table
 from ..loaders import build
 from ..loaders.catalog import catalogue
 from ..loaders.meter import RAN_OUT, meter_of
+from ..loaders.names import STEP_DISTILL
 from ..storage.memory import total_ram
 from .card import calibration, present_card
-from .loaders import CATEGORY, STEP_DISTILL, PlanType, disk_files
+from .loaders import CATEGORY, PlanType, disk_files
 from .progress import say
 
 THIS_ONE = "this one"
@@ -61,7 +62,12 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
                     "height", default=480, min=16, max=8192, step=16, tooltip="Height of the video in pixels."
                 ),
                 io.Int.Input(
-                    "frames", default=81, min=1, max=8193, step=4, tooltip="Frames, one more than a multiple of 4."
+                    "frames",
+                    default=81,
+                    min=1,
+                    max=8193,
+                    step=4,
+                    tooltip="Frames of one video (batch_size 1), one more than a multiple of 4.",
                 ),
                 io.Int.Input(
                     "steps",

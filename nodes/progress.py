@@ -7,7 +7,7 @@ import comfy.model_management
 import comfy.utils
 from server import PromptServer
 
-from ..progress import Meter
+from ..progress import Rate
 
 
 class NodeProgress:
@@ -25,9 +25,9 @@ class NodeProgress:
     def __call__(self, done: int, total: int, doing: str = "") -> None:
         if self.part != (total, doing):
             self.part = total, doing
-            self.bar, self.meter = comfy.utils.ProgressBar(total, node_id=self.node_id), Meter(self.unit)
+            self.bar, self.rate = comfy.utils.ProgressBar(total, node_id=self.node_id), Rate(self.unit)
         self.bar.update_absolute(done)
-        line = self.meter.line(done, total)
+        line = self.rate.line(done, total)
         now = time.monotonic()
         if now - self.last >= 1.0 or done >= total:
             self.last = now

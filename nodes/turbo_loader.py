@@ -9,12 +9,10 @@ from comfy_execution.utils import get_executing_context
 
 from ..loaders.catalog import catalogue
 from ..loaders.errors import DownloadCancelled
-from ..loaders.turbo import both_experts, load_turbo, prepared
+from ..loaders.turbo import SUFFIXES, both_experts, load_turbo, prepared
 from ..turbo.sla import with_sla
 from .loaders import CATEGORY, PLAN_INPUT, accepted, disk_files, fetch, fingerprint, parts, with_plan
 from .progress import NodeProgress, cancelled, say, stop
-
-PICKLED = (".pth", ".safetensors")
 
 
 def files(chosen: str) -> list[Path]:
@@ -33,7 +31,7 @@ class SteadyDancerTurboLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         variants = [variant.id for variant in catalogue().variants_for(cls.__name__)]
-        own = [name for name in disk_files() if name.lower().endswith(PICKLED)]
+        own = [name for name in disk_files() if name.lower().endswith(SUFFIXES)]
         return io.Schema(
             node_id="SteadyDancerTurboLoader",
             display_name="Load TurboDiffusion (auto-download)",
@@ -79,7 +77,6 @@ class SteadyDancerTurboLoader(io.ComfyNode):
                 io.Clip.Output(),
                 io.Vae.Output(),
             ],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod

@@ -28,13 +28,13 @@ EYES = [14, 15]
 THRESHOLD = 0.3
 
 
-def write(poses: Poses, threshold: float = THRESHOLD, binary: bool = True) -> list[dict]:
+def write(poses: Poses, threshold: float = THRESHOLD) -> list[dict]:
     """POSE_KEYPOINT of the clip: absolute pixels, lists of full length, points below `threshold` as 0, 0, 0.
 
-    With `binary` a known point's confidence is 1.0: controlnet_aux drops everything below 1, and core's nodes are as happy.
+    A known point's confidence is 1.0: controlnet_aux drops everything below 1, and core's nodes are as happy.
     """
     known = poses.scores >= max(threshold, 1e-6)
-    confidence = np.where(known, 1.0 if binary else np.clip(poses.scores, 0, 1), 0.0)
+    confidence = known.astype(np.float64)
     flat = np.concatenate([np.where(known[..., None], poses.points, 0.0), confidence[..., None]], -1)
     raw = np.concatenate([poses.points, np.where(known, poses.scores, 0.0 - poses.scores)[..., None]], -1)
     present = poses.present

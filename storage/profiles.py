@@ -6,18 +6,13 @@ Three sources: the name `env` (R2_* variables), a TOML file of ours, and AWS pro
 import configparser
 import os
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from .. import environment
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from ..toml import tomllib
 
 AUTO, ENV = "auto", "env"
 R2_HOST = "r2.cloudflarestorage.com"

@@ -1,10 +1,11 @@
 """SteadyDancer plus what rCM training changed in Wan's text-to-video model: an experiment, after TurboDiffusion's own merge.
 
-TurboDiffusion's image-to-video weights were made so: W + strength · (W_rCM − W_T2V), over the tensors that both have.
+TurboDiffusion's image-to-video weights were made so: W + strength · (W_rCM − W_base), over the tensors that both have.
 """
 
 import torch
 from comfy.model_management import cast_to_device
+from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QuantizedTensor
 from comfy.weight_adapter import WeightAdapterBase
 
@@ -39,7 +40,7 @@ def is_shared(key: str) -> bool:
     return key.startswith(SHARED) and not any(part in key for part in NOT_SHARED)
 
 
-def shared_weights(model) -> dict[str, torch.Tensor]:
+def shared_weights(model: ModelPatcher) -> dict[str, torch.Tensor]:
     """The shared tensors of a MODEL, key → tensor. Raises ValueError where one of them is quantised."""
     found = {key: t for key, t in model.model.diffusion_model.state_dict().items() if is_shared(key)}
     for tensor in found.values():
@@ -51,19 +52,20 @@ def shared_weights(model) -> dict[str, torch.Tensor]:
     return found
 
 
-def merge_rcm(base, rcm, t2v, strength: float):
-    """A clone of `base` with strength · (rcm − t2v) added to the shared tensors when it is loaded.
+def merge_rcm(model: ModelPatcher, rcm: ModelPatcher, base: ModelPatcher, strength: float) -> ModelPatcher:
+    """A clone of `model` with strength · (rcm − base) added to the shared tensors when it is loaded.
 
+    `model` is SteadyDancer, `rcm` the model that rCM made of `base`, which is Wan's text-to-video model.
     Raises ValueError where a model is quantised or of another size.
     """
-    target, tuned, plain = (shared_weights(model) for model in (base, rcm, t2v))
+    target, tuned, plain = (shared_weights(patcher) for patcher in (model, rcm, base))
     keys = target.keys() & tuned.keys() & plain.keys()
     if not keys or any(not target[key].shape == tuned[key].shape == plain[key].shape for key in keys):
         raise ValueError(
             "The three models are not of one size, so their weights cannot be added. Use the 14B models: SteadyDancer, "
             "TurboWan 2.1 text to video 14B 480p, and Wan 2.1 text to video 14B."
         )
-    clone = base.clone()
+    clone = model.clone()
     patches = {f"diffusion_model.{key}": Difference({key}, (tuned[key], plain[key])) for key in sorted(keys)}
     clone.add_patches(patches, strength)
     return clone

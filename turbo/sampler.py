@@ -1,8 +1,11 @@
 """rCM sampling with one or two experts: the state and the noise go through the whole run, the experts take turns."""
 
+from collections.abc import Callable
+
 import comfy.model_management
 import comfy.samplers
 import torch
+from comfy.model_patcher import ModelPatcher
 from tqdm.auto import tqdm
 
 from .schedule import high_noise_steps
@@ -49,7 +52,7 @@ class RCMSampler(comfy.samplers.Sampler):
         return x
 
 
-def with_prompt_cancel(model):
+def with_prompt_cancel(model: ModelPatcher) -> ModelPatcher:
     """A clone of the MODEL that looks after every block whether the run was cancelled: steps of a minute are common."""
 
     def look(args):
@@ -63,11 +66,22 @@ def with_prompt_cancel(model):
 
 
 def sample(
-    high, low, positive, latent, times: list[float], generator, mask=None, ode=False, seed=0, callback=None, quiet=False
-):
+    high: ModelPatcher,
+    low: ModelPatcher | None,
+    positive: list,
+    latent: torch.Tensor,
+    times: list[float],
+    generator: torch.Generator,
+    mask: torch.Tensor | None = None,
+    ode: bool = False,
+    seed: int = 0,
+    callback: Callable[[int, torch.Tensor, torch.Tensor, int], None] | None = None,
+    quiet: bool = False,
+) -> torch.Tensor:
     """Both experts over `times`: steps before the first time below 0.9 with `high`, the rest with `low`.
 
-    `high`, `low`: MODELs; without `low`, `high` does all steps. `latent` [B, 16, T, h, w]: zeros, or what to start from.
+    `high`, `low`: MODELs; without `low`, `high` does all steps. `positive` is a CONDITIONING. `latent` [B, 16, T, h, w]:
+    zeros, or what to start from; `mask` is its noise mask. All noise is `generator`'s; `seed` is only what patches are told.
     `callback(step, denoised, x, steps)`. Returns the latent, float32.
     """
     sampler = RCMSampler(times, generator, ode)

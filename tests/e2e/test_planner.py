@@ -90,7 +90,7 @@ def test_plan_loader_render_report(server):
     done = server.run(render())
     assert done.error is None, done.error
     plan = plan_of(done)
-    assert plan["verdict"] == "fits" and plan["variant"] == "steadydancer/fp16" and plan["card"]["sm"] == 0
+    assert plan["verdict"] == "fits" and plan["job"]["variant"] == "steadydancer/fp16" and plan["card"]["sm"] == 0
     assert len(done.outputs["save"]["images"]) == 17
     report = done.outputs["report"]["text"][0].splitlines()
     phases = [line.partition(":")[0].split()[0] for line in report]
@@ -172,8 +172,9 @@ def test_an_encode_that_comfyui_rescued_is_reported(server):
 
 
 def test_the_chart_and_the_tile(server):
+    variant = "steadydancer/Q4_K_M"  # auto would take the tiny fp16 file, whose blocks all stay on the card
     prompt = {
-        "planner": planner(variant="auto", width=832, height=480, frames=81, gpu="RTX 4060"),
+        "planner": planner(variant=variant, width=832, height=480, frames=81, gpu="RTX 4060"),
         "chart": node("SaveImage", images=["planner", 4], filename_prefix="chart"),
         "tile": node("PreviewAny", source=["planner", 5]),
         "fits": node("PreviewAny", source=["planner", 2]),

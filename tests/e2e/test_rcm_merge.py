@@ -41,9 +41,9 @@ def merged_weight(models, key, strength, low_vram):
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 @pytest.mark.parametrize("key", ["blocks.1.ffn.0.weight", "blocks.0.modulation", "head.head.bias"])
 def test_the_sum_is_rounded_once(models, key, strength, low_vram):
-    base, rcm, wan = (number_of(model, key).double() for model in models)
-    assert not torch.equal(rcm, wan)
-    exact = base + strength * (rcm - wan)
+    dancer, rcm, base = (number_of(model, key).double() for model in models)
+    assert not torch.equal(rcm, base)
+    exact = dancer + strength * (rcm - base)
     found = merged_weight(models, key, strength, low_vram)
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, exact.float().bfloat16())
@@ -55,10 +55,10 @@ def test_a_model_that_is_loaded_whole_on_a_gpu_is_one_step_off_at_most(models):
     from steadydancer.turbo.merge import merge_rcm
 
     key = "blocks.1.ffn.0.weight"
-    base, rcm, wan = (number_of(model, key).double() for model in models)
+    dancer, rcm, base = (number_of(model, key).double() for model in models)
     patches = merge_rcm(*models, 1.0).patches[f"diffusion_model.{key}"]
-    found = calculate_weight(patches, base.half(), key).bfloat16().double()
-    assert ((found - (base + rcm - wan)).abs() <= 2**-8 * (base + rcm - wan).abs() + 1e-7).all()
+    found = calculate_weight(patches, dancer.half(), key).bfloat16().double()
+    assert ((found - (dancer + rcm - base)).abs() <= 2**-8 * (dancer + rcm - base).abs() + 1e-7).all()
 
 
 def test_the_pictures_and_the_poses_layers_are_left_alone(models):
@@ -78,14 +78,14 @@ def test_quantised_models_are_refused(models, tmp_path, kind):
     from steadydancer.loaders.turbo import load_turbo, prepared
     from steadydancer.turbo.merge import merge_rcm
 
-    base, rcm, wan = models
+    model, rcm, base = models
     if kind == "fp8":
-        base = build.load_one(str(tiny.write_steadydancer(tmp_path / "dancer.safetensors", "fp8_scaled")))
+        model = build.load_one(str(tiny.write_steadydancer(tmp_path / "dancer.safetensors", "fp8_scaled")))
     elif kind == "gguf":
-        base = build.load_diffusion([tiny_gguf.write_steadydancer_gguf(tmp_path / "dancer.gguf", "Q8_0")])
+        model = build.load_diffusion([tiny_gguf.write_steadydancer_gguf(tmp_path / "dancer.gguf", "Q8_0")])
     else:
         path = tiny.write_turbowan(tmp_path / "TurboWan2.1-T2V-14B-480P-quant.pth")
         path = prepared(path, lambda done, total: None, lambda: False, lambda text: None)
         rcm = load_turbo([path], "auto", None, None)[0][0]
     with pytest.raises(ValueError, match="needs unquantised weights"):
-        merge_rcm(base, rcm, wan, 1.0)
+        merge_rcm(model, rcm, base, 1.0)

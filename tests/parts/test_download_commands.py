@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import support
-from steadydancer.loaders import select
+from steadydancer.loaders import names
 from support.hub import Hub
 
 FP16 = ("Kijai/WanVideo_comfy", "SteadyDancer/Wan21_I2V_SteadyDancer_fp16.safetensors")
@@ -103,12 +103,12 @@ def test_wrong_names_and_uses(cli):
 
 def test_auto(monkeypatch):
     monkeypatch.delenv("STEADYDANCER_VARIANT", raising=False)
-    assert select.automatic() == "steadydancer/fp8"
+    assert names.automatic() == "steadydancer/fp8"
     monkeypatch.setenv("STEADYDANCER_VARIANT", "fp16")
-    assert select.automatic() == "steadydancer/fp16"
+    assert names.automatic() == "steadydancer/fp16"
     monkeypatch.setenv("STEADYDANCER_VARIANT", "gguf")
     monkeypatch.delenv("STEADYDANCER_GGUF_MODEL", raising=False)
-    assert select.automatic() == "steadydancer/Q4_K_M"
+    assert names.automatic() == "steadydancer/Q4_K_M"
     monkeypatch.setenv("STEADYDANCER_GGUF_MODEL", "q9")
     with pytest.raises(ValueError, match="STEADYDANCER_GGUF_MODEL is 'q9'.*Q8_0"):
-        select.automatic()
+        names.automatic()

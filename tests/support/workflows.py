@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from steadydancer.loaders.catalog import ModelFile
-from steadydancer.loaders.select import automatic, files_of, split
+from steadydancer.loaders.names import STEP_DISTILL, automatic, files_of, split
 
 from . import ROOT
 
@@ -108,7 +108,7 @@ def catalogue_files(node: dict) -> list[ModelFile]:
     if isinstance(variant, list):
         variant = "steadydancer/fp8"  # what selector and planner choose by TINY_VALUES
     names = [automatic() if variant == "auto" else variant]
-    return files_of(names + (["lightx2v-i2v-480p-rank64"] if inputs.get("step_distill") else []))
+    return files_of(names + ([STEP_DISTILL] if inputs.get("step_distill") else []))
 
 
 def with_tiny_values(prompt: dict) -> dict:

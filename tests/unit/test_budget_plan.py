@@ -11,7 +11,7 @@ from steadydancer.budget import gpus
 from steadydancer.budget.estimate import phases, sample_phase, sample_seconds
 from steadydancer.budget.plan import DOES_NOT_FIT, FITS, FITS_WITH_CHANGES, Card, Plan
 from steadydancer.budget.planner import job_for, parts_of, plan_job
-from steadydancer.budget.solve import Host, Rules, batches, options, solve
+from steadydancer.budget.solve import Case, Host, Rules, options, solve
 from steadydancer.budget.weights import model_of, plannable
 from support.safetensors_header import write_hollow
 
@@ -50,11 +50,11 @@ def test_a_plan_comes_back_from_json_as_it_was():
         assert Plan.from_json(found.to_json()) == found
 
 
-@pytest.mark.parametrize("text", ["", "[]", "7", '{"version": 0}', '{"version": 1}', '{"version": 1, "job": {}}'])
+@pytest.mark.parametrize("text", ["", "[]", "7", '{"version": 0}', '{"version": 2}', '{"version": 2, "job": {}}'])
 def test_what_is_no_plan_is_refused(text):
     with pytest.raises(ValueError, match="no plan|version"):
         Plan.from_json(text)
-    with pytest.raises(ValueError, match="version 0, and version 1 is needed"):
+    with pytest.raises(ValueError, match="version 0, and version 2 is needed"):
         Plan.from_json(json.dumps(json.loads(plan().to_json()) | {"version": 0}))
 
 
@@ -75,7 +75,7 @@ def test_the_solver_is_never_beaten_by_trying_everything():
             tried = [*others[key], sample_phase(job, card, model, settings, {})]
             if rules.together:
                 tried = phases(job, card, model, parts, settings, {})
-            possible = batches(job, card, model, settings, {})
+            possible = Case(job, card, model, parts, {}).batches(settings)
             if possible and all(phase.where == "cpu" or phase.peak <= card.free for phase in tried):
                 seconds = sum(phase.seconds for phase in tried)
                 best = seconds if best is None else min(best, seconds)
@@ -100,7 +100,6 @@ def test_more_of_anything_never_lowers_a_peak():
             {"height": job.height + 16},
             {"branches": job.branches + 1},
             {"lora_bytes": job.lora_bytes + 10**8},
-            {"batch": 2},
         ):
             # The VAE's encode falls back to tiles by itself, so its own choice is held.
             roomy = replace(card, free=1 << 50)
@@ -282,7 +281,7 @@ def test_auto_rather_takes_what_is_here(tmp_path):
 
 def matrix() -> str:
     """Every variant of SteadyDancer on every card, in both sizes; written by `dev.py test unit -- --update-snapshot`."""
-    from steadydancer.commands.plan import matrix as rows
+    from steadydancer.budget.report import matrix as rows
 
     lines = []
     for size in ((832, 480), (1024, 576)):

@@ -7,6 +7,8 @@ import re
 from .. import environment
 from .catalog import Catalogue, ModelFile, Profile, catalogue
 
+STEP_DISTILL = "lightx2v-i2v-480p-rank64"  # the file that `step_distill` of the loader and the planner means
+
 
 def wished() -> str:
     """What STEADYDANCER_VARIANT says, `auto` where it is not set."""
