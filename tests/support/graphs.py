@@ -335,13 +335,13 @@ FROM_VIDEO_NODES = [
     node("picture", "LoadImage", 0, 0, title="1. Picture of the person", size=(280, 560), image=PERSON),
     node("dance", "LoadVideo", 300, 0, title="2. Dance", size=(280, 560), file=DANCE),
     node("piece", "SteadyDancerDrivingVideo", 300, 640, size=(280, None), start=0.0, frames=81),
-    node("person", "SteadyDancerPoseEstimator", 630, 0, title="Pose of the person", size=(280, 440)),
-    node("dancer", "SteadyDancerPoseEstimator", 630, 510, title="Poses of the dance", size=(280, 440)),
-    node("track", "SteadyDancerPoseTrack", 930, 0, size=(280, None), max_people=1),
-    node("align", "SteadyDancerPoseAlign", 930, 180, size=(280, None), mode="robust", seed=0, control_after_generate="fixed"),
-    node("draw", "SteadyDancerPoseDraw", 930, 470, size=(280, None), title="Draw: poses", style="SteadyDancer"),
-    node("draw_negative", "SteadyDancerPoseDraw", 930, 630, size=(280, None), title="Draw: changed poses", style="SteadyDancer"),
-    node("see", "SteadyDancerClipVision", 930, 800, size=(280, None)),
+    node("person", "SteadyDancerPoseEstimator", 630, 0, title="Pose of the person", size=(280, 610)),
+    node("dancer", "SteadyDancerPoseEstimator", 930, 0, title="Poses of the dance", size=(280, 610)),
+    node("track", "SteadyDancerPoseTrack", 630, 680, size=(280, None), max_people=1),
+    node("align", "SteadyDancerPoseAlign", 630, 850, size=(280, None), mode="robust", seed=0, control_after_generate="fixed"),
+    node("draw", "SteadyDancerPoseDraw", 930, 680, size=(280, None), title="Draw: poses", style="SteadyDancer"),
+    node("draw_negative", "SteadyDancerPoseDraw", 930, 825, size=(280, None), title="Draw: changed poses", style="SteadyDancer"),
+    node("see", "SteadyDancerClipVision", 930, 970, size=(280, None)),
 ]  # fmt: skip
 FROM_VIDEO_SHIFT = 310  # of what stands to the right of the poses, against the basic graph
 
@@ -606,7 +606,7 @@ GRAPHS = {
     "steadydancer_from_video": {
         "nodes": [
             *replace(
-                [n for n in one_loader(FROM_VIDEO_NOTE) if n["key"] not in (*POSE_NODES, "picture", "see")],
+                [n for n in one_loader(FROM_VIDEO_NOTE, 170) if n["key"] not in (*POSE_NODES, "picture", "see")],
                 **{n["key"]: moved(n) for n in one_loader(FROM_VIDEO_NOTE) if n["pos"][0] >= 940},
             ),
             *FROM_VIDEO_NODES,
@@ -617,7 +617,7 @@ GRAPHS = {
         ],
         "groups": [
             ["1, 2. Your picture and dance", -20, -80, 620, 1050],
-            ["Poses: nothing to set", 610, -80, 620, 1050],
+            ["Poses: nothing to set", 610, -80, 620, 1150],
             *([title, x + FROM_VIDEO_SHIFT, *rest] for title, x, *rest in BASIC_GROUPS[1:]),
         ],
     },
