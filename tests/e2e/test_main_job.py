@@ -1,6 +1,5 @@
 """The main job through a real server: the shipped prompts, real picture and poses where they are at hand."""
 
-import json
 import shutil
 
 import av
@@ -9,6 +8,7 @@ import pytest
 from PIL import Image
 from support import ROOT, fixtures, tiny
 from support.video import probe
+from support.workflows import load, with_tiny_text_encoder
 
 MODELS = (
     "diffusion_models/Wan21_SteadyDancer_fp8_e4m3fn_scaled_KJ.safetensors",
@@ -28,12 +28,10 @@ def server(start_comfy):
 
 def shipped(name: str, width=64, height=96, length=17, steps=4, seed=106060) -> dict:
     """The shipped prompt with the tiny UMT5, and size, length and steps that a CPU can do."""
-    prompt = json.loads((ROOT / "example_workflows" / "api" / f"{name}.json").read_text("utf-8"))
+    prompt = with_tiny_text_encoder(load(ROOT / "example_workflows" / "api" / f"{name}.json"))
     for node in prompt.values():
         inputs = node["inputs"]
         match node["class_type"]:
-            case "CLIPLoader":
-                node["class_type"] = "TinyUMT5Loader"
             case "SteadyDancerFitImage":
                 inputs.update(area="custom", width=width, height=height)
             case "SteadyDancerToVideo":
@@ -50,8 +48,8 @@ def light(server, **sizes) -> dict:
     prompt = shipped("steadydancer_basic", **sizes)
     condition = prompt[the(prompt, "SteadyDancerToVideo")]["inputs"]
     for name in ("clip_vision_output", "pose_clip_vision_output"):
-        del prompt[condition.pop(name)[0]]
-    del prompt[the(prompt, "CLIPVisionLoader")], prompt[the(prompt, "ImageFromBatch")]
+        del condition[name]
+    del prompt[the(prompt, "CLIPVisionLoader")], prompt[the(prompt, "SteadyDancerClipVision")]
     for node in prompt.values():
         if node["class_type"] == "LoadVideo":
             small = server.base_directory / "input" / f"small_{node['inputs']['file']}"
