@@ -135,6 +135,11 @@ def test_english_labels_say_what_the_schema_says(our_nodes):
     }
     other = differences(wanted, found)
     assert not other, "\n".join(other)
+    shown = [
+        (node, name, entry["name"]) for node, label in labels("en").items() for name, entry in label["inputs"].items()
+    ]
+    # help pages and messages call an input by its name
+    assert not [entry for entry in shown if entry[1] == entry[2].replace(" ", "_") != entry[2]]
 
 
 def test_chinese_labels_are_chinese_and_complete(our_nodes):
