@@ -354,7 +354,9 @@ def test_one_frame(server, dance):
 def test_nobody_is_drawn_black_and_cannot_be_aligned(server):
     write_video(server.base_directory / "input" / "black.mp4", [np.zeros((64, 48, 3))] * 20)
     graph = prompt("black.mp4", frames=5)
-    assert probe(saved(server.succeed(graph))).pictures.max() < 20
+    with server.events() as events:
+        assert probe(saved(server.succeed(graph))).pictures.max() < 20
+    assert "There is nobody in these poses: the pictures are black." in str(events)
     graph["align"] = {
         "class_type": "SteadyDancerPoseAlign",
         "inputs": {
@@ -368,7 +370,8 @@ def test_nobody_is_drawn_black_and_cannot_be_aligned(server):
         },
     }
     graph["draw"]["inputs"]["keypoints"] = ["align", 0]
-    assert "No person was found in the dance video" in server.run(graph).error
+    said = server.run(graph).error
+    assert "No person was found in the dance video" in said and "person_threshold" in said
 
 
 @pytest.mark.parametrize("mode", ["robust", "official"])

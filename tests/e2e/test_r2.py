@@ -10,6 +10,7 @@ import av
 import pytest
 from steadydancer.storage import encode
 from support import ROOT
+from support.client import Client
 from support.s3_server import MIB, Fault, StrictS3
 from support.workflows import load
 
@@ -336,13 +337,15 @@ def test_the_secret_is_nowhere(pod, s3, tmp_path):
     assert result.succeeded and len(places) > 20
 
 
-def test_the_link_is_shown_and_opens(pod, s3):
-    with pod.events() as events:
+def test_the_link_is_shown_to_the_page_that_asked_for_it_alone(pod, s3):
+    with pod.events() as events, Client(pod.url, pod.base_directory).events() as others:
         pod.succeed(graph("linked", link_minutes=5))
         end = time.monotonic() + 5
         while "X-Amz-Signature" not in str(events) and time.monotonic() < end:
             time.sleep(0.05)
+        time.sleep(0.3)
     assert "X-Amz-Expires=300" in str(events)
+    assert "X-Amz-Signature" not in str(others)
 
 
 def test_system_user_folder_is_not_served(pod):

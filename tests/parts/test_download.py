@@ -474,6 +474,18 @@ def test_cancel_while_the_hub_is_silent(models, monkeypatch):
         assert time.monotonic() - begun < 1.3
 
 
+def test_without_a_network_it_says_so_after_two_tries_and_where_to_put_the_file(models, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://no-such-host.invalid")
+    with pytest.raises(DownloadError) as raised:
+        ensure(model_file(), models, patience=HASTY)
+    said = str(raised.value)
+    assert "the server's name is not known, 2 times in a row" in said
+    assert (
+        "models/vae by hand" in said
+        and "http://no-such-host.invalid/owner/toy/resolve/main/sub/toy.safetensors" in said
+    )
+
+
 CHILD = """
 import sys
 sys.path.insert(0, sys.argv[1])

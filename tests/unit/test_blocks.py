@@ -1,11 +1,11 @@
 """Every block type against gguf-py's dequantisation, to the bit."""
 
+import gguf
 import numpy as np
 import pytest
 import torch
 from steadydancer.quant.blocks import BLOCKS, CHUNK, dequantise
 
-gguf = pytest.importorskip("gguf")
 HALVES = {
     "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_XS": (0,), "IQ4_NL": (0,),
     "Q8_0": (0,), "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2),

@@ -5,14 +5,13 @@ import struct
 import time
 import tracemalloc
 
+import gguf
 import numpy as np
 import pytest
 import torch
 from steadydancer.quant.blocks import BY_NAME, dequantise
 from steadydancer.quant.gguf_file import open_gguf
 from support.gguf_writer import QUANTISERS, quantise, write_gguf
-
-gguf = pytest.importorskip("gguf")
 
 
 @pytest.fixture
