@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import support
-from steadydancer import dev
+from steadydancer.tools import comfyui as comfyui_copy
+from steadydancer.tools.problem import Problem
 
-LAYERS = ("unit", "parts", "contract", "e2e", "browser")
+LAYERS = ("unit", "exhaustive", "parts", "contract", "e2e", "browser")
 # A developer's own settings must not decide whether a test passes.
 PACKAGE_VARIABLES = ("STEADYDANCER_", "ENABLE_", "DWPOSE_", "TURBO_", "R2_", "AWS_", "WAN_", "CIVITAI_", "HF_", "GPU_")
 FAILED = pytest.StashKey[bool]()
@@ -75,8 +76,8 @@ def pytest_runtest_makereport(item, call):
 def comfyui_path() -> Path:
     """The ComfyUI that dev.py finds."""
     try:
-        return dev.find_comfyui()
-    except dev.Problem as problem:
+        return comfyui_copy.find()
+    except Problem as problem:
         pytest.fail(str(problem))
 
 

@@ -17,13 +17,13 @@ from support.s3_server import StrictS3  # noqa: E402
 from support.server import Server  # noqa: E402
 
 # isort: split
-from steadydancer import dev  # noqa: E402
+from steadydancer.tools import comfyui  # noqa: E402
 
 SIZE, FRAMES = (96, 144), 17
 
 
 def main() -> int:
-    base = dev.cache_folder() / "demo"
+    base = comfyui.cache_folder() / "demo"
     base.mkdir(parents=True, exist_ok=True)
     prompt = workflows.with_tiny_values(
         workflows.with_tiny_text_encoder(
@@ -33,7 +33,7 @@ def main() -> int:
     save_to_bucket(prompt)
     print("Starting ComfyUI and an S3 server …")
     with StrictS3(base / "bucket").running() as s3:
-        server = Server(dev.find_comfyui(), base, variables=s3.profile)
+        server = Server(comfyui.find(), base, variables=s3.profile)
         tiny.provide(base / "models", *workflows.model_files(prompt))
         server.start()
         try:

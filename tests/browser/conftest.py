@@ -1,16 +1,17 @@
+import sys
+
 import pytest
-from support.page import FLAGS, ComfyPage, find_chromium
+from steadydancer.tools import chromium as installed
+from support.page import FLAGS, ComfyPage
 
 
 @pytest.fixture(scope="session")
 def chromium():
     from playwright.sync_api import sync_playwright
 
-    program = find_chromium()
+    program = installed.find()
     if program is None:
-        pytest.fail(
-            "The browser tests need Chromium. Install it (Debian, Ubuntu: apt install chromium) or Google Chrome."
-        )
+        pytest.fail(f"The browser tests need Chromium: {installed.advice(sys.executable)}")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
         yield browser

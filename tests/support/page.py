@@ -1,10 +1,6 @@
 """ComfyUI's real page in a real Chromium, with the few things that a user does in it."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 from PIL import Image
@@ -13,7 +9,6 @@ from .client import Result
 from .server import Server
 from .workflows import text_encoders_of_loaders
 
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -68,17 +63,6 @@ USE_TINY_TEXT_ENCODER = """(files) => {
     if (isCore) graph.remove(node);
   }
 }"""
-
-
-def find_chromium() -> str | None:
-    """Chromium's path; on a CI machine it is installed when it is not there yet."""
-    found = next(filter(None, map(shutil.which, PROGRAMS)), None)
-    if found or os.environ.get("CI") != "true" or not sys.platform.startswith("linux") or os.geteuid() != 0:
-        return found
-    variables = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", "chromium"]):
-        subprocess.run(command, env=variables, stdin=subprocess.DEVNULL, stdout=sys.stderr)
-    return next(filter(None, map(shutil.which, PROGRAMS)), None)
 
 
 class ComfyPage:

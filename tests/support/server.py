@@ -9,7 +9,7 @@ import time
 import urllib.error
 from pathlib import Path
 
-from steadydancer.dev import link_package
+from steadydancer.tools.comfyui import link_package
 
 from . import TESTS
 from .client import Client

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from steadydancer import dev
 from steadydancer.loaders.places import record
 from steadydancer.quant import int8
+from steadydancer.tools import comfyui
 
 from . import GOLDEN
 from .pose_nets import write_detector, write_pose_net
@@ -205,7 +205,7 @@ def tokenizer_model() -> bytes:
 
 def write_clip_vision(path: Path) -> Path:
     """CLIP-ViT-H with random fp16 values: 1.3 GB, made once in the cache folder and linked from there."""
-    cached = dev.cache_folder() / CLIP_VISION_FILE
+    cached = comfyui.cache_folder() / CLIP_VISION_FILE
     if not cached.exists():
         generator = torch.Generator().manual_seed(0)
         tensors = {}
