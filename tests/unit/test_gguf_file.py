@@ -121,4 +121,4 @@ def test_a_wrong_header_is_refused_in_words(tmp_path, what):
 def test_broken_headers_cost_little(small, tmp_path):
     """A sample; tests/exhaustive/test_gguf_fuzz.py opens ten thousand."""
     cost = open_broken_files(small, tmp_path / "broken.gguf", count=300)
-    assert cost.refused > 150 and cost.calls < 1_000 and cost.memory < 4 << 20
+    assert cost.refused > 150 and cost.calls < 2_000 and cost.memory < 4 << 20
