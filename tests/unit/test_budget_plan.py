@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from steadydancer.budget import gpus
-from steadydancer.budget.estimate import phases, sample_phase, sample_seconds
-from steadydancer.budget.plan import DOES_NOT_FIT, FITS, FITS_WITH_CHANGES, Card, Plan
-from steadydancer.budget.planner import job_for, parts_of, plan_job
-from steadydancer.budget.solve import Case, Host, Rules, options, solve
-from steadydancer.budget.weights import model_of, plannable
+from steadydancer.machine import gpus
+from steadydancer.machine.card import Card
+from steadydancer.planning.estimate import phases, sample_phase, sample_seconds
+from steadydancer.planning.model_sizes import model_of, plannable
+from steadydancer.planning.plan import DOES_NOT_FIT, FITS, FITS_WITH_CHANGES, Plan
+from steadydancer.planning.planner import job_for, parts_of, plan_job
+from steadydancer.planning.solve import Case, Host, Rules, options, solve
 from support.safetensors_header import write_hollow
 
 MATRIX = Path(__file__).parent / "plan_matrix.txt"
@@ -281,7 +282,7 @@ def test_auto_rather_takes_what_is_here(tmp_path):
 
 def matrix() -> str:
     """Every variant of SteadyDancer on every card, in both sizes; written by `dev.py test unit -- --update-snapshot`."""
-    from steadydancer.budget.report import matrix as rows
+    from steadydancer.planning.report import matrix as rows
 
     lines = []
     for size in ((832, 480), (1024, 576)):
