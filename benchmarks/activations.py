@@ -1,4 +1,4 @@
-"""Writes budget/activations.toml: how much memory a model's activations take, without a GPU and without its weights.
+"""Writes planning/activations.toml: how much memory a model's activations take, without a GPU and without its weights.
 
     python benchmarks/activations.py --comfyui PATH [--write | --check]
 
@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 ROOT = Path(__file__).resolve().parents[1]
-TABLE = ROOT / "budget" / "activations.toml"
+TABLE = ROOT / "planning" / "activations.toml"
 
 WAN_14B = {"dim": 5120, "ffn_dim": 13824, "num_heads": 40}
 WAN_1_3B = {"dim": 1536, "ffn_dim": 8960, "num_heads": 12}
@@ -298,7 +298,7 @@ def checks():
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comfyui", required=True, help="ComfyUI's folder")
-    parser.add_argument("--write", action="store_true", help="write budget/activations.toml instead of printing it")
+    parser.add_argument("--write", action="store_true", help="write planning/activations.toml instead of printing it")
     parser.add_argument("--check", action="store_true", help="compare with the profiler on the CPU")
     args = parser.parse_args()
     load(args.comfyui)

@@ -7,11 +7,11 @@ import threading
 from pathlib import Path
 
 from .. import environment
+from ..catalog.catalog import ModelFile
+from ..catalog.names import files_of, profiles_from_environment
 from ..loaders import hub
-from ..loaders.catalog import ModelFile
 from ..loaders.download import ensure_all
 from ..loaders.errors import DownloadCancelled, DownloadError
-from ..loaders.names import files_of, profiles_from_environment
 from ..loaders.places import Places
 from ..loaders.transfer import Patience
 from ..progress import TerminalLine

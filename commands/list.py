@@ -2,8 +2,8 @@
 
 import argparse
 
-from ..loaders.catalog import catalogue
-from ..loaders.names import files_of
+from ..catalog.catalog import catalogue
+from ..catalog.names import files_of
 from .download import add_models_dir, models
 
 

@@ -1,6 +1,6 @@
 """Says before a run whether it fits a GPU, what it peaks at in each phase, what to change, how long it takes and what it costs.
 
-Times and prices are estimates; budget/gpus.toml holds the rates and prices that they follow from.
+Times and prices are estimates; machine/gpus.toml holds the rates and prices that they follow from.
 """
 
 import argparse
@@ -8,14 +8,14 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from ..budget import gpus
-from ..budget.calibration import Calibration
-from ..budget.plan import Plan
-from ..budget.planner import job_for, plan_job
-from ..budget.report import matrix, table
-from ..budget.solve import Host
-from ..budget.weights import lora_bytes, plannable
-from ..loaders.catalog import catalogue
+from ..catalog.catalog import catalogue
+from ..machine import gpus
+from ..planning.calibration import Calibration
+from ..planning.model_sizes import lora_bytes, plannable
+from ..planning.plan import Plan
+from ..planning.planner import job_for, plan_job
+from ..planning.report import matrix, table
+from ..planning.solve import Host
 from . import user_folder
 from .download import add_models_dir, models
 
@@ -69,7 +69,7 @@ def save_chart(plan: Plan, path: Path) -> None:
     try:
         from PIL import Image
 
-        from ..budget.chart import draw
+        from ..planning.chart import draw
     except ModuleNotFoundError as err:
         raise ValueError(f"--chart needs {err.name}. Install it, or run this with ComfyUI's Python.") from err
     Image.fromarray(draw(plan)).save(path)

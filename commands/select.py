@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..loaders import selector
+from ..planning import selector
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:

@@ -2,9 +2,9 @@
 
 import argparse
 
+from ..catalog.catalog import catalogue
+from ..catalog.names import files_of
 from ..loaders import places
-from ..loaders.catalog import catalogue
-from ..loaders.names import files_of
 from ..loaders.places import damage, file_hash, record, recorded
 from .download import add_models_dir, models
 

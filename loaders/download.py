@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from ..catalog.catalog import ModelFile, Source, catalogue
 from ..progress import program_ends
 from . import hub, places
-from .catalog import ModelFile, Source, catalogue
 from .errors import DownloadCancelled, DownloadError, NoRoom
 from .lock import held
 from .places import Places

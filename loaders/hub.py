@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from .. import environment
-from .catalog import ModelFile, Source
+from ..catalog.catalog import ModelFile, Source
 from .errors import NO_SUCH_NAME, DownloadCancelled, DownloadError, plain, refusal
 from .transfer import RETRIED, Cancelled, Patience, Remote, authorisation
 

@@ -9,7 +9,7 @@ import threading
 import zipfile
 from pathlib import Path
 
-from .catalog import ModelFile
+from ..catalog.catalog import ModelFile
 from .errors import DownloadCancelled
 from .transfer import BLOCK, Cancelled, Progress
 

@@ -15,7 +15,7 @@ from ..dancer.conditioning import (
     resize,
     same_aspect,
 )
-from .progress import say
+from ..services.progress import say
 
 AREAS = {"480p (832×480)": 832 * 480, "576p (1024×576)": 1024 * 576, "720p (1280×720)": 1280 * 720}
 CUSTOM = "custom"

@@ -3,9 +3,9 @@
 import torch
 from comfy_api.latest import io
 
+from ..services.progress import NodeProgress, cancelled, say, stop
 from ..storage.memory import free_ram
 from ..storage.read_video import Stopped, read_clip
-from .progress import NodeProgress, cancelled, say, stop
 
 MODEL_FPS = "16 (the model's)"
 SOURCE_FPS = "the video's own"

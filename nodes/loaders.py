@@ -8,15 +8,15 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 from comfy_execution.utils import get_executing_context
 
-from ..budget.plan import Plan
+from ..catalog.catalog import Variant, catalogue
+from ..catalog.names import STEP_DISTILL, files_of, split
 from ..loaders import build, placement
-from ..loaders.catalog import Variant, catalogue
 from ..loaders.download import ensure_all
 from ..loaders.errors import DownloadCancelled
 from ..loaders.meter import Meter, meter_of
-from ..loaders.names import STEP_DISTILL, files_of, split
-from .card import calibration, present_card
-from .progress import NodeProgress, cancelled, say, stop
+from ..planning.plan import Plan
+from ..services.progress import NodeProgress, cancelled, say, stop
+from ..services.this_machine import calibration, present_card
 from .selector import choose
 
 CATEGORY = "SteadyDancer"

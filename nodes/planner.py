@@ -10,20 +10,20 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
-from ..budget import gpus
-from ..budget.plan import Plan
-from ..budget.planner import job_for, plan_job
-from ..budget.report import table
-from ..budget.solve import Host
-from ..budget.weights import lora_bytes, plannable
+from ..catalog.catalog import catalogue
+from ..catalog.names import STEP_DISTILL
 from ..loaders import build
-from ..loaders.catalog import catalogue
 from ..loaders.meter import RAN_OUT, meter_of
-from ..loaders.names import STEP_DISTILL
+from ..machine import gpus
+from ..planning.model_sizes import lora_bytes, plannable
+from ..planning.plan import Plan
+from ..planning.planner import job_for, plan_job
+from ..planning.report import table
+from ..planning.solve import Host
+from ..services.progress import say
+from ..services.this_machine import calibration, present_card
 from ..storage.memory import total_ram
-from .card import calibration, present_card
 from .loaders import CATEGORY, PlanType, disk_files
-from .progress import say
 
 THIS_ONE = "this one"
 GUIDANCE = {"usual": None, "text and pose": 3, "text": 2, "none": 1}
@@ -162,7 +162,7 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
 
 def chart_image(plan: Plan) -> torch.Tensor:
     """The chart as IMAGE, [1, height, width, 3] in 0 to 1."""
-    from ..budget.chart import draw
+    from ..planning.chart import draw
 
     return torch.from_numpy(draw(plan).astype(np.float32) / 255)[None]
 

@@ -15,9 +15,9 @@ from ..pose.estimate import MISSING, NO_PERSON, Settings, Stopped, estimate, fil
 from ..pose.keypoints import Poses
 from ..pose.styles import STYLES
 from ..pose.track import track
+from ..services.progress import NodeProgress, cancelled, say, stop
 from . import pose_nets
 from .pose_nets import AUTO, DETECTORS, POSE_NETS
-from .progress import NodeProgress, cancelled, say, stop
 
 CATEGORY = "SteadyDancer/pose"
 PoseKeypoint = io.Custom("POSE_KEYPOINT")

@@ -7,8 +7,8 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..pose import interchange
+from ..services.progress import say
 from .pose import CATEGORY, PoseKeypoint, people
-from .progress import say
 
 FOLDER = "pose"  # below the output folder
 

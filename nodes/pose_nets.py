@@ -9,13 +9,13 @@ import comfy.model_patcher
 import folder_paths
 import torch
 
+from ..catalog.catalog import catalogue
 from ..loaders.build import ComfyPlaces
-from ..loaders.catalog import catalogue
 from ..loaders.places import files_below
 from ..pose.estimate import Net, Stopped
 from ..pose.weights import load_detector, load_pose_net
+from ..services.progress import cancelled
 from .loaders import fetch
-from .progress import cancelled
 
 AUTO = "auto"
 DETECTORS, POSE_NETS = ("yolox",), ("dw-", "dwpose", "rtmw", "rtmpose")

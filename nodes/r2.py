@@ -7,9 +7,9 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import InputImpl, Types, io, ui
 
+from ..services.progress import NodeProgress, cancelled, stop
 from ..storage import encode, keys
 from ..storage.client import REQUESTS, Cancelled, StorageError
-from .progress import NodeProgress, cancelled, stop
 from .r2_service import Sender, Sent, claimed, graph_tags, interruptible, output_folder, profile_names
 
 KEEP, DELETE = "keep the local file", "delete the local file after the check"

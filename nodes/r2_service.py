@@ -14,12 +14,12 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 from ..progress import size
+from ..services.progress import cancelled, say, stop
 from ..storage import day_facts, keys, profiles
 from ..storage.client import Bucket, Cancelled, StorageError
 from ..storage.journal import FILE, Journal
 from ..storage.profiles import Profile
 from ..storage.upload import deliver
-from .progress import cancelled, say, stop
 
 NO_PROFILE = "kept on this machine only, no save profile is set up"
 

@@ -7,12 +7,12 @@ import folder_paths
 from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 
-from ..loaders.catalog import catalogue
+from ..catalog.catalog import catalogue
 from ..loaders.errors import DownloadCancelled
 from ..loaders.turbo import SUFFIXES, both_experts, load_turbo, prepared
+from ..services.progress import NodeProgress, cancelled, say, stop
 from ..turbo.sla import with_sla
 from .loaders import CATEGORY, PLAN_INPUT, accepted, disk_files, fetch, fingerprint, parts, with_plan
-from .progress import NodeProgress, cancelled, say, stop
 
 
 def files(chosen: str) -> list[Path]:

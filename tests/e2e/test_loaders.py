@@ -310,7 +310,7 @@ def test_what_a_variant_fetched_is_not_listed_as_a_persons_own(comfyui):
 
 
 def test_catalogue_loader_says_what_a_family_lacks(comfyui):
-    from steadydancer.loaders.catalog import catalogue
+    from steadydancer.catalog.catalog import catalogue
     from steadydancer.nodes.loaders import parts
 
     _, clip_vision, _ = parts(catalogue().variants["wan2.1/t2v-1.3b"])
@@ -320,8 +320,8 @@ def test_catalogue_loader_says_what_a_family_lacks(comfyui):
 
 def test_files_in_extra_model_paths_are_used_and_new_ones_go_to_the_folder_of_that_name(comfyui, tmp_path):
     import folder_paths
+    from steadydancer.catalog.catalog import catalogue
     from steadydancer.loaders.build import ComfyPlaces
-    from steadydancer.loaders.catalog import catalogue
 
     vae, fp16 = catalogue().files["wan-2.1-vae"], catalogue().files["steadydancer-fp16"]
     extra = tmp_path / "shared" / "VAEs"

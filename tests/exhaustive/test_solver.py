@@ -2,7 +2,7 @@
 
 import random
 
-from steadydancer.budget.plan import DOES_NOT_FIT, FITS, FITS_WITH_CHANGES
+from steadydancer.planning.plan import DOES_NOT_FIT, FITS, FITS_WITH_CHANGES
 from support.planner_cases import compare_with_trying_everything
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 import support
+from steadydancer.catalog.catalog import ModelFile, Source
 from steadydancer.loaders import transfer
-from steadydancer.loaders.catalog import ModelFile, Source
 from steadydancer.loaders.download import ensure, ensure_all
 from steadydancer.loaders.errors import DownloadCancelled, DownloadError
 from steadydancer.loaders.places import RECORD, Places, file_hash, record

@@ -3,12 +3,12 @@
 import random
 from dataclasses import replace
 
-from steadydancer.budget import gpus
-from steadydancer.budget.estimate import phases, sample_phase
-from steadydancer.budget.plan import DOES_NOT_FIT
-from steadydancer.budget.planner import job_for, parts_of
-from steadydancer.budget.solve import Case, Rules, options, solve
-from steadydancer.budget.weights import model_of, plannable
+from steadydancer.machine import gpus
+from steadydancer.planning.estimate import phases, sample_phase
+from steadydancer.planning.model_sizes import model_of, plannable
+from steadydancer.planning.plan import DOES_NOT_FIT
+from steadydancer.planning.planner import job_for, parts_of
+from steadydancer.planning.solve import Case, Rules, options, solve
 
 GIB = 1 << 30
 

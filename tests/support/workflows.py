@@ -4,8 +4,8 @@ import copy
 import json
 from pathlib import Path
 
-from steadydancer.loaders.catalog import ModelFile
-from steadydancer.loaders.names import STEP_DISTILL, automatic, files_of, split
+from steadydancer.catalog.catalog import ModelFile
+from steadydancer.catalog.names import STEP_DISTILL, automatic, files_of, split
 
 from . import ROOT
 

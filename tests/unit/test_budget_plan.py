@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from steadydancer.budget import gpus
-from steadydancer.budget.estimate import phases, sample_phase, sample_seconds
-from steadydancer.budget.plan import DOES_NOT_FIT, FITS, FITS_WITH_CHANGES, Card, Plan
-from steadydancer.budget.planner import job_for, plan_job
-from steadydancer.budget.solve import Host, Rules, options, solve
-from steadydancer.budget.weights import model_of, plannable
+from steadydancer.machine import gpus
+from steadydancer.machine.card import Card
+from steadydancer.planning.estimate import phases, sample_phase, sample_seconds
+from steadydancer.planning.model_sizes import model_of, plannable
+from steadydancer.planning.plan import DOES_NOT_FIT, FITS, FITS_WITH_CHANGES, Plan
+from steadydancer.planning.planner import job_for, plan_job
+from steadydancer.planning.solve import Host, Rules, options, solve
 from support.planner_cases import compare_with_trying_everything, random_case
 from support.safetensors_header import write_hollow
 
@@ -248,7 +249,7 @@ def test_auto_rather_takes_what_is_here(tmp_path):
 
 def matrix() -> str:
     """Every variant of SteadyDancer on every card, in both sizes; written by `dev.py test unit -- --update-snapshot`."""
-    from steadydancer.budget.report import matrix as rows
+    from steadydancer.planning.report import matrix as rows
 
     lines = []
     for size in ((832, 480), (1024, 576)):

@@ -4,9 +4,9 @@ import json
 
 import pytest
 from steadydancer import cli
-from steadydancer.budget import gpus
-from steadydancer.budget.calibration import Calibration, Measurement, correction, measurement
-from steadydancer.budget.planner import job_for, plan_job
+from steadydancer.machine import gpus
+from steadydancer.planning.calibration import Calibration, Measurement, correction, measurement
+from steadydancer.planning.planner import job_for, plan_job
 
 KIND = "steadydancer/bf16/0.30.0"
 

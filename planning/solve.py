@@ -4,10 +4,11 @@ from bisect import bisect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from . import gpus
+from ..machine import gpus
+from ..machine.card import Card
 from .estimate import HOST_BASE, TILES, Parts, Settings, phases, sample_phase, sample_seconds
-from .plan import DOES_NOT_FIT, FITS, FITS_WITH_CHANGES, Card, Job, Phase, Plan
-from .weights import Model
+from .model_sizes import Model
+from .plan import DOES_NOT_FIT, FITS, FITS_WITH_CHANGES, Job, Phase, Plan
 
 COMFYUI_SPARE = 1.5
 NAMES = {

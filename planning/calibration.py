@@ -10,8 +10,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import gpus
-from .plan import Card, Plan
+from ..machine import gpus
+from ..machine.card import Card
+from .plan import Plan
 
 FILE = "vram_calibration.json"
 LATEST = 9  # runs of a kind that count

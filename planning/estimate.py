@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from ..machine import gpus
+from ..machine.card import Card
 from ..toml import read_toml
-from . import gpus
-from .plan import Card, Job, Phase
-from .weights import Model, kinds
+from .model_sizes import Model, kinds
+from .plan import Job, Phase
 
 SLACK = 0.08  # allocator rounding and fragments, of what comes and goes
 HEADROOM = 0.5e9  # left free where blocks stream: one block less on the card costs next to nothing, running out a run

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from ..loaders.catalog import catalogue
+from ..catalog.catalog import catalogue
 from ..toml import read_toml
 
 BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")

@@ -4,12 +4,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 
 from .. import environment
-from ..budget import gpus
+from ..catalog.catalog import Variant, catalogue
+from ..catalog.names import automatic, wished
+from ..machine import gpus
 from ..toml import read_toml
-from .catalog import DATA, Variant, catalogue
-from .names import automatic, wished
 
 PREFERENCES = ("quality", "balanced", "speed", "smallest")
 MODES = ("auto", "full", "model_cpu_offload", "sequential_cpu_offload")
@@ -38,7 +39,7 @@ class Choice:
 
 @lru_cache(maxsize=1)
 def rules() -> dict:
-    return read_toml(DATA / "selector.toml")
+    return read_toml(Path(__file__).parent / "selector.toml")
 
 
 def families() -> list[str]:

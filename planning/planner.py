@@ -7,14 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from .. import environment
-from ..loaders import selector
-from ..loaders.catalog import catalogue
-from ..loaders.names import STEP_DISTILL, automatic, wished
+from ..catalog.catalog import catalogue
+from ..catalog.names import STEP_DISTILL, automatic, wished
+from ..machine.card import Card
+from . import selector
 from .calibration import Calibration
 from .estimate import Parts
-from .plan import Card, Job, Plan
+from .model_sizes import kind_of, model_of
+from .plan import Job, Plan
 from .solve import Host, Rules, solve
-from .weights import kind_of, model_of
 
 Find = Callable[[str], Path | None]
 USUAL_RAM = 32 << 30  # assumed for `auto` where the computer is not known

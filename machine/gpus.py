@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..toml import read_toml
-from .plan import Card
+from .card import Card
 
 GIB = 1 << 30
 
