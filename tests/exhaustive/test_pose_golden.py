@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
-import pytest
 from scipy.ndimage import binary_dilation
-from steadydancer.pose.raster import NumpyPainter, OpenCVPainter
+from steadydancer.pose.raster import Painter
 from steadydancer.pose.styles import STYLES
 from support import GOLDEN
+from support.opencv_painter import OpenCVPainter
 from support.poses import canvas, golden_aligned
 
 SD = STYLES["SteadyDancer"]
@@ -24,13 +24,12 @@ def golden_pairs(make):
 
 
 def test_opencv_gives_the_authors_canvas_to_the_pixel():
-    pytest.importorskip("cv2")
     for ours, theirs in golden_pairs(OpenCVPainter):
         np.testing.assert_array_equal(ours, theirs)
 
 
 def test_our_rasteriser_gives_the_authors_canvas_but_for_edge_pixels():
-    for ours, theirs in golden_pairs(NumpyPainter):
+    for ours, theirs in golden_pairs(Painter):
         drawn = ours.any(-1) | theirs.any(-1)
         assert (ours == theirs).all(-1)[drawn].mean() >= 0.95
         packed = [picture.astype(np.uint32) @ [65536, 256, 1] for picture in (ours, theirs)]
