@@ -44,6 +44,7 @@ class SteadyDancerFitImage(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "width",
+                    display_name="custom width",
                     default=576,
                     min=SIZE_STEP,
                     max=MAX_SIDE,
@@ -52,6 +53,7 @@ class SteadyDancerFitImage(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "height",
+                    display_name="custom height",
                     default=1024,
                     min=SIZE_STEP,
                     max=MAX_SIDE,

@@ -88,12 +88,14 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "lora",
+                    display_name="lora (own)",
                     options=[NO_LORA, *folder_paths.get_filename_list("loras")],
                     default=NO_LORA,
                     tooltip="A LoRA of your own that is applied to the model: it takes room too.",
                 ),
                 io.Combo.Input(
                     "gpu",
+                    display_name="GPU",
                     options=[THIS_ONE, *(card.name for card in gpus.cards())],
                     default=THIS_ONE,
                     tooltip="this one is the GPU of this computer. The others are for choosing what to buy or rent: "
@@ -101,6 +103,7 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "reserve",
+                    display_name="reserve (GB)",
                     default=0.0,
                     min=0.0,
                     max=1024.0,

@@ -37,6 +37,7 @@ class SteadyDancerVariantSelector(io.ComfyNode):
                 io.Combo.Input("family", options=selector.families(), tooltip="Which model is to be chosen from."),
                 io.Float.Input(
                     "budget",
+                    display_name="budget (GB)",
                     default=0.0,
                     min=0.0,
                     max=1024.0,
@@ -52,6 +53,7 @@ class SteadyDancerVariantSelector(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "generation",
+                    display_name="card generation",
                     options=list(GENERATIONS),
                     default="auto",
                     tooltip="The card's generation, which decides whether fp8 is multiplied natively. auto asks the card.",

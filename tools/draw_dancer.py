@@ -1,6 +1,6 @@
 """Draws the package's own example input: a cartoon person, a dance, and its pose videos.
 
-    python dev.py run -- python tests/support/draw_dancer.py
+    python dev.py run -- python tools/draw_dancer.py
 
 writes example_workflows/inputs/. The dance is forward kinematics over a few sines; its joints are exact, so the same
 dancer also measures the pose estimator and the alignment.
@@ -8,7 +8,7 @@ dancer also measures the pose estimator and the alignment.
 
 import json
 import math
-import sys
+import runpy
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,8 +17,9 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import support  # noqa: E402  (loads the package)
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    runpy.run_path(str(ROOT / "cli.py"))["load_package"]()
 
 # isort: split
 from steadydancer.pose import interchange  # noqa: E402
@@ -28,7 +29,7 @@ from steadydancer.pose.keypoints import COUNT, LEFT_HAND, RIGHT_HAND, Poses  # n
 from steadydancer.pose.styles import STYLES  # noqa: E402
 
 WIDTH, HEIGHT, FPS, FRAMES = 576, 1024, 16, 161
-INPUTS = support.ROOT / "example_workflows" / "inputs"
+INPUTS = ROOT / "example_workflows" / "inputs"
 
 # Lengths in parts of the body's height.
 BONES = {

@@ -1,17 +1,17 @@
 """Writes example_workflows/*.json and their API twins, built and exported by the real page.
 
-    python dev.py run -- python tests/support/make_workflows.py http://127.0.0.1:8188 [name…]
+    python dev.py run -- python tools/templates/make.py http://127.0.0.1:8188 [name…]
 
 Start that server first with `python dev.py serve`. The graphs are in graphs.py beside this file.
 """
 
-import importlib.util
 import json
 import shutil
 import sys
 import uuid
 from pathlib import Path
 
+from graphs import GRAPHS  # the file beside this one
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,25 +63,17 @@ async (graph) => {
 READY = "!!(window.app?.graph && window.LiteGraph?.registered_node_types?.SteadyDancerToVideo)"
 
 
-def load_graphs() -> dict[str, dict]:
-    spec = importlib.util.spec_from_file_location("graphs", Path(__file__).with_name("graphs.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.GRAPHS
-
-
 def main(server: str, names: list[str]) -> None:
-    graphs = load_graphs()
     (EXAMPLES / "api").mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-background-networking"]
         )
         page = browser.new_page()
-        for name in names or graphs:
+        for name in names or GRAPHS:
             page.goto(server)  # anew: widgets of the graph before would leave their values behind
             page.wait_for_function(READY)
-            built = json.loads(page.evaluate(BUILD, graphs[name]))
+            built = json.loads(page.evaluate(BUILD, GRAPHS[name]))
             workflow = built["workflow"]
             workflow["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, name))
             workflow["extra"] = {}

@@ -1,4 +1,4 @@
-"""The example workflows as data: nodes in columns, links by name. make_workflows.py turns them into files."""
+"""The example workflows as data: nodes in columns, links by name. make.py turns them into files."""
 
 PERSON = "steadydancer_example_person.png"
 DANCE = "steadydancer_example_dance.mp4"

@@ -1,6 +1,6 @@
 """Writes planning/activations.toml: how much memory a model's activations take, without a GPU and without its weights.
 
-    python benchmarks/activations.py --comfyui PATH [--write | --check]
+    python tools/activations.py --comfyui PATH [--write | --check]
 
 ComfyUI's own networks run on torch's meta device, where tensors have shapes and no values, while every storage is counted
 from the moment it is made until it is dropped. A line is fitted to the peaks of many shapes. `--check` runs small networks
@@ -220,7 +220,7 @@ def table() -> str:
 
     names = {torch.bfloat16: "bf16", torch.float32: "fp32"}
     lines = [
-        "# Bytes of activations, written by benchmarks/activations.py: do not edit. A diffusion model needs",
+        "# Bytes of activations, written by tools/activations.py: do not edit. A diffusion model needs",
         "# branch · tokens · (branches in one batch) + shared · tokens + constant; the Wan VAE pixel + frame · frames, times the",
         "# pixels of a frame. fp16 is as bf16. error_percent is the largest distance of that line from the dry runs.",
         f'comfyui = "{__version__}"',
@@ -318,7 +318,7 @@ def load(comfyui: str, cpu: bool = True) -> None:
     """ComfyUI, and this package under its own name."""
     sys.path[:] = [
         comfyui,
-        *(entry for entry in sys.path if Path(entry or ".").resolve() not in (ROOT, ROOT / "benchmarks")),
+        *(entry for entry in sys.path if Path(entry or ".").resolve() not in (ROOT, ROOT / "tools")),
     ]
     sys.argv[1:] = ["--cpu"] if cpu else []
     import comfy.options
