@@ -10,6 +10,7 @@ from steadydancer.commands import queue
 from support import ROOT
 
 PAGE = ROOT / "docs" / "environment.md"
+READERS = {f"environment.{kind}" for kind in ("text", "flag", "number")}
 KINDS = {"text", "flag", "number", "list", "secret"}
 
 
@@ -20,7 +21,7 @@ def read_in_source() -> set[str]:
         if file.relative_to(ROOT).parts[0] in ("tests", "tools", "benchmarks"):
             continue
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("environment."):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in READERS:
                 names |= {word.value for word in node.args[:1] if isinstance(word, ast.Constant)}
     return names
 
