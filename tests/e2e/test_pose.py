@@ -18,7 +18,6 @@ from support import GOLDEN, dots, fixtures, pose_nets
 from support.client import Refused
 from support.poses import clip, golden_clip, length, walker
 from support.video import probe, turn
-from support.workflows import PROMPTS, load, model_files, with_tiny_values
 
 DETECTOR, POSE_NET = "yolox_dots.onnx", "dw-dots.onnx"
 
@@ -552,13 +551,6 @@ def test_published_structure_in_torch(server, dance):
     server.provide_models("detection/yolox_l.onnx", "detection/dw-ll_ucoco_384.onnx")
     result = server.succeed(prompt(dance, frames=6, detector="auto", pose_model="auto", runtime="torch"))
     assert probe(saved(result)).frames == 6
-
-
-def test_the_shipped_extraction(server):
-    shipped = load(next(file for file in PROMPTS if file.stem == "dwpose_extract"))
-    server.provide_models(*model_files(shipped))
-    video = probe(saved(server.succeed(with_tiny_values(shipped), timeout=600)))
-    assert (video.frames, video.rate, video.width, video.height) == (17, 16, 576, 1024)
 
 
 @pytest.mark.skipif(fixtures() is None, reason="the example pair of the authors is not here")
