@@ -116,7 +116,7 @@ def check_endpoint(endpoint: str) -> str:
         parts = urlsplit(endpoint)
         host = parts.hostname or ""
         if "[" in parts.netloc:
-            IPv6Address(host)  # urlsplit of Python 3.10 takes anything in brackets
+            IPv6Address(re.sub(r"^\[|\](:\d+)?$", "", parts.netloc))  # urlsplit takes more than that
         bare = parts.scheme in ("http", "https") and host and parts.port != 0 and "@" not in parts.netloc
     except ValueError:
         bare = False

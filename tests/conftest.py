@@ -34,6 +34,8 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "own_process: runs in a process of its own, whose memory ends with it")
     # A shell's background job has Ctrl-C switched off, and so would the programs that tests start and stop by it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Before anything imports torch: beside other programs, threads that spin while they wait take most of the time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Before anything imports Triton, whose own functions are made for a GPU or for its interpreter.
     if not shutil.which("nvidia-smi"):
         os.environ["TRITON_INTERPRET"] = "1"
