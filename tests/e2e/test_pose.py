@@ -499,7 +499,7 @@ def test_a_video_made_of_pictures(server, dance):
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime on the CPU", "torch"])
-def test_cancel_within_a_second(server, runtime):
+def test_cancel_ends_it_in_the_middle(server, runtime):
     width, height = 240, 320
     pictures = [dots.picture(dots.person(width, height), width, height, 3.5, False)] * 400
     write_video(server.base_directory / "input" / "long.mp4", pictures, rate=16)
@@ -510,11 +510,10 @@ def test_cancel_within_a_second(server, runtime):
     with server.events() as events:
         prompt_id = server.queue(prompt("long.mp4", frames=400, **nets))
         wait_for_text(events, "estimate")
-        pressed = events.named("progress")[-1]["value"]
         server.interrupt(prompt_id)
         events.wait_for("execution_interrupted")
     assert server.wait(prompt_id).interrupted
-    print(pressed, events.named("progress")[-1])
+    assert not any("Reading poses: 400 of 400" in line for _, line in events.texts), "it looks while it works"
 
 
 def wait_for_text(events, node: str, timeout: float = 120) -> None:
