@@ -93,11 +93,11 @@ def test_dwpose_extract_runs(comfy):
 def test_save_to_r2_runs(start_comfy, tmp_path):
     with StrictS3(tmp_path / "s3").running() as s3:
         server = start_comfy(variables=s3.profile)
-        video, picture = sorted(server.succeed(shipped_prompt("save_to_r2")).files, key=lambda path: path.suffix)
+        files = {path.suffix: path.read_bytes() for path in server.succeed(shipped_prompt("save_to_r2")).files}
         server.stop()
     saved = {key: s3.body(key) for key in s3.objects}
-    assert len(saved) == 3 and saved["renders/newest.mp4"] == video.read_bytes()
-    assert sorted(saved.values()) == sorted([video.read_bytes()] * 2 + [picture.read_bytes()])
+    assert saved["newest.mp4"] == files[".mp4"]
+    assert sorted(saved.values()) == sorted([files[".mp4"], files[".mp4"], files[".png"]])
 
 
 def test_download_models_runs(comfy):
