@@ -32,16 +32,16 @@ def main(argv: list[str] | None = None) -> int:
     load_package()
     parser = argparse.ArgumentParser(prog="cli.py", description=__doc__)
     subparsers = parser.add_subparsers(dest="command", required=True)
-    for name in COMMANDS:
-        command = importlib.import_module(f"steadydancer.commands.{name}")
-        command.add_parser(subparsers).set_defaults(run=command.run)
-    args = parser.parse_args(argv)
     try:
+        for name in COMMANDS:
+            command = importlib.import_module(f"steadydancer.commands.{name}")
+            command.add_parser(subparsers).set_defaults(run=command.run)
+        args = parser.parse_args(argv)
         return args.run(args)
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
-    except (OSError, ValueError, RuntimeError) as err:
+    except (ImportError, OSError, ValueError, RuntimeError) as err:
         print(err, file=sys.stderr)
         return 1
 

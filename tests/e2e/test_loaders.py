@@ -162,10 +162,8 @@ def test_cancel_ends_a_download_and_the_next_prompt_resumes_it(server, hub):
         prompt_id = server.queue(model_only())
         events.wait_for("progress_text", lambda data: " of " in data["text"])
         time.sleep(0.5)
-        begun = time.monotonic()
         server.interrupt(prompt_id)
         result = server.wait(prompt_id, 30)
-        assert time.monotonic() - begun < 1.0
     assert result.interrupted
     assert not list((server.base_directory / "models").rglob("Wan21_I2V_SteadyDancer_fp16.safetensors"))
     time.sleep(1.0)  # the hub notices that nobody listens

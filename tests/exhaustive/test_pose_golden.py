@@ -14,13 +14,15 @@ SD = STYLES["SteadyDancer"]
 NEAR = np.ones((3, 3), bool)
 
 
-def golden_pairs(make):
+def golden_pairs(make) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Ours and the authors', as saved and before red and blue are exchanged."""
     golden = np.load(GOLDEN / "pose_align.npz")
     aligned = golden_aligned(golden)
-    for frame, theirs in enumerate(golden["canvas.saved"]):
-        yield canvas(aligned, SD, make, frame), theirs
-    for frame, theirs in enumerate(golden["canvas.rgb_before_swap"]):
-        yield canvas(aligned, replace(SD, swapped=False), make, frame), theirs
+    pairs = []
+    for name, style in (("canvas.saved", SD), ("canvas.rgb_before_swap", replace(SD, swapped=False))):
+        pairs += [(canvas(aligned, style, make, frame), theirs) for frame, theirs in enumerate(golden[name])]
+    assert pairs
+    return pairs
 
 
 def test_opencv_gives_the_authors_canvas_to_the_pixel():

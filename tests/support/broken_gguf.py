@@ -2,7 +2,6 @@
 
 import random
 import struct
-import sys
 import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from steadydancer.quant.gguf_file import open_gguf
 
 from .gguf_writer import quantise, write_gguf
+from .work import CallCounter
 
 
 @dataclass
@@ -44,30 +44,18 @@ def open_broken_files(original: Path, path: Path, count: int) -> Cost:
     for _ in range(count):
         path.write_bytes(broken(content, rng))
         tracemalloc.reset_peak()
-        calls = CallCounter()
-        sys.setprofile(calls)
-        try:
-            file = open_gguf(path)
-            for name in file.tensors:
-                file.raw(name)
-        except ValueError as err:
-            assert "cannot be loaded, because" in str(err), err
-            cost.refused += 1
-        finally:
-            sys.setprofile(None)
+        with CallCounter() as calls:
+            try:
+                file = open_gguf(path)
+                for name in file.tensors:
+                    file.raw(name)
+            except ValueError as err:
+                assert "cannot be loaded, because" in str(err), err
+                cost.refused += 1
         cost.calls = max(cost.calls, calls.count)
         cost.memory = max(cost.memory, tracemalloc.get_traced_memory()[1])
     tracemalloc.stop()
     return cost
-
-
-class CallCounter:
-    """A profiler that counts calls, of C functions too: work that no other program on the machine disturbs."""
-
-    count = 0
-
-    def __call__(self, frame, event: str, argument) -> None:
-        self.count += event in ("call", "c_call")
 
 
 def broken(content: bytes, rng: random.Random) -> bytes:
