@@ -3,12 +3,11 @@
 import logging
 import threading
 
-from aiohttp import web
-from server import PromptServer
-
 from .. import environment
+from .web_server import web_server
 
 ROUTE = "/steadydancer/r2"
+THREAD = "r2-sync"
 UNUSABLE = "The save profile is not usable; the log says why."
 RETRY_PROFILE = 30.0  # seconds between two looks for a usable profile
 
@@ -23,7 +22,7 @@ class Watch:
         self.problem = ""
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name="r2-sync", daemon=True).start()
+        threading.Thread(target=self._run, name=THREAD, daemon=True).start()
 
     def status(self) -> dict:
         """What is sent, waiting and failing, in words that hold no key, endpoint or absolute path."""
@@ -54,16 +53,21 @@ class Watch:
 
 
 def start() -> None:
-    """Adds the route, and starts the watch if ENABLE_R2_SYNC says so."""
+    """Starts the watch if ENABLE_R2_SYNC says so, and adds the route where there is a web server; both once a process."""
+    if any(thread.name == THREAD for thread in threading.enumerate()):
+        return
     watch, problem = Watch(), ""
     try:
         enabled = environment.flag("ENABLE_R2_SYNC")
-    except ValueError as err:  # the nodes must load all the same
+    except ValueError as err:  # anyone may ask the route why nothing is sent
         enabled, problem = False, str(err)
         log.warning("R2 sync is off. %s", problem)
     if enabled:
         watch.start()
+    routes = getattr(web_server(), "routes", None)
+    if routes is not None and ROUTE not in [getattr(route, "path", "") for route in routes]:
+        from aiohttp import web  # a ComfyUI without a web server need not have it
 
-    @PromptServer.instance.routes.get(ROUTE)
-    async def status(request):
-        return web.json_response(watch.status() if enabled else {"enabled": False, "problem": problem})
+        @routes.get(ROUTE)
+        async def status(request):
+            return web.json_response(watch.status() if enabled else {"enabled": False, "problem": problem})
