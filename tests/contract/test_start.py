@@ -128,7 +128,7 @@ def test_a_read_only_input_folder_costs_the_examples_only(comfyui_path, tmp_path
 FAILURES = {
     "model": ("import comfy.supported_models as s; s.models.remove(s.WAN21_I2V)", "load without the pose"),
     "routes": ("instance.__class__.routes = property(lambda self: 1 / 0)", "not watched"),
-    "input": ("import folder_paths; folder_paths.get_input_directory = lambda: 1 / 0", "not copied"),
+    "input": ("import shutil; shutil.copyfile = lambda *paths: 1 / 0", "not copied"),
     "thread": (
         "import os, threading; os.environ['ENABLE_R2_SYNC'] = '1'; start = threading.Thread.start\n"
         "def refuse(self):\n"
