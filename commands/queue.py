@@ -107,7 +107,8 @@ def read_prompt(file: Path) -> dict:
     except UnicodeError as err:
         raise UsageError(f"{file} is not text in UTF-8. Save it again as UTF-8.") from err
     except (ValueError, RecursionError) as err:
-        raise UsageError(f"{file} is not JSON: {err}. Export it again from ComfyUI with Export (API).") from err
+        where = f" (line {err.lineno})" if isinstance(err, json.JSONDecodeError) else ""
+        raise UsageError(f"{file} is not JSON{where}. Export it again from ComfyUI with Export (API).") from err
     if isinstance(prompt, dict) and "nodes" in prompt:
         raise UsageError(
             f"{file} is a workflow for the page, which holds no prompt. Open it there and use Export (API), or take the "
@@ -126,16 +127,13 @@ def fill_from_environment(prompt: dict) -> None:
 
     In a graph of few steps (a TurboDiffusion model or a step-distilled LoRA) the TURBO_ variables come last and win.
 
-    Raises UsageError for a variable that is not a number.
+    Raises ValueError for a variable that is not a number.
     """
     table = NUMBERS | TURBO_NUMBERS if is_turbo(prompt) else NUMBERS
     for variable, targets in table.items():
         if not environment.text(variable):
             continue
-        try:
-            value = environment.number(variable, 0)
-        except ValueError as err:
-            raise UsageError(str(err)) from err
+        value = environment.number(variable, 0)
         for node in prompt.values():
             for class_type, name in targets:
                 old = node["inputs"].get(name)

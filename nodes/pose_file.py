@@ -7,6 +7,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..pose import interchange
+from ..storage import keys
 from .pose import CATEGORY, PoseKeypoint, people
 from .progress import say
 
@@ -39,7 +40,8 @@ class SteadyDancerPoseSave(io.ComfyNode):
     def execute(cls, keypoints, filename_prefix) -> io.NodeOutput:
         poses = interchange.read(keypoints)
         output = folder_paths.get_output_directory()
-        folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, output)
+        prefix = keys.clean(filename_prefix, keys.MAX_SEGMENT - len("_00001_.json"))
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, output)
         path = Path(folder) / f"{name}_{counter:05}_.json"
         # as it came: writing the poses anew would hide or show points by another threshold
         path.write_text(json.dumps(keypoints, default=lambda value: value.tolist()), encoding="utf-8")

@@ -6,6 +6,7 @@ import time
 import comfy.model_management
 import comfy.utils
 
+from ..plain import visible
 from ..progress import Rate
 from .web_server import show
 
@@ -33,12 +34,12 @@ class NodeProgress:
             self.last = now
             line = f"{doing}: {line}" if doing else line
             if not show(line, self.node_id):
-                logging.info("%s", line)
+                logging.info("%s", visible(line))
 
 
 def say(node_id: str, text: str) -> None:
     """Shows one line under the node and writes it into the log, for those who queue without a page."""
-    logging.info("%s", text)
+    logging.info("%s", visible(text))
     show(text, node_id)
 
 

@@ -13,6 +13,7 @@ from comfy.cli_args import args
 from comfy_execution.utils import get_executing_context
 
 from ..progress import size
+from ..reason import reason
 from ..storage import day_facts, keys, profiles
 from ..storage.client import Bucket, Cancelled, StorageError
 from ..storage.journal import FILE, Journal
@@ -112,7 +113,7 @@ class Sender:
             uploaded = deliver(bucket, path, key, journal(), self.overwrite, progress, cancelled)
         except (StorageError, ValueError, OSError) as err:
             raise StorageError(
-                f"{err} The result is safe in the output folder: {name}. Send it later with the node Upload File to R2."
+                f"{reason(err)} The result is safe in the output folder: {name}. Send it later with the node Upload File to R2."
             ) from err
         url = profile.url(uploaded.key)
         how = "was there already" if uploaded.was_there else size(uploaded.size)

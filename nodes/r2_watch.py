@@ -4,6 +4,7 @@ import logging
 import threading
 
 from .. import environment
+from ..reason import reason
 from .web_server import web_server
 
 ROUTE = "/steadydancer/r2"
@@ -38,15 +39,15 @@ class Watch:
         while self.sync is None:
             try:
                 profile = profiles.find(profiles.AUTO, config())
-                self.problem = reason = "" if profile else f"Files are {NO_PROFILE}."
+                self.problem = why = "" if profile else f"Files are {NO_PROFILE}."
                 if profile:
                     self.sync = Sync(output_folder(), bucket_of(profile), journal())
             except (OSError, ValueError) as err:  # it may hold a path, and anyone may read the route
-                self.problem, reason = UNUSABLE, str(err)
-            if reason and reason != logged:
-                log.warning("R2 sync waits for a save profile. %s", reason)
-            logged = reason
-            if reason:
+                self.problem, why = UNUSABLE, reason(err)
+            if why and why != logged:
+                log.warning("R2 sync waits for a save profile. %s", why)
+            logged = why
+            if why:
                 wait.wait(RETRY_PROFILE)
         log.info("R2 sync: %s is kept in bucket '%s'", self.sync.folder, profile.bucket)
         self.sync.run(wait, lambda path, key: log.info("R2 sync: %s → %s", path.name, key))
