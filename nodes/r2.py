@@ -302,6 +302,7 @@ def _write_video(video, path: Path, tags: dict, share_safe: bool, crf: int, prog
             old = encode.video_tags(video.get_stream_source())
             tags = {name: "" for name in old if share_safe or name in encode.GRAPH_TAGS} | tags
             source = video.get_stream_source()
+            progress = NodeProgress(progress.node_id, "B")  # of the file that is read
             watched = encode.WatchedFile(source, progress, cancelled) if isinstance(source, str) else source
             video = InputImpl.VideoFromFile(watched, start_time=start, duration=duration)
             video.save_to(str(path), metadata=tags, crf=None if as_it_is else crf, **options)

@@ -157,6 +157,60 @@ def test_without_a_web_server_the_nodes_load(comfyui_path, tmp_path, server):
     assert found["loaded"] == [True] and found["nodes"] == ALL and not warnings(log)
 
 
+HEADLESS = """
+import asyncio, json, logging, sys
+comfyui, base, package, prompt = sys.argv[1:]
+sys.path.insert(0, comfyui)
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+from comfy.cli_args import args
+args.cpu, args.base_directory, args.disable_api_nodes = True, base, True
+import execution, folder_paths, nodes
+asyncio.run(nodes.load_custom_node(package, module_parent="custom_nodes"))
+class NoServer:
+    client_id = last_node_id = last_prompt_id = None
+    def send_sync(self, *what): pass
+executor = execution.PromptExecutor(NoServer(), cache_args={"lru": 0, "ram": 0.0, "ram_inactive": 0.0})
+executor.execute(json.loads(prompt), "p-1", {}, ["3"])
+assert "server" not in sys.modules
+print(json.dumps({"success": executor.success, "messages": executor.status_messages}, default=str))
+"""
+
+
+def test_an_executor_without_a_web_server_runs_our_nodes(comfyui_path, tmp_path):
+    """What would be shown under the nodes is in the log: steps, and what was saved where."""
+    prompt = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 70, "height": 30, "batch_size": 3, "color": 255}},
+        "2": {
+            "class_type": "SteadyDancerFitImage",
+            "inputs": {"image": ["1", 0], "area": "custom", "width": 64, "height": 32, "fit": "crop"},
+        },
+        "3": {
+            "class_type": "SteadyDancerR2SaveImages",
+            "inputs": {
+                "images": ["2", 0], "filename_prefix": "a\n\u2028con/b", "profile": "auto", "format": "png", "quality": 95,
+                "after_upload": "keep the local file", "share_safe": False, "key": "{prefix}/{name}",
+                "overwrite": False, "link_minutes": 5, "day_facts": True,
+            },
+        },
+    }  # fmt: skip
+    (tmp_path / "output").mkdir()
+    package = link(tmp_path / "custom_nodes" / "steadydancer")
+    done = subprocess.run(
+        [sys.executable, "-c", HEADLESS, str(comfyui_path), str(tmp_path), str(package), json.dumps(prompt)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={name: value for name, value in os.environ.items() if not name.startswith("R2_")},
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["success"], result["messages"]
+    assert len(list((tmp_path / "output").rglob("*.png"))) == 3
+    assert "70×30 → 64×32" in done.stderr
+    assert "3 of 3 images" in done.stderr
+    assert "kept on this machine only" in done.stderr
+
+
 def test_the_server_starts_with_two_copies_and_a_read_only_input_folder(comfyui_path, tmp_path):
     other = link(tmp_path / "custom_nodes" / "SteadyDancer backup")
     (tmp_path / "input").mkdir(mode=0o555)

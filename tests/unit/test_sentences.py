@@ -45,7 +45,7 @@ def test_what_we_raise_is_a_sentence_or_the_reason_in_one():
     for file, call, text in raised():
         count += 1
         words = said(text)
-        ended = words.endswith((".", "?", "…")) or re.search(r": [^.:]*$", words)
+        ended = words.endswith((".", "?", "…")) or re.search(r"(Run|Name one): [^:]*$", words)
         if not ended and not words.lstrip("'…")[:1].islower() and not words.startswith("'…'"):
             wrong.append(f"{where(file, call)}: {words[-80:]}")
         wrong += [f"{where(file, call)}: a word of code, '{word}'" for word in CODE_WORDS.findall(words)]
