@@ -339,7 +339,10 @@ class Job:
             name = one_line(path)
             print(name)
             if name != path:
-                print(f"The name of {name} has signs that no line can hold: they are written as \\… here.", file=sys.stderr)
+                print(
+                    f"The name of {name} has signs that no line can hold: they are written as \\… here.",
+                    file=sys.stderr,
+                )
         return 1 if problems else 0
 
     def problems(self) -> list[str]:

@@ -42,11 +42,15 @@ class Server:
             host = f"[{self.host}]" if ":" in self.host else self.host.encode("idna").decode()
         except ValueError as err:
             raise ValueError(f"{BAD_ADDRESS} Its host or port cannot be read.") from err
-        if "@" in parts.path + parts.query + parts.fragment:  # a password was cut in two, and half of it must not be shown
+        if (
+            "@" in parts.path + parts.query + parts.fragment
+        ):  # a password was cut in two, and half of it must not be shown
             raise ValueError(f"{BAD_ADDRESS} Write / ? # @ in a login as %2F %3F %23 %40.")
         if parts.scheme not in ("http", "https") or not re.fullmatch(r"[\[\]\w.:%-]+", host):
             raise ValueError(f"{BAD_ADDRESS} It needs http or https and a host.")
-        self.address = f"{parts.scheme}://{host}{f':{port}' if port else ''}{quote(parts.path.rstrip('/'), safe='/%:+~')}"
+        self.address = (
+            f"{parts.scheme}://{host}{f':{port}' if port else ''}{quote(parts.path.rstrip('/'), safe='/%:+~')}"
+        )
         self.query = quote(parts.query, safe="=&%/:+,")
         self.headers = {"User-Agent": AGENT}
         if parts.username is not None:
@@ -152,7 +156,9 @@ class Server:
         return f"{start}{words[:1].lower()}{words[1:].rstrip('.')}. {advice}"
 
 
-BAD_ADDRESS = "--server: write the address as http://HOST:PORT, with user:password@ before the host where it wants a login."
+BAD_ADDRESS = (
+    "--server: write the address as http://HOST:PORT, with user:password@ before the host where it wants a login."
+)
 
 
 def is_this_machine(host: str) -> bool:

@@ -13,7 +13,7 @@ MAX_KEY = 1024  # bytes, R2 and S3
 MAX_SEGMENT = 255  # bytes, so that the object can be downloaded as a file
 MAX_DEPTH = 32
 # Windows, with any ending.
-RESERVED = re.compile(r"^(con|conin\$|conout\$|nul|aux|prn|(?:com|lpt)[0-9¹²³])(?= *(\.|$))", re.IGNORECASE)
+RESERVED = re.compile(r"^(con|conin\$|conout\$|nul|aux|prn|(?:com|lpt)[1-9¹²³])(?= *(\.|$))", re.IGNORECASE)
 
 
 def fill(template: str, values: Mapping[str, object]) -> str:

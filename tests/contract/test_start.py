@@ -100,7 +100,9 @@ def test_a_copy_whose_nodes_fail_after_it_was_set_up(comfyui_path, tmp_path):
     """Its routes, watch and model class are there already."""
     damaged, whole = copy(tmp_path / "custom_nodes" / "old"), link(tmp_path / "custom_nodes" / "steadydancer")
     file = damaged / "nodes" / "loaders.py"
-    file.write_text(file.read_text("utf-8").replace("def define_schema(cls):", "def define_schema(cls):\n        raise KeyError", 1))
+    file.write_text(
+        file.read_text("utf-8").replace("def define_schema(cls):", "def define_schema(cls):\n        raise KeyError", 1)
+    )
     found, log = load(comfyui_path, tmp_path, damaged, whole)
     assert found["nodes"] == ALL and found["from"] == [str(whole).replace(".", "_x_")]
     assert [module.partition(".")[0] for module in found["models"]] == found["from"]
@@ -118,7 +120,9 @@ def test_another_packages_node_of_the_same_name_is_no_copy(comfyui_path, tmp_pat
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no read-only folders")
 def test_a_read_only_input_folder_costs_the_examples_only(comfyui_path, tmp_path):
     (tmp_path / "input").mkdir(mode=0o555)
-    found, log = load(comfyui_path, tmp_path, link(tmp_path / "custom_nodes" / "steadydancer"), prepare=without_override)
+    found, log = load(
+        comfyui_path, tmp_path, link(tmp_path / "custom_nodes" / "steadydancer"), prepare=without_override
+    )
     assert found["nodes"] == ALL
     (line,) = warnings(log)
     assert "the examples' inputs were not copied into the input folder" in line

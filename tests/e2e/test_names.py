@@ -22,6 +22,10 @@ PREFIXES = [
     "../../out of it",
     "ends in a dot./and a space ",
     'who "?*<>|: knows',
+    "",
+    "\n",
+    "../..",
+    "/".join("d" * 40),
 ]
 
 
@@ -43,7 +47,13 @@ def test_every_save_node_of_ours_cleans_the_name_it_is_given(comfy):
         "1": {"class_type": "SteadyDancerPoseLoad", "inputs": {"file": "names.json"}},
         "2": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 32, "batch_size": 1, "color": 1}},
     }
-    save = {"profile": "auto", "format": "png", "quality": 95, "after_upload": "keep the local file", "share_safe": False}
+    save = {
+        "profile": "auto",
+        "format": "png",
+        "quality": 95,
+        "after_upload": "keep the local file",
+        "share_safe": False,
+    }
     save |= {"key": "{prefix}/{name}", "overwrite": False, "link_minutes": 0, "day_facts": False, "images": ["2", 0]}
     for number, prefix in enumerate(PREFIXES):
         prompt[f"pose{number}"] = {

@@ -256,7 +256,13 @@ def test_a_function_that_evaluates_the_model_again_gets_two_conditions_each_time
     def again(args):
         options = args["model_options"]
         other = comfy.samplers.sampling_function(
-            args["model"], args["input"] * 0.5, args["sigma"], args["uncond"], args["cond"], 3.0, {**options, "sampler_post_cfg_function": []}
+            args["model"],
+            args["input"] * 0.5,
+            args["sigma"],
+            args["uncond"],
+            args["cond"],
+            3.0,
+            {**options, "sampler_post_cfg_function": []},
         )
         assert torch.isfinite(other).all()
         return args["denoised"]
@@ -271,7 +277,9 @@ def test_a_function_that_evaluates_the_model_again_gets_two_conditions_each_time
     assert asked == [[True, True], [True, False], [True, True]]
 
 
-@pytest.mark.parametrize("node", ["DualCFGGuider", "DualCFGGuider nested", "PerpNegGuider", "PerpNeg", "DualModelGuider", "BasicGuider"])
+@pytest.mark.parametrize(
+    "node", ["DualCFGGuider", "DualCFGGuider nested", "PerpNegGuider", "PerpNeg", "DualModelGuider", "BasicGuider"]
+)
 def test_cores_guiders_take_our_model_and_conditionings(model, golden, node):
     from comfy_extras import nodes_custom_sampler, nodes_perpneg
     from steadydancer.dancer.sampling import steadydancer_sigmas
@@ -293,13 +301,17 @@ def test_cores_guiders_take_our_model_and_conditionings(model, golden, node):
     assert torch.isfinite(run(made.result[0], golden.x, steadydancer_sigmas(4, 5.0))).all()
 
 
-@pytest.mark.parametrize("sampler", ["euler_cfg_pp", "dpmpp_2m_cfg_pp", "res_multistep_cfg_pp", "gradient_estimation_cfg_pp"])
+@pytest.mark.parametrize(
+    "sampler", ["euler_cfg_pp", "dpmpp_2m_cfg_pp", "res_multistep_cfg_pp", "gradient_estimation_cfg_pp"]
+)
 @pytest.mark.parametrize("cfg", [5.0, 1.0])
 def test_samplers_that_ask_for_the_negative_get_it(model, golden, sampler, cfg):
     import comfy.samplers
     from steadydancer.dancer.sampling import steadydancer_sigmas
 
-    found = run(guider(model, golden, cfg=cfg), golden.x, steadydancer_sigmas(6, 5.0), comfy.samplers.sampler_object(sampler))
+    found = run(
+        guider(model, golden, cfg=cfg), golden.x, steadydancer_sigmas(6, 5.0), comfy.samplers.sampler_object(sampler)
+    )
     assert torch.isfinite(found).all()
 
 

@@ -135,7 +135,11 @@ def ask(tmp_path, capsys, monkeypatch):
         ("504", answer("504 Gateway Time-out"), "start ComfyUI"),
         ("400 page", answer("400 Bad Request", b"<html>plain HTTP sent to HTTPS port"), "it sends a web page"),
         ("400 json", said({"detail": "no"}, "400 Bad Request"), "whether it took the prompt"),
-        ("login", answer("302 Found", b"", "Location: https://login.example/in?token=abc"), "https://login.example/in."),
+        (
+            "login",
+            answer("302 Found", b"", "Location: https://login.example/in?token=abc"),
+            "https://login.example/in.",
+        ),
         ("https", answer("308 Permanent Redirect", b"", "Location: https://comfy.example/"), "https://comfy.example/"),
         ("elsewhere", answer("301 Moved", b"", "Location: /login"), "sends us on to /login"),
     ],
@@ -325,7 +329,9 @@ def test_addresses_as_people_write_them(given, address):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_json_as_windows_writes_it(tmp_path, encoding):
     file = tmp_path / "prompt.json"
-    text = json.dumps(PROMPT | {"2": {"class_type": "Text", "inputs": {"text": "Tänzerin"}}}, indent=1, ensure_ascii=False)
+    text = json.dumps(
+        PROMPT | {"2": {"class_type": "Text", "inputs": {"text": "Tänzerin"}}}, indent=1, ensure_ascii=False
+    )
     file.write_bytes(text.replace("\n", "\r\n").encode(encoding))
     assert queue.read_prompt(file)["2"]["inputs"]["text"] == "Tänzerin"
 

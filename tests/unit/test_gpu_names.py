@@ -93,7 +93,9 @@ def test_another_card_is_not_taken_for_one(said):
         gpus.card(said)
 
 
-@pytest.mark.parametrize(("said", "among"), [("RTX", "RTX 4090"), ("RTX 6000", "RTX PRO 6000"), ("6000", "RTX 6000 Ada")])
+@pytest.mark.parametrize(
+    ("said", "among"), [("RTX", "RTX 4090"), ("RTX 6000", "RTX PRO 6000"), ("6000", "RTX 6000 Ada")]
+)
 def test_a_name_of_several_cards_asks_which(said, among):
     with pytest.raises(ValueError, match="several cards") as raised:
         gpus.card(said)

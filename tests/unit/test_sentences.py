@@ -114,7 +114,10 @@ def test_an_error_of_the_system_is_a_sentence(work, sentence):
     assert "Errno" not in words
 
 
-@pytest.mark.parametrize("letter", ["\n", "\r", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029", "\0", "\x1b", "\x9b", "\ud83d", "\t"])
+@pytest.mark.parametrize(
+    "letter",
+    ["\n", "\r", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029", "\0", "\x1b", "\x9b", "\ud83d", "\t"],
+)
 def test_a_name_is_one_line(letter):
     line = one_line(f"a{letter}b")
     assert len(line.splitlines()) == 1 and line.isprintable() and line.startswith("a\\") and line.endswith("b")
