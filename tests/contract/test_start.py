@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import pytest
-from steadydancer.tools.comfyui import link_package
 from support import ROOT
 from support.server import Server
 
