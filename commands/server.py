@@ -64,6 +64,7 @@ class Server:
         direct = is_this_machine(self.host) or urllib.request.proxy_bypass(self.host)
         proxy = "" if direct else urllib.request.getproxies().get(parts.scheme, "")
         self.proxy = f"http://{proxy}" if proxy and "://" not in proxy else proxy or None
+        self.proxy_host = proxy_host(self.proxy) if self.proxy else ""
         proxies = {parts.scheme: self.proxy} if self.proxy else {}
         self.opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies), Stay)
 
@@ -134,7 +135,7 @@ class Server:
         cause = err.reason if isinstance(err, urllib.error.URLError) else err
         start, advice = f"No ComfyUI answers at {self.address}: ", "Start it, or give its address with --server."
         if self.proxy:
-            start = f"No ComfyUI answers at {self.address} through the proxy {urlsplit(self.proxy).hostname}: "
+            start = f"No ComfyUI answers at {self.address} through the proxy {self.proxy_host}: "
             advice = "Where no proxy is needed for it, name its host in the variable no_proxy."
         if isinstance(cause, TimeoutError):
             return f"{start}it was silent for {TIMEOUT} seconds. {advice}"
@@ -159,6 +160,20 @@ class Server:
 BAD_ADDRESS = (
     "--server: write the address as http://HOST:PORT, with user:password@ before the host where it wants a login."
 )
+
+
+def proxy_host(proxy: str) -> str:
+    """The host of a proxy's address, which may hold a login. Raises ValueError for one that urllib cannot use."""
+    try:
+        parts = urlsplit(proxy)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(
+            "The proxy in the variable http_proxy or https_proxy is of a kind that this command cannot use. "
+            "Give an http:// one, or name the server's host in the variable no_proxy."
+        )
+    return parts.hostname
 
 
 def is_this_machine(host: str) -> bool:

@@ -291,6 +291,16 @@ def test_another_machine_is_reached_through_the_proxy(serving, ask, monkeypatch)
     assert code == 1 and "through the proxy 127.0.0.1: nothing listens there" in err and "secret" not in err
 
 
+@pytest.mark.parametrize("proxy", ["socks5://user:secret@127.0.0.1:1080", "http://[secret", "http://"])
+def test_a_proxy_of_another_kind_is_told(ask, monkeypatch, proxy):
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.delenv("no_proxy", raising=False)
+    code, out, err = ask("comfy.test:8188")
+    assert (code, out) == (2, "") and "cannot use" in err and "secret" not in err
+    monkeypatch.setenv("no_proxy", "comfy.test")
+    assert Server("comfy.test:8188").proxy is None
+
+
 @pytest.mark.parametrize(
     ("host", "is_it"),
     [
