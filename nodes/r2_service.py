@@ -12,6 +12,7 @@ import torch
 from comfy.cli_args import args
 from comfy_execution.utils import get_executing_context
 
+from ..plain import one_line
 from ..progress import size
 from ..reason import reason
 from ..storage import day_facts, keys, profiles
@@ -107,17 +108,17 @@ class Sender:
         try:
             profile = profiles.find(self.profile, config())
             if profile is None:
-                return Sent(path, f"{name}: {NO_PROFILE}")
+                return Sent(path, f"{one_line(name)}: {NO_PROFILE}")
             bucket = bucket_of(profile)
             key = keys.fill(self.key, self._tokens(profile, path, name))
             uploaded = deliver(bucket, path, key, journal(), self.overwrite, progress, cancelled)
         except (StorageError, ValueError, OSError) as err:
             raise StorageError(
-                f"{reason(err)} The result is safe in the output folder: {name}. Send it later with the node Upload File to R2."
+                f"{reason(err)} The result is safe in the output folder: {one_line(name)}. Send it later with the node Upload File to R2."
             ) from err
         url = profile.url(uploaded.key)
         how = "was there already" if uploaded.was_there else size(uploaded.size)
-        return Sent(path, f"{name} → {url}, {how}", uploaded.key, url, bucket)
+        return Sent(path, f"{one_line(name)} → {url}, {how}", uploaded.key, url, bucket)
 
     def finish(self, results: list[Sent], **facts) -> str:
         """Notes the facts if asked to, and says under the node where everything is. Returns what it said."""

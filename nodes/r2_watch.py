@@ -4,6 +4,7 @@ import logging
 import threading
 
 from .. import environment
+from ..plain import one_line
 from ..reason import reason
 from .web_server import web_server
 
@@ -50,7 +51,7 @@ class Watch:
             if why:
                 wait.wait(RETRY_PROFILE)
         log.info("R2 sync: %s is kept in bucket '%s'", self.sync.folder, profile.bucket)
-        self.sync.run(wait, lambda path, key: log.info("R2 sync: %s → %s", path.name, key))
+        self.sync.run(wait, lambda path, key: log.info("R2 sync: %s → %s", one_line(path.name), key))
 
 
 def start() -> None:
