@@ -173,7 +173,6 @@ GUIDANCE_NODES = {
         {"start_percent": 0.0, "end_percent": 1.0, "double_layers": "1", "single_layers": ""},
     ),
     "NAGuidance": ("nodes_nag", {"nag_scale": 5.0, "nag_alpha": 0.5, "nag_tau": 1.5}),
-    "RenormCFG": ("nodes_lumina2", {"cfg_trunc": 100.0, "renorm_cfg": 1.0}),
     "VideoLinearCFGGuidance": ("nodes_video_model", {"min_cfg": 1.0}),
     "VideoTriangleCFGGuidance": ("nodes_video_model", {"min_cfg": 1.0}),
     "EpsilonScaling": ("nodes_eps", {"scaling_factor": 1.005}),
@@ -181,15 +180,18 @@ GUIDANCE_NODES = {
 }
 
 
-def patched_by(model, name, golden):
-    """The model after core's own node."""
+def patched_by(model, *names):
+    """The model after core's own nodes, which remember the run before: new ones for each."""
     import importlib
 
-    module, inputs = GUIDANCE_NODES[name]
-    node = getattr(importlib.import_module(f"comfy_extras.{module}"), name.split()[0])
-    if hasattr(node, "execute"):
-        return node.execute(model, **inputs).result[0]
-    return getattr(node(), node.FUNCTION)(model, **inputs)[0]
+    for name in names:
+        module, inputs = GUIDANCE_NODES[name]
+        node = getattr(importlib.import_module(f"comfy_extras.{module}"), name.split()[0])
+        if hasattr(node, "execute"):
+            model = node.execute(model, **inputs).result[0]
+        else:
+            (model,) = getattr(node(), node.FUNCTION)(model, **inputs)
+    return model
 
 
 @pytest.mark.parametrize("name", GUIDANCE_NODES)
@@ -198,9 +200,9 @@ def test_cores_guidance_nodes_work_on_the_text_and_the_pose_comes_on_top(model, 
     """In one step from noise: what core's own CFG guider gives with that node, and c − p of the model as it is."""
     import comfy.samplers
 
-    patched, positive, pose_negative = patched_by(model, name, golden), *golden.conditionings(model)[::2]
+    positive, _, pose_negative = golden.conditionings(model)
     sigmas, sampler = torch.tensor([0.9, 0.0]), comfy.samplers.sampler_object("euler")
-    core = comfy.samplers.CFGGuider(patched)
+    core = comfy.samplers.CFGGuider(patched_by(model, name))
     core.set_conds(*golden.conditionings(model)[:2])
     core.set_cfg(cfg)
     text = run(core, golden.x, sigmas, sampler)
@@ -209,7 +211,7 @@ def test_cores_guidance_nodes_work_on_the_text_and_the_pose_comes_on_top(model, 
         alone = comfy.samplers.CFGGuider(model)
         alone.inner_set_conds({"positive": conditioning})
         branch[key] = run(alone, golden.x, sigmas, sampler)
-    ours = guider(patched, golden, cfg=cfg, pose_cfg=2.0, start=-1.0, end=2.0)
+    ours = guider(patched_by(model, name), golden, cfg=cfg, pose_cfg=2.0, start=-1.0, end=2.0)
     found = run(ours, golden.x, sigmas, sampler)
     assert torch.isfinite(found).all() and relative(found, text) > 1e-3, "the pose has its part"
     normal = model.model.process_latent_in
@@ -217,27 +219,23 @@ def test_cores_guidance_nodes_work_on_the_text_and_the_pose_comes_on_top(model, 
     assert relative(normal(found), wanted) < 1e-4
 
 
-@pytest.mark.parametrize("name", [*GUIDANCE_NODES, "several"])
-def test_a_whole_run_with_cores_guidance_nodes(model, golden, name):
+@pytest.mark.parametrize(
+    "names",
+    [*((name,) for name in GUIDANCE_NODES), ("SkipLayerGuidanceDiTSimple", "APG", "RescaleCFG", "CFGZeroStar")],
+    ids="+".join,
+)
+def test_a_whole_run_with_cores_guidance_nodes(model, golden, names):
     """Inside and outside of the pose's steps, alone and together; without a pose it is what core's guider makes of it."""
     import comfy.samplers
     from steadydancer.dancer.sampling import steadydancer_sigmas
 
-    sigmas, patched = steadydancer_sigmas(6, 5.0), model
-    for each in ("SkipLayerGuidanceDiTSimple", "APG", "RescaleCFG", "CFGZeroStar") if name == "several" else (name,):
-        patched = patched_by(patched, each, golden)
-    assert torch.isfinite(run(guider(patched, golden), golden.x, sigmas)).all()
-    patched = model
-    for each in ("SkipLayerGuidanceDiTSimple", "APG", "RescaleCFG", "CFGZeroStar") if name == "several" else (name,):
-        patched = patched_by(patched, each, golden)
-    core = comfy.samplers.CFGGuider(patched)
+    sigmas = steadydancer_sigmas(6, 5.0)
+    assert torch.isfinite(run(guider(patched_by(model, *names), golden), golden.x, sigmas)).all()
+    core = comfy.samplers.CFGGuider(patched_by(model, *names))
     core.set_conds(*golden.conditionings(model)[:2])
     core.set_cfg(5.0)
     wanted = run(core, golden.x, sigmas)
-    patched = model
-    for each in ("SkipLayerGuidanceDiTSimple", "APG", "RescaleCFG", "CFGZeroStar") if name == "several" else (name,):
-        patched = patched_by(patched, each, golden)
-    assert torch.equal(run(guider(patched, golden, pose_cfg=0.0), golden.x, sigmas), wanted)
+    assert torch.equal(run(guider(patched_by(model, *names), golden, pose_cfg=0.0), golden.x, sigmas), wanted)
 
 
 def test_a_function_that_evaluates_the_model_again_gets_two_conditions_each_time(model, golden):
