@@ -73,10 +73,10 @@ def warnings(log: str) -> list[str]:
     return [line for line in log.splitlines() if "SteadyDancer" in line and "seconds:" not in line]
 
 
-@pytest.mark.parametrize("names", [("steadydancer", "ComfyUI-SteadyDancer@nightly"), ("a.bak", "b", "c copy")])
-def test_another_copy_steps_aside(comfyui_path, tmp_path, names):
-    folders = [link(tmp_path / "custom_nodes" / name) for name in names[:-1]]
-    folders.append(copy(tmp_path / "custom_nodes" / names[-1]))
+def test_other_copies_step_aside(comfyui_path, tmp_path):
+    """Two links to one folder, which are two copies to ComfyUI, and a copy of another name."""
+    folders = [link(tmp_path / "custom_nodes" / name) for name in ("steadydancer", "ComfyUI-SteadyDancer@nightly")]
+    folders.append(copy(tmp_path / "custom_nodes" / "steadydancer.bak of May"))
     found, log = load(comfyui_path, tmp_path, *folders)
     assert found["nodes"] == ALL and len(found["models"]) == 1 and all(found["loaded"])
     told = [line for line in warnings(log) if "installed twice" in line]
@@ -85,10 +85,9 @@ def test_another_copy_steps_aside(comfyui_path, tmp_path, names):
         assert f"{folders[0]} is used and {second} is not" in line
 
 
-@pytest.mark.parametrize("broken", ["nodes/turbo_sampling.py", "loaders/catalog.py"])
-def test_a_damaged_copy_leaves_the_place_to_a_whole_one(comfyui_path, tmp_path, broken):
+def test_a_damaged_copy_leaves_the_place_to_a_whole_one(comfyui_path, tmp_path):
     damaged, whole = copy(tmp_path / "custom_nodes" / "old"), link(tmp_path / "custom_nodes" / "steadydancer")
-    (damaged / broken).write_text("raise RuntimeError('half an update')")
+    (damaged / "nodes" / "turbo_sampling.py").write_text("raise RuntimeError('half an update')")
     found, log = load(comfyui_path, tmp_path, damaged, whole)
     assert found["loaded"] == [False, True]
     assert found["nodes"] == ALL and found["from"] == [str(whole).replace(".", "_x_")]
@@ -154,7 +153,7 @@ def test_whatever_fails_at_the_start_leaves_the_nodes(comfyui_path, tmp_path, na
     assert line.rstrip().endswith(".")
 
 
-@pytest.mark.parametrize("server", ["none", "module", "stub"])
+@pytest.mark.parametrize("server", ["none", "stub"])
 def test_without_a_web_server_the_nodes_load(comfyui_path, tmp_path, server):
     found, log = load(comfyui_path, tmp_path, link(tmp_path / "custom_nodes" / "steadydancer"), server=server)
     assert found["loaded"] == [True] and found["nodes"] == ALL and not warnings(log)
