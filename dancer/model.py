@@ -12,6 +12,7 @@ from comfy.quant_ops import QuantizedTensor
 from .network import SteadyDancerModel
 
 MARKER = "{}patch_embedding_fuse.weight"
+OURS = ".dancer.model"
 KEPT_IN_FLOAT32 = ("condition_embedding_", "patch_embedding")
 
 
@@ -126,8 +127,8 @@ def register() -> None:
     Steps aside where ComfyUI itself knows such files.
     """
     models = comfy.supported_models.models
-    if SteadyDancer in models:
-        return
+    # What a copy of this package that could not be loaded, or an earlier load of this one, has left.
+    models[:] = [model for model in models if model.__qualname__ != "SteadyDancer" or OURS not in model.__module__]
     if any(MARKER in model.required_keys for model in models):
         logging.info(
             "SteadyDancer: this ComfyUI loads SteadyDancer files itself; its own model is used, and may not fit our nodes."

@@ -1,13 +1,15 @@
 """The GPUs that can be chosen by name: gpus.toml as cards."""
 
-import re
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 from ..toml import read_toml
 from .card import Card
+from . import gpu_names
 
 GIB = 1 << 30
+MIG_USABLE = 0.95  # of the gigabytes in the instance's name: 9.5 of a 1g.10gb
 
 
 @lru_cache(maxsize=1)
@@ -36,24 +38,45 @@ def tier(total: int) -> str:
 
 
 def card(name: str) -> Card:
-    """A card by its name or a part of it. Raises ValueError with the names that there are."""
-    words = "".join(name.lower().split())
-    names = {card: "".join(card.name.lower().split()) for card in cards()}
-    found = [card for card in names if names[card] == words] or [card for card in names if words in names[card]]
+    """A card by any name that people or drivers give to it. Raises ValueError with the names that there are."""
+    found = gpu_names.find(name, memory())
     if len(found) == 1:
-        return found[0]
-    known = ", ".join(card.name for card in found or cards())
+        return sliced(next(card for card in cards() if card.name == found[0]), gpu_names.mig(name))
+    known = ", ".join(found or memory())
     raise ValueError(f"'{name}' is {'several cards' if found else 'no card of the table'}. Choose one of {known}.")
 
 
 def known_as(device: str) -> Card | None:
     """The card of the table that a driver's name, such as "NVIDIA GeForce RTX 4060 Ti", means; None where there is none."""
-    words = set(re.findall(r"\w+", device.lower()))
-    if words & {"laptop", "max"}:  # the same number, another chip
+    try:
+        return card(device)
+    except ValueError:
         return None
-    named = {card: [word for word in card.name.lower().split() if not word.endswith("gb")] for card in cards()}
-    found = [card for card in named if words.issuperset(named[card])]
-    return max(found, key=lambda card: len(named[card]), default=None)
+
+
+def memory() -> dict[str, float]:
+    """GiB by name, smallest first."""
+    return {card.name: card.total / GIB for card in cards()}
+
+
+def sliced(whole: Card, mig: tuple[int, int] | None) -> Card:
+    """The part of a card that a MIG instance of so many compute slices and gigabytes is."""
+    if mig is None:
+        return whole
+    slices, gigabytes = mig
+    power = slices / (7 if whole.sm in (80, 90, 100) else 4)
+    share = gigabytes * GIB / whole.total
+    total = round(MIG_USABLE * gigabytes * GIB)
+    return replace(
+        whole,
+        name=f"{whole.name} MIG {slices}g.{gigabytes}gb",
+        total=total,
+        free=total - round(table()["context_gb"] * 1e9),
+        bf16=whole.bf16 * power,
+        fp8=whole.fp8 * power,
+        bandwidth=whole.bandwidth * min(1.0, share),
+        price=None,
+    )
 
 
 def nearest(total: int, sm: int) -> Card:

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..pose import interchange
 from ..services.progress import say
 from .pose import CATEGORY, PoseKeypoint, people
+from .save_name import clean_prefix
 
 FOLDER = "pose"  # below the output folder
 
@@ -39,7 +40,7 @@ class SteadyDancerPoseSave(io.ComfyNode):
     def execute(cls, keypoints, filename_prefix) -> io.NodeOutput:
         poses = interchange.read(keypoints)
         output = folder_paths.get_output_directory()
-        folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, output)
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(clean_prefix(filename_prefix), output)
         path = Path(folder) / f"{name}_{counter:05}_.json"
         # as it came: writing the poses anew would hide or show points by another threshold
         path.write_text(json.dumps(keypoints, default=lambda value: value.tolist()), encoding="utf-8")

@@ -11,9 +11,9 @@ from ..services.progress import NodeProgress, cancelled, stop
 from ..storage import encode, keys
 from ..storage.client import REQUESTS, Cancelled, StorageError
 from .r2_service import Sender, Sent, claimed, graph_tags, interruptible, output_folder, profile_names
+from .save_name import clean_prefix
 
 KEEP, DELETE = "keep the local file", "delete the local file after the check"
-LONGEST_NAME = 200  # bytes; ComfyUI puts a counter behind it
 
 
 def _prefix_input(default: str):
@@ -283,9 +283,8 @@ class SteadyDancerR2Upload(io.ComfyNode):
 
 def _next_file(filename_prefix: str, width: int, height: int) -> tuple[str, int, str]:
     """Name, counter and subfolder for a new file of the output folder, by ComfyUI's own convention, from any text."""
-    prefix = keys.clean(filename_prefix, LONGEST_NAME)
     _, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-        prefix, folder_paths.get_output_directory(), width, height
+        clean_prefix(filename_prefix), folder_paths.get_output_directory(), width, height
     )
     return name, counter, subfolder
 
@@ -302,6 +301,7 @@ def _write_video(video, path: Path, tags: dict, share_safe: bool, crf: int, prog
             old = encode.video_tags(video.get_stream_source())
             tags = {name: "" for name in old if share_safe or name in encode.GRAPH_TAGS} | tags
             source = video.get_stream_source()
+            progress = NodeProgress(progress.node_id, "B")  # of the file that is read
             watched = encode.WatchedFile(source, progress, cancelled) if isinstance(source, str) else source
             video = InputImpl.VideoFromFile(watched, start_time=start, duration=duration)
             video.save_to(str(path), metadata=tags, crf=None if as_it_is else crf, **options)

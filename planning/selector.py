@@ -53,8 +53,8 @@ def cards() -> list[Card]:
 
 def card(name: str) -> Card:
     """A card of the table by its name, or a part of it. Raises ValueError with the names that there are."""
-    wanted = gpus.card(name).name
-    return next(card for card in cards() if card.name == wanted)
+    gpu = gpus.card(name)
+    return Card(gpu.name, round(gpu.free / 1e9, 1), gpu.sm)
 
 
 def formats(family: str) -> dict[str, Variant]:

@@ -5,9 +5,10 @@ import time
 
 import comfy.model_management
 import comfy.utils
-from server import PromptServer
 
+from ..plain import visible
 from ..progress import Rate
+from .web_server import show
 
 
 class NodeProgress:
@@ -31,13 +32,15 @@ class NodeProgress:
         now = time.monotonic()
         if now - self.last >= 1.0 or done >= total:
             self.last = now
-            PromptServer.instance.send_progress_text(f"{doing}: {line}" if doing else line, self.node_id)
+            line = f"{doing}: {line}" if doing else line
+            if not show(line, self.node_id):
+                logging.info("%s", visible(line))
 
 
 def say(node_id: str, text: str) -> None:
     """Shows one line under the node and writes it into the log, for those who queue without a page."""
-    logging.info("%s", text)
-    PromptServer.instance.send_progress_text(text, node_id)
+    logging.info("%s", visible(text))
+    show(text, node_id)
 
 
 def cancelled() -> bool:

@@ -11,7 +11,14 @@ from support import ROOT
 
 # Every right to do something that a stranger would rather ask about, and the only files that have it.
 RIGHTS = {
-    "network": ("loaders/download*.py", "loaders/hub*.py", "loaders/transfer*.py", "storage/*.py", "commands/queue.py")
+    "network": (
+        "loaders/download*.py",
+        "loaders/hub*.py",
+        "loaders/transfer*.py",
+        "storage/*.py",
+        "commands/queue.py",
+        "commands/server.py",
+    )
     + ("nodes/r2_watch.py",),  # answers a GET
     "environment": ("environment.py",),
     "process": (),
