@@ -102,7 +102,7 @@ def from_source(
     except (DownloadError, DownloadCancelled):
         raise
     except OSError as err:
-        raise DownloadError(disk_fault(err, path or where.target(file))) from err
+        raise DownloadError(disk_fault(err, path or where.target(file, file.id))) from err
     except Exception as err:
         log.error("The download of %s failed unexpectedly.", file.name or file.id, exc_info=True)
         raise DownloadError(unexpected(file.name or file.id, err)) from err

@@ -181,12 +181,9 @@ def hub_match(file: ModelFile, source: Source, patience: Patience) -> list[Remot
 
 def hub_all(file: ModelFile, source: Source, patience: Patience) -> list[Remote]:
     entries, token = listing(file, source, patience)
-    ours = (".gitattributes", RECORD)  # a record says what this machine checked: nobody else can publish it
-    return [
-        hub_entry(source, entry, token, entry["path"])
-        for entry in entries
-        if entry["path"].rsplit("/", 1)[-1].lower() not in ours
-    ]
+    # a record says what this machine has checked: nobody else can publish it
+    files = [entry for entry in entries if RECORD not in entry["path"].lower().split("/")]
+    return [hub_entry(source, entry, token, entry["path"]) for entry in files if entry["path"] != ".gitattributes"]
 
 
 def hub_entry(source: Source, entry: dict, token: Token, name: str) -> Remote:

@@ -1,5 +1,6 @@
 """The room on a disk that a download may take: not the last of it."""
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -34,6 +35,11 @@ def check(sizes: dict[Path, int], what: str) -> None:
 
     `sizes`: bytes of each file by its path; what an earlier run left of it counts. `what`: the files, for the sentence.
     """
+    with contextlib.suppress(OSError):  # a disk that cannot be asked is tried
+        check_disks(sizes, what)
+
+
+def check_disks(sizes: dict[Path, int], what: str) -> None:
     disks: dict[int, dict[Path, int]] = {}
     for path, size in sizes.items():
         folder = next(folder for folder in path.absolute().parents if folder.exists())
