@@ -25,7 +25,7 @@ from steadydancer.loaders.download import ensure, ensure_all
 from steadydancer.loaders.errors import DownloadCancelled, DownloadError
 from steadydancer.loaders.places import RECORD, Places, file_hash, record
 from steadydancer.loaders.transfer import Patience, Remote, Transfer
-from support.hub import Fault, Hub
+from support.hub import Fault, Hub, Proxy, certificate
 
 HASTY = Patience(attempts=3, first=0.02, limit=0.05, timeout=2)
 TOKEN = "hf_canary_0123456789"
@@ -202,6 +202,145 @@ def test_what_was_fetched_of_another_version_is_not_taken_up(hub, models, monkey
     hub.total = 0.0
     hub.put("owner/toy", "sub/toy.safetensors", NEW)
     assert ensure(file, models).read_bytes() == NEW
+
+
+# What is wrong on this machine: (variables, what the user reads). {…} are the servers of the test below.
+MACHINE = {
+    "SOCKS proxy, no package": ({"ALL_PROXY": "socks5://127.0.0.1:9"}, "ALL_PROXY names a SOCKS proxy"),
+    "SOCKS proxy for http, no package": ({"http_proxy": "socks5h://127.0.0.1:9"}, "http_proxy names a SOCKS proxy"),
+    "proxy of no kind": ({"HTTP_PROXY": "ftp://127.0.0.1:9"}, "the proxy in HTTP_PROXY is not an address"),
+    "proxy without a host": ({"all_proxy": "http://"}, "the proxy in all_proxy is not an address"),
+    "proxy with a word for a port": ({"http_proxy": "proxy.example:port"}, "the proxy in http_proxy is not an address"),
+    "proxy wants a login": ({"http_proxy": "{407}"}, r"the proxy 127.0.0.1:\d+ \(from http_proxy\) wants a name"),
+    "proxy wants a login for https": (
+        {"https_proxy": "{407}", "HF_ENDPOINT": "https://hub.example"},
+        r"the proxy 127.0.0.1:\d+ \(from https_proxy\) wants a name",
+    ),
+    "proxy lets nothing through": (
+        {"HTTPS_PROXY": "{403}", "HF_ENDPOINT": "https://hub.example"},
+        "the proxy in HTTPS_PROXY does not let hub.example through",
+    ),
+    "endpoint without scheme": (
+        {"HF_ENDPOINT": "hf-mirror.example"},
+        "HF_ENDPOINT is 'hf-mirror.example', which is not",
+    ),
+    "endpoint of another kind": ({"HF_ENDPOINT": "ftp://mirror.example"}, "HF_ENDPOINT is 'ftp://mirror.example'"),
+    "endpoint with a blank": ({"HF_ENDPOINT": "https://hf mirror.example"}, "HF_ENDPOINT is 'https://hf mirror"),
+    "endpoint with a word for a port": ({"HF_ENDPOINT": "http://mirror.example:port"}, "HF_ENDPOINT is"),
+    "endpoint with a password": (
+        {"HF_ENDPOINT": f"https://me:{TOKEN}@mirror.example"},
+        "HF_ENDPOINT is 'mirror.example'",
+    ),
+    "token with a line break": ({"HF_TOKEN": f"{TOKEN} \x1b[0m"}, "The token in HF_TOKEN holds a blank"),
+    "token with a letter of no alphabet": ({"HF_TOKEN": f"{TOKEN}\udcff"}, "The token in HF_TOKEN holds"),
+    "own certificate": ({"HF_ENDPOINT": "{own}"}, r"the certificate of 127.0.0.1:\d+ is not accepted \(self.signed"),
+    "expired certificate": (
+        {"HF_ENDPOINT": "{expired}", "REQUESTS_CA_BUNDLE": "{expired.pem}"},
+        r"is not accepted \(certificate has expired\)",
+    ),
+    "certificate for another host": (
+        {"HF_ENDPOINT": "{other}", "REQUESTS_CA_BUNDLE": "{own.pem}"},
+        r"is not accepted \(Hostname mismatch",
+    ),
+    "certificates that are not there": (
+        {"HF_ENDPOINT": "{own}", "REQUESTS_CA_BUNDLE": "{none.pem}"},
+        "the certificates that REQUESTS_CA_BUNDLE names cannot be read",
+    ),
+    "certificates that are none": (
+        {"HF_ENDPOINT": "{own}", "REQUESTS_CA_BUNDLE": __file__},
+        "the certificates that REQUESTS_CA_BUNDLE names cannot be read",
+    ),
+    "https asked of http": ({"HF_ENDPOINT": "{plain}"}, r"127.0.0.1:\d+ does not speak https"),
+}
+VARIABLES = [f"{scheme}_proxy" for scheme in ("http", "https", "all", "no")] + ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"]
+
+
+@pytest.fixture
+def clean_environment(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.mark.parametrize(("variables", "sentence"), MACHINE.values(), ids=MACHINE)
+def test_faults_of_this_machine(hub, models, tmp_path, monkeypatch, caplog, clean_environment, variables, sentence):
+    proxies = {str(status): Proxy(status) for status in (403, 407)}
+    own, expired = certificate(tmp_path / "own.pem"), certificate(tmp_path / "expired.pem", days=-1)
+    places = {name: proxy.address for name, proxy in proxies.items()} | {
+        "own": hub.listen("hub", own),
+        "expired": hub.listen("hub", expired),
+        "plain": hub.endpoint.replace("http://", "https://"),
+    }
+    places["other"] = places["own"].replace("127.0.0.1", "localhost")
+    places |= {f"{name}.pem": str(tmp_path / f"{name}.pem") for name in ("own", "expired", "none")}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, places.get(value[1:-1], value) if value.startswith("{") else value)
+    with pytest.raises(DownloadError, match=sentence) as caught, caplog.at_level(logging.DEBUG):
+        ensure(model_file(), models)  # the patience of a real download: a second attempt would take its time
+    for proxy in proxies.values():
+        proxy.stop()
+    assert "in a row" not in str(caught.value) and "connection was lost" not in str(caught.value)
+    assert str(caught.value) in caplog.text
+    assert len(hub.requests) + sum(len(proxy.asked) for proxy in proxies.values()) <= 1
+    everything = caplog.text + "".join(traceback.format_exception(caught.value))
+    assert TOKEN not in everything and "again in" not in caplog.text
+    assert on_disk(models) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "bytes"])
+def test_a_token_file_that_cannot_be_read(hub, models, tmp_path, monkeypatch, kind):
+    from huggingface_hub import constants
+
+    path = tmp_path / "token"
+    path.mkdir() if kind == "folder" else path.write_bytes(b"hf_\xff\xfe")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(path))
+    with pytest.raises(DownloadError, match=f"The token file {path} cannot be read: (is a directory|it is no text)"):
+        ensure(model_file(), models)
+    assert hub.requests == [] and on_disk(models) == []
+
+
+def test_a_fault_in_the_program_is_told_as_one(hub, models, monkeypatch, caplog):
+    from steadydancer.loaders import hub as publishers
+
+    def faulty(*args):
+        return {}["oid"]
+
+    monkeypatch.setattr(publishers, "hub_url", faulty)
+    with pytest.raises(DownloadError, match=r"something unexpected failed on this machine.*KeyError: 'oid'"):
+        ensure(model_file(), models)
+    assert "in faulty" in caplog.text and "connection" not in caplog.text
+    monkeypatch.undo()
+
+
+def test_a_company_certificate_in_its_variable_is_enough(hub, models, tmp_path, monkeypatch, clean_environment):
+    own = certificate(tmp_path / "own.pem")
+    monkeypatch.setenv("HF_ENDPOINT", hub.listen("hub", own))
+    hub.cdn = hub.listen("cdn", own)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(own))
+    assert ensure(model_file(), models, patience=HASTY).read_bytes() == DATA
+
+
+def test_a_proxy_that_is_not_there_is_named_and_tried_again(hub, models, monkeypatch, clean_environment):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with pytest.raises(DownloadError, match="the proxy in http_proxy cannot be reached, 3 times in a row"):
+        ensure(model_file(), models, patience=HASTY)
+    busy = Proxy(503)
+    monkeypatch.setenv("https_proxy", busy.address)
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.example")
+    with pytest.raises(DownloadError, match="the proxy in https_proxy answered 503, 3 times in a row"):
+        ensure(model_file(), models, patience=HASTY)
+    busy.stop()
+    assert busy.asked == [("CONNECT", "hub.example:443")] * 3
+
+
+def test_once_is_not_once_in_a_row(hub, models):
+    hub.faults["toy.safetensors"] = Fault(unreachable=True)
+    once = replace(HASTY, attempts=1)
+    with pytest.raises(DownloadError, match="broke off: the server refuses connections. What was fetched is kept"):
+        ensure(model_file(), models, patience=once)
+    hub.stop()
+    with pytest.raises(DownloadError, match="the server refuses connections. Check the network and run again"):
+        ensure(model_file(), models, patience=once)
 
 
 def test_wrong_bytes_are_kept_aside_and_the_next_source_is_taken(hub, models):
