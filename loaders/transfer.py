@@ -116,6 +116,7 @@ class Transfer:
         self.grown = threading.Condition()
         self.error: BaseException | None = None
         self.direct = ""  # where the last redirect led; asked without the token
+        self.token = remote.token  # none once the server has refused it
         self.served = ""  # the version of the file that the first answer was of
         self.resume_at = 0.0  # nobody asks before: one refusal counts for every connection
         self.sha256 = ""
@@ -270,15 +271,24 @@ class Transfer:
             headers["Range"] = f"bytes={start + self.filled[index]}-{start + self.length(index) - 1}"
             if self.served and not self.served.startswith("W/"):  # a weak one would never match
                 headers["If-Range"] = self.served
-        token = "" if direct else self.remote.token
+        token = "" if direct else self.token
         response = send(session, "GET", url, self.remote.name, token, headers, self.patience.timeout)
         if direct and response.status_code in (400, 401, 403, 404, 410):  # a signed address has run out
             response.close()
             self.direct = ""
             return self.ask(session, index)
+        if response.status_code in (401, 403) and "Authorization" in response.request.headers:
+            response.close()
+            if self.token:
+                logging.warning("%s Asking for it without.", self.bad_token(response.url))
+            self.token = ""
+            return self.ask(session, index)
         if response.history and response.ok:
             self.direct = response.url
         return response
+
+    def bad_token(self, url: str) -> str:
+        return bad_token(self.remote.token_origin, host(url), self.remote.name)
 
     def receive(self, response, index: int) -> None:
         """Writes a response's body to the piece's place in the file."""
@@ -302,8 +312,8 @@ class Transfer:
     def check(self, response, index: int) -> None:
         """Raises where a response is not of the bytes that were asked for, or of another version of the file."""
         name, status = self.remote.name, response.status_code
-        if status in (401, 403) and "Authorization" in response.request.headers:
-            raise DownloadError(bad_token(self.remote.token_origin, host(response.url), name))
+        if status in (401, 403) and self.token != self.remote.token and not response.history:
+            raise DownloadError(self.bad_token(response.url))
         if status == 416:
             raise Changed(name)
         if status not in (200, 206):

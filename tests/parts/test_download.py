@@ -343,6 +343,229 @@ def test_once_is_not_once_in_a_row(hub, models):
         ensure(model_file(), models, patience=once)
 
 
+TOKENS = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "the token file"]
+QUANTS = Source("pattern", "owner/toy", patterns=("sub/*.safetensors",))
+
+
+def log_in(monkeypatch, tmp_path, origin: str) -> str:
+    """Puts the canary where `origin` says; returns how a sentence calls the place."""
+    from huggingface_hub import constants
+
+    if origin in TOKENS[:2]:
+        monkeypatch.setenv(origin, TOKEN)
+        return origin
+    (tmp_path / "token").write_text(TOKEN)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    return f"the token file {tmp_path / 'token'}"
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("origin", TOKENS)
+@pytest.mark.parametrize("source", [model_file().sources[0], QUANTS], ids=["file", "listing"])
+def test_a_refused_token_is_named_and_a_public_file_comes_without_it(
+    hub, models, tmp_path, monkeypatch, caplog, source, origin, status
+):
+    place = log_in(monkeypatch, tmp_path, origin)
+    hub.faults = {"toy.safetensors": Fault(token=status), "tree/main": Fault(token=status)}
+    assert ensure(model_file(sources=(source,)), models, patience=HASTY).read_bytes() == DATA
+    assert f"refuses the token in {place} when asked for toy.safetensors" in caplog.text
+    assert TOKEN not in caplog.text
+    assert ["authorization" in headers for _, _, _, headers in hub.asked("hub")][:2] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        (Fault(token=401, gated=True), r"refuses the token in HF_TOKEN.*licence must be accepted once"),
+        (Fault(token=401, private=True), r"refuses the token in HF_TOKEN.*Without a token it answers 404"),
+        (Fault(gated=True, members=True), r"accept it with the account of the token in HF_TOKEN"),
+    ],
+    ids=["gated", "private", "gated for this account"],
+)
+def test_a_token_that_does_not_open_the_file(hub, models, monkeypatch, fault, sentence):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.faults["toy.safetensors"] = fault
+    with pytest.raises(DownloadError, match=sentence) as caught:
+        ensure(model_file(), models, patience=HASTY)
+    assert TOKEN not in "".join(traceback.format_exception(caught.value))
+    assert on_disk(models) == []
+
+
+def test_a_token_that_is_revoked_meanwhile(hub, models, monkeypatch, caplog):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.faults["toy.safetensors"] = Fault(token=401, token_after=1)
+    assert ensure(model_file(), models, patience=HASTY).read_bytes() == DATA
+    assert "refuses the token in HF_TOKEN" in caplog.text and TOKEN not in caplog.text
+    (models.target(model_file())).unlink()
+    hub.requests.clear()
+    hub.faults["toy.safetensors"] = Fault(token=401, token_after=1, token_needed=True)
+    with pytest.raises(DownloadError, match="refuses the token in HF_TOKEN"):
+        ensure(model_file(), models, patience=HASTY)
+
+
+def test_netrc_goes_to_nobody(hub, models, tmp_path, monkeypatch):
+    (tmp_path / "netrc").write_text(f"machine 127.0.0.1 login me password {TOKEN}\ndefault login me password {TOKEN}\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    url = Source("url", f"{hub.endpoint}/owner/toy/resolve/main/sub/toy.safetensors")
+    for source in (model_file().sources[0], QUANTS, url):
+        ensure(model_file(sources=(source,)), models, patience=HASTY).unlink()
+    assert hub.asked("cdn") and not any("authorization" in headers for _, _, _, headers in hub.requests)
+
+
+def test_a_signed_address_is_in_no_log(hub, models, caplog):
+    with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, "urllib3.connectionpool"):
+        ensure(model_file(), models)
+    assert "/blob/owner/toy/sub/toy.safetensors?" in caplog.text and "Signature" not in caplog.text
+
+
+NAMES = {
+    "line break": "a\nb.safetensors",
+    "escape": "a\x1b[2Jb.safetensors",
+    "half a character": "a\udcffb.safetensors",
+    "turned direction": "a\u202egpj.safetensors",
+    "300 letters": "a" * 300 + ".safetensors",
+    "device": "deep/CON.safetensors",
+    "device with a number": "com1",
+    "dot at the end": "toy.safetensors.",
+    "backslash": "deep\\toy.safetensors",
+    "way out": "../toy.safetensors",
+    "zero byte": "a\0b.safetensors",
+}
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+@pytest.mark.parametrize("kind", ["pattern", "snapshot", "offer"])
+def test_names_that_no_file_should_have(hub, models, kind, name):
+    hub.listed = [{"type": "file", "path": name, "size": 5, "oid": "a" * 40}]
+    sources = {
+        "pattern": Source("pattern", "owner/toy", patterns=("[!s]*",)),  # takes what is not in sub/
+        "snapshot": Source("snapshot", "owner/toy"),
+        "offer": Source("hub", "owner/toy", path="no.safetensors"),
+    }
+    file = model_file(name="Bundle" if kind == "snapshot" else "", sources=(sources[kind],))
+    file = replace(file, format="folder") if kind == "snapshot" else file
+    with pytest.raises(DownloadError, match="no file should have such a name|has no file no.safetensors") as caught:
+        ensure(file, models, patience=HASTY)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 600
+    assert on_disk(models) == [] and hub.sent == 0
+
+
+LISTINGS = {
+    "no JSON": ({}, b"listing", "is not what such a server sends"),
+    "another JSON": ({}, b'{"error": "x"}', "is not what such a server sends"),
+    "many brackets": ({}, b"[" * 200_000, "is not what such a server sends"),
+    "web page": ({"Content-Type": "text/html"}, b"<html>", "answered with a web page in its place"),
+    "web page that does not say so": ({}, b" <!doctype html>", "answered with a web page in its place"),
+    "goes on elsewhere": ({"Link": '<http://127.0.0.1:1/x>; rel="next"'}, b"[]", "goes on at another server"),
+    "goes on for ever": ({"Link": '</api/models/owner/toy/tree/main>; rel="next"'}, b"[]", "has no end"),
+    "entries that are none": ({}, b'[5, null, {"type": "file"}, {"type": "file", "path": 7}]', "has no weights at all"),
+}
+
+
+@pytest.mark.parametrize(("headers", "body", "sentence"), LISTINGS.values(), ids=LISTINGS)
+def test_listings_that_are_none(hub, models, monkeypatch, headers, body, sentence):
+    from steadydancer.loaders import hub as publishers
+
+    monkeypatch.setattr(publishers, "PAGES", 5)
+    hub.listing = headers, body
+    with pytest.raises(DownloadError, match=sentence):
+        ensure(model_file(sources=(QUANTS,)), models, patience=HASTY)
+    assert on_disk(models) == []
+
+
+@pytest.mark.parametrize("size", [-5, "many", None, True, 10**30, 0.5])
+def test_a_size_that_is_none_is_not_believed(hub, models, size):
+    name = hub.root / "owner/toy/plain.safetensors"
+    name.write_bytes(DATA)
+    hub.listing = (
+        {},
+        json.dumps([{"type": "file", "path": "plain.safetensors", "size": size, "oid": 5, "lfs": 7}]).encode(),
+    )
+    source = Source("pattern", "owner/toy", patterns=("plain*",))
+    assert ensure(model_file(sources=(source,)), models, patience=HASTY).read_bytes() == DATA
+
+
+SHA256 = hashlib.sha256(DATA).hexdigest()
+RECORDS = {
+    "empty": b"",
+    "half written": b'{"toy.safetensors": {"size": 5000',
+    "list": b"[1, 2]",
+    "null": b"null",
+    "no text": b"\xff\xfe\x00",
+    "many brackets": b"[" * 200_000,
+    "entry that is none": b'{"toy.safetensors": 5, ".": []}',
+    "entry without hash": b'{"toy.safetensors": {"size": SIZE, "mtime": MTIME}}',
+    "words for numbers": b'{"toy.safetensors": {"size": "SIZE", "mtime": "MTIME", "sha256": 5, "trusted": "yes"}}',
+    "somebody else's word for trust": b'{"toy.safetensors": {"size": SIZE, "mtime": MTIME, "sha256": "", "trusted": 1}}',
+}
+
+
+@pytest.mark.parametrize("text", RECORDS.values(), ids=RECORDS)
+def test_a_damaged_record_is_not_believed_and_is_repaired(hub, models, text):
+    path = models.target(model_file())
+    path.parent.mkdir(parents=True)
+    path.write_bytes(NEW)  # whole, and not the published one
+    stat = path.stat()
+    text = text.replace(b"SIZE", str(stat.st_size).encode()).replace(b"MTIME", str(stat.st_mtime_ns).encode())
+    (path.parent / RECORD).write_bytes(text)
+    assert ensure(model_file(sha256=SHA256), models).read_bytes() == DATA
+    repaired = json.loads((path.parent / RECORD).read_text())
+    assert repaired["toy.safetensors"]["sha256"] == SHA256 and list(repaired) == ["toy.safetensors"]
+    assert on_disk(models) == [TOY, f"{TOY}.wrong-*"]
+
+
+def test_a_record_that_cannot_be_read_is_not_written_over(hub, models):
+    path = models.target(model_file())
+    (path.parent / RECORD).mkdir(parents=True)
+    assert ensure(model_file(), models).read_bytes() == DATA
+    assert ensure(model_file(sha256=SHA256), models).read_bytes() == DATA
+    assert (path.parent / RECORD).is_dir() and on_disk(models) == [TOY]
+
+
+@pytest.mark.parametrize("names", [["../../vae/toy.safetensors"], [5], "toy", ["/etc/hostname"], {}])
+def test_a_record_does_not_make_a_folder_whole(hub, models, names):
+    hub.put("owner/bundle", "config.json", b"{}")
+    hub.put("owner/bundle", f"deep/{RECORD.upper()}", b'{"x": {"trusted": true}}')
+    hub.put("owner/bundle", RECORD, b'{".": {"files": ["config.json"]}}')
+    file = model_file(name="Bundle", format="folder", sources=(Source("snapshot", "owner/bundle"),))
+    root = models.target(file)
+    root.mkdir(parents=True)
+    models.target(model_file()).write_bytes(DATA)
+    (root / RECORD).write_text(json.dumps({".": {"files": names}}))
+    assert models.find(file) is None
+    assert ensure(file, models) == root
+    assert json.loads((root / RECORD).read_text())["."] == {"files": ["config.json"]}  # a published one is not fetched
+    assert on_disk(models) == ["config.json", TOY]
+
+
+RUINED = {
+    "empty": lambda notes: "",
+    "half written": lambda notes: json.dumps(notes)[:-20],
+    "list": lambda notes: "[]",
+    "many brackets": lambda notes: "[" * 200_000,
+    "more than there is": lambda notes: json.dumps(notes | {"filled": [10**12] * len(notes["filled"])}),
+    "less than nothing": lambda notes: json.dumps(notes | {"filled": [-5] * len(notes["filled"])}),
+    "words": lambda notes: json.dumps(notes | {"filled": ["x"] * len(notes["filled"]), "done": "x"}),
+    "of another piece": lambda notes: json.dumps(notes | {"piece": 5}),
+}
+
+
+@pytest.mark.parametrize("ruin", RUINED.values(), ids=RUINED)
+def test_damaged_notes_of_a_transfer_are_not_believed(hub, models, ruin):
+    from steadydancer.loaders.download import other_transfer
+
+    hub.total = 2e6
+    with pytest.raises(DownloadCancelled):
+        ensure(model_file(), models, cancelled=lambda: hub.sent > AFTER)
+    part = models.target(model_file()).with_name(PART)
+    notes = part.with_name(NOTES)
+    notes.write_text(ruin(json.loads(notes.read_text())))
+    assert isinstance(other_transfer(part), int)
+    hub.total, counts = 0.0, []
+    assert ensure(model_file(), models, lambda done, total: counts.append(done)).read_bytes() == DATA
+    assert min(counts) >= 0 and max(counts) == len(DATA)
+
+
 def test_wrong_bytes_are_kept_aside_and_the_next_source_is_taken(hub, models):
     hub.put("other/toy", "good/toy2.safetensors", DATA)
     hub.faults["sub/toy.safetensors"] = Fault(wrong=True)

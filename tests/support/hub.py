@@ -33,7 +33,11 @@ class Fault:
     no_ranges: bool = False
     unreachable: bool = False  # the second host does not listen
     stall: float = 0.0  # seconds of silence before each block
-    token: int = 0  # the status that answers whoever comes with a token
+    token: int = 0  # the status that answers whoever comes with a token, after the first `token_after` times
+    token_after: int = 0
+    private: bool = False
+    token_needed: bool = False  # 401 for whoever comes without one
+    members: bool = False  # a token does not open what is gated
     page: str = ""  # a login page comes in the file's place: "here" with 200, "away" by a redirect to another host
     shifted: int = 0  # bytes by which Content-Range and the bytes begin elsewhere than asked
     packed: str = ""  # the Content-Encoding that nobody asked for
@@ -57,6 +61,8 @@ class Hub:
         self.total = total
         self.free_at = 0.0  # when the next byte of `total` may leave
         self.faults: dict[str, Fault] = {}
+        self.listed: list[dict] = []  # entries of listings that no file stands for
+        self.listing: tuple[dict, bytes] | None = None  # headers and body in a listing's place
         self.requests: list[tuple[str, str, str, dict]] = []  # host, method, path, lower-case headers
         self.sent = 0  # body bytes of files
         self.lock = threading.Lock()
@@ -105,6 +111,13 @@ class Hub:
     def asked(self, host: str) -> list[tuple[str, str, str, dict]]:
         return [request for request in self.requests if request[0] == host]
 
+    def tokens(self, path: str) -> int:
+        """How often somebody with a token has asked for a path."""
+        return sum(
+            unquote(urlsplit(asked).path) == path and "authorization" in headers
+            for _, _, asked, headers in self.requests
+        )
+
     def pace(self, count: int, sent: int, begun: float) -> None:
         """Sleeps until `count` further bytes are allowed, `sent` of this connection's having begun at `begun`."""
         until = begun + sent / self.rate if self.rate else 0.0
@@ -135,7 +148,7 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.requests.append((self.host, self.command, self.path, headers))
         path = unquote(urlsplit(self.path).path)
         fault = self.hub.fault(path)
-        if fault.token and "authorization" in headers:
+        if fault.token and "authorization" in headers and self.hub.tokens(path) > fault.token_after:
             return self.reply(fault.token, {"X-Error-Message": "Invalid credentials in Authorization header"})
         if fault.page == "away" and path != "/login":
             return self.reply(302, {"Location": f"{self.hub.cdn}/login?for=toy.safetensors"})
@@ -159,6 +172,8 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def tree(self, path: str):
+        if self.hub.listing:
+            return self.reply(200, *self.hub.listing)
         root = self.hub.root / path.removeprefix("/api/models/").split("/tree/")[0]
         if not root.is_dir():
             return self.reply(404, {"X-Error-Code": "RepoNotFound"})
@@ -169,19 +184,24 @@ class Handler(BaseHTTPRequestHandler):
                 lfs = {"oid": self.hub.sha256(file), "size": size, "pointerSize": 134}
                 name = file.relative_to(root).as_posix()
                 entries.append({"type": "file", "path": name, "size": size, "oid": "a" * 40, "lfs": lfs})
-        self.reply(200, {"Content-Type": "application/json"}, json.dumps(entries).encode())
+        self.reply(200, {"Content-Type": "application/json"}, json.dumps(entries + self.hub.listed).encode())
 
     def resolve(self, path: str):
         repo, _, rest = path.lstrip("/").partition("/resolve/")
         name = rest.partition("/")[2]
         file = self.hub.root / repo / name
-        if self.hub.fault(name).gated and "Authorization" not in self.headers:
+        fault = self.hub.fault(name)
+        if fault.gated and ("Authorization" not in self.headers or fault.members):
             return self.reply(403, {"X-Error-Code": "GatedRepo"})
+        if fault.token_needed and "Authorization" not in self.headers:
+            return self.reply(401)
+        if fault.private:
+            return self.reply(404, {"X-Error-Code": "RepoNotFound"})
         if not file.is_file():
             missing = "EntryNotFound" if (self.hub.root / repo).is_dir() else "RepoNotFound"
             return self.reply(404, {"X-Error-Code": missing})
         etag = f'"{self.hub.sha256(file)}"'
-        cdn = "http://127.0.0.1:1" if self.hub.fault(name).unreachable else self.hub.cdn
+        cdn = "http://127.0.0.1:1" if fault.unreachable else self.hub.cdn
         headers = {
             "X-Repo-Commit": COMMIT,
             "X-Linked-Size": str(file.stat().st_size),
