@@ -162,13 +162,15 @@ def enough_room(files: list[ModelFile], where: Places, cancelled: Cancelled) -> 
     """
     if len(files) < 2 or hub.offline():
         return
-    targets = {file: where.target(file, file.id) for file in files}
-    what = f"{len(files)} files"
+    targets, what = {file: where.target(file, file.id) for file in files}, f"{len(files)} files"
     try:
         room.check({targets[file]: file.size for file in files}, what)
+        if all(file.size for file in files):
+            return
     except NoRoom:
-        quick = Patience(attempts=1, timeout=10.0)
-        room.check({targets[file]: file.bytes or published(file, quick, cancelled) for file in files}, what)
+        pass  # by estimates
+    quick = Patience(attempts=1, timeout=10.0)
+    room.check({targets[file]: file.bytes or published(file, quick, cancelled) for file in files}, what)
 
 
 def published(file: ModelFile, patience: Patience, cancelled: Cancelled) -> int:

@@ -7,9 +7,11 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -22,7 +24,7 @@ import support
 from steadydancer.loaders import transfer
 from steadydancer.loaders.catalog import ModelFile, Source
 from steadydancer.loaders.download import ensure, ensure_all
-from steadydancer.loaders.errors import DownloadCancelled, DownloadError
+from steadydancer.loaders.errors import DownloadCancelled, DownloadError, NoRoom
 from steadydancer.loaders.places import RECORD, Places, file_hash, record
 from steadydancer.loaders.transfer import Patience, Remote, Transfer
 from support.hub import Fault, Hub, Proxy, certificate
@@ -823,15 +825,172 @@ def test_the_next_source_is_named_only_when_there_is_one(hub, models):
     assert len(said) == 1 and said[0].endswith("Trying the next source.")
 
 
-def test_a_disk_that_fills_up_is_told_in_words():
-    class Full:
-        name = "vae/toy.safetensors.part"
+DISKS = {
+    "ENOSPC": "The disk is full while toy.safetensors is downloaded. What was fetched is kept",
+    "EDQUOT": r"your share of it \(quota\) is used up. What was fetched is kept",
+    "EFBIG": "toy.safetensors is larger than a file may be in .*vae",
+    "EROFS": "vae is on a volume that can only be read",
+    "EACCES": "ComfyUI's user may not write in .*vae",
+    "EPERM": "ComfyUI's user may not write in .*vae",
+    "EIO": r"the disk of .*vae failed \(Input/output error\)",
+    "ESTALE": r"the disk of .*vae failed \(Stale file handle\)",
+    "ETIMEDOUT": r"the disk of .*vae failed \(Connection timed out\)",
+    "ECONNRESET": r"the disk of .*vae failed \(Connection reset by peer\)",
+    "EMFILE": "too many files are open",
+    "ENAMETOOLONG": "the volume of .*vae takes no file of that name",
+    "EINVAL": "the volume of .*vae takes no file of that name",
+}
 
-        def write(self, block):
-            raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(DownloadError, match="The disk is full while toy.safetensors is downloaded. What was fetched"):
-        transfer.write(Full(), memoryview(b"x"))
+@pytest.mark.skipif(os.name == "nt", reason="errors have other texts on Windows")
+@pytest.mark.parametrize(("name", "sentence"), DISKS.items(), ids=DISKS)
+@pytest.mark.parametrize("where", ["folder", "part", "write", "flush", "place"])
+def test_what_a_disk_says_is_told_in_words(hub, models, monkeypatch, where, name, sentence):
+    error = OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
+
+    def failing(*args, **kwargs):
+        raise error
+
+    if where == "folder":
+        monkeypatch.setattr(Path, "mkdir", failing)
+    elif where == "part":
+        monkeypatch.setattr(Transfer, "run", failing)
+    elif where == "write":
+        monkeypatch.setattr(transfer, "write", lambda file, block, write=transfer.write: write(Failing(error), block))
+    elif where == "flush":
+        hub.total = 4e6  # so that there is time for it
+        monkeypatch.setattr(os, "fsync", failing)
+    elif name not in ("EACCES", "EPERM"):  # these are waited for: a virus scanner
+        monkeypatch.setattr(os, "replace", failing)
+    else:
+        pytest.skip("told by another test")
+    with pytest.raises(DownloadError, match=sentence):
+        ensure(model_file(), models, patience=HASTY)
+    assert visible(models) == []
+
+
+class Failing:
+    """A file on a disk that fails."""
+
+    name = "models/vae/toy.safetensors.part"
+
+    def __init__(self, error: OSError):
+        self.error = error
+
+    def write(self, block):
+        raise self.error
+
+
+VOLUME = """
+import os, resource, sys
+sys.path.insert(0, sys.argv[1])
+import support
+from steadydancer.loaders.download import ensure
+import importlib.util
+spec = importlib.util.spec_from_file_location("these_tests", sys.argv[2])
+tests = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tests)
+if sys.argv[4] == "a limit of the file's size":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+elif os.getuid() == 0:
+    import requests, huggingface_hub.hf_api, steadydancer.loaders.hub  # nobody may read these then
+    os.setgid(65534)
+    os.setuid(65534)
+try:
+    ensure(tests.model_file(), sys.argv[3])
+except Exception as err:
+    print(type(err).__name__, err)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="users and limits of this kind are not on Windows")
+@pytest.mark.parametrize(
+    ("volume", "sentence"),
+    {
+        "a limit of the file's size": "toy.safetensors is larger than a file may be in",
+        "a folder that may only be read": "ComfyUI's user may not write in",
+        "a file in the folder's place": "is a file where a folder is needed",
+    }.items(),
+)
+def test_real_volumes_that_refuse(hub, tmp_path, volume, sentence):
+    models = Path(tempfile.mkdtemp(dir="/tmp"))  # nobody cannot look into pytest's folders
+    models.chmod(0o755)
+    vae = models / "vae"
+    vae.write_bytes(b"") if "place" in volume else vae.mkdir(mode=0o555 if "read" in volume else 0o755)
+    command = [sys.executable, "-c", VOLUME, str(support.TESTS), __file__, str(models), volume]
+    variables = {**os.environ, "HF_TOKEN_PATH": str(models / "no-token")}
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, env=variables)
+    shutil.rmtree(models)
+    assert said.stdout.startswith("DownloadError ") and sentence in said.stdout, said.stderr
+
+
+def disk(total: int, free: int):
+    """What shutil.disk_usage would say of such a disk."""
+    return lambda path: shutil._ntuple_diskusage(total, total - free, free)
+
+
+def toys(hub, count: int, **changes) -> list[ModelFile]:
+    """Several files of DATA's size, published."""
+    for i in range(count):
+        hub.put("owner/toy", f"{i}.safetensors", DATA)
+    sources = [(Source("hub", "owner/toy", path=f"{i}.safetensors"),) for i in range(count)]
+    return [model_file(id=str(i), name=f"{i}.safetensors", sources=sources[i], **changes) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    "known", [{"bytes": len(DATA)}, {"gb": 0.006}, {"gb": 0.0}], ids=["stated", "estimated", "unknown"]
+)
+def test_the_room_of_the_whole_job_is_seen_to_before_a_byte(hub, models, monkeypatch, known):
+    files = toys(hub, 4, **known)
+    ensure(files[3], models)
+    hub.sent = 0
+    monkeypatch.setattr(shutil, "disk_usage", disk(10**8, 2 * len(DATA) + 10**6))  # for two of the three
+    with pytest.raises(NoRoom, match=r"for 3 files: it needs 0.0 GB more, 0.0 GB are free in .*vae.*left free"):
+        ensure_all(files, models, patience=HASTY)
+    assert hub.sent == 0 and on_disk(models) == ["3.safetensors"]
+    monkeypatch.setattr(shutil, "disk_usage", disk(10**8, 3 * len(DATA) + 2 * 10**6 + 1))
+    assert len(ensure_all(files, models, patience=HASTY)) == 4
+
+
+def test_an_estimate_alone_refuses_nothing(hub, models, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", disk(10**9, 10**8))
+    assert len(ensure_all(toys(hub, 2, gb=50.0), models, patience=HASTY)) == 2
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "fits"),
+    [
+        (10**8, len(DATA) + 2 * 10**6 - 1, False),
+        (10**8, len(DATA) + 2 * 10**6, True),
+        (10**12, len(DATA) + 10**9 - 1, False),
+        (10**12, len(DATA) + 10**9, True),
+        (0, 0, True),  # a network volume that tells no size
+    ],
+)
+def test_a_part_of_the_disk_stays_free(hub, models, monkeypatch, total, free, fits):
+    monkeypatch.setattr(shutil, "disk_usage", disk(total, free))
+    if fits:
+        assert ensure(model_file(), models).read_bytes() == DATA
+        return
+    with pytest.raises(NoRoom, match=f"{min(10**9, total // 50) / 1e9:.1f} GB are left free"):
+        ensure(model_file(), models)
+    assert hub.sent == 0 and on_disk(models) == []
+
+
+def test_what_others_fill_meanwhile_is_noticed(hub, models, monkeypatch):
+    hub.total = 4e6
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: disk(10**12, 2 * 10**9 if hub.sent < 3 * AFTER else 10**8)(path)
+    )
+    with pytest.raises(NoRoom, match="The disk is full while toy.safetensors is downloaded: only 0.1 GB are left"):
+        ensure(model_file(), models)
+    assert on_disk(models) == RESUMED
+    monkeypatch.undo()
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    monkeypatch.setattr(transfer, "PIECE", 1 << 20)
+    hub.total, before = 0.0, hub.sent
+    assert ensure(model_file(), models).read_bytes() == DATA
+    assert hub.sent - before < len(DATA)  # what was there was taken up
 
 
 def test_cancel_within_a_second_and_resume(hub, models):
