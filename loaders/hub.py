@@ -311,7 +311,8 @@ def probe(remote: Remote, token: Token, patience: Patience) -> Remote:
             status == 416 and span and span[1] == "0"
         ):  # an empty file has no first byte
             raise DownloadError(refusal(status, response.url if status < 400 else remote.url, remote.name))
-        ranges = status == 206 and span is not None  # else it is asked for the whole file
+        # without hash and version, parts could be of two versions and nobody would know: it is asked for the whole
+        ranges = status == 206 and span is not None and bool(remote.sha256 or validator(response))
         size = int(span[1]) if span else described_size(headers.get("Content-Length") if status == 200 else None)
         return Remote(
             remote.url, remote.name, size, remote.sha256, validator(response), ranges, token.value, token.origin

@@ -107,8 +107,7 @@ class Transfer:
         """`limit`: bytes that are too many to be the file, where its server does not say how many there are."""
         self.remote, self.part, self.patience, self.limit = remote, part, patience, remote.size or limit
         self.notes = part.with_name(part.name + ".json")
-        proof = remote.sha256 or remote.etag  # without either, parts could be of two versions and nobody would know
-        self.whole = not (remote.ranges and remote.size and proof)
+        self.whole = not remote.ranges or not remote.size
         self.piece = (remote.size or 1) if self.whole else PIECE
         self.filled = [0] * (1 if self.whole else -(-remote.size // self.piece))
         self.connections = 1 if self.whole else connections
