@@ -846,6 +846,8 @@ DISKS = {
 @pytest.mark.parametrize(("name", "sentence"), DISKS.items(), ids=DISKS)
 @pytest.mark.parametrize("where", ["folder", "part", "write", "flush", "place"])
 def test_what_a_disk_says_is_told_in_words(hub, models, monkeypatch, where, name, sentence):
+    if where in ("flush", "place") and name not in ("ENOSPC", "EDQUOT", "EIO"):
+        pytest.skip("what a disk may say there")
     error = OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
 
     def failing(*args, **kwargs):
@@ -860,10 +862,8 @@ def test_what_a_disk_says_is_told_in_words(hub, models, monkeypatch, where, name
     elif where == "flush":
         hub.total = 4e6  # so that there is time for it
         monkeypatch.setattr(os, "fsync", failing)
-    elif name not in ("EACCES", "EPERM"):  # these are waited for: a virus scanner
-        monkeypatch.setattr(os, "replace", failing)
     else:
-        pytest.skip("told by another test")
+        monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(DownloadError, match=sentence):
         ensure(model_file(), models, patience=HASTY)
     assert visible(models) == []
@@ -1212,21 +1212,53 @@ def test_the_token_goes_to_its_host_only_and_into_no_text(hub, models, monkeypat
     assert TOKEN not in everything
 
 
-def test_civitai_key_goes_in_a_header(hub, models, monkeypatch, caplog):
+@pytest.fixture
+def civitai(hub, monkeypatch):
+    """CivitAI's two addresses of version 77, on the hub."""
     from steadydancer.loaders import hub as publishers
 
     sha256 = hashlib.sha256(DATA).hexdigest().upper()
     listing = {"files": [{"name": "x.safetensors", "primary": True, "hashes": {"SHA256": sha256}}]}
-    for path, data in (("model-versions/77", json.dumps(listing).encode()), ("download/models/77", DATA)):
-        file = hub.root / "api" / ("v1/" + path if "versions" in path else path)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
+    hub.put("api/v1", "model-versions/77", json.dumps(listing).encode())
+    hub.put("api", "download/models/77", DATA)
     monkeypatch.setattr(publishers, "CIVITAI", hub.endpoint)
     monkeypatch.setenv("CIVITAI_API_KEY", TOKEN)
+    return model_file(sources=(Source("civitai", "77"),))
+
+
+def test_civitai_key_goes_in_a_header(hub, models, civitai, caplog):
     with caplog.at_level(logging.DEBUG):
-        assert ensure(model_file(sources=(Source("civitai", "77"),)), models).read_bytes() == DATA
+        assert ensure(civitai, models).read_bytes() == DATA
     assert all(headers["authorization"] == f"Bearer {TOKEN}" for _, _, _, headers in hub.requests)
     assert TOKEN not in caplog.text and not any(TOKEN in path for _, _, path, _ in hub.requests)
+
+
+def test_a_refused_civitai_key(hub, models, civitai, caplog):
+    hub.faults = {"77": Fault(token=401)}
+    assert ensure(civitai, models, patience=HASTY).read_bytes() == DATA
+    assert "refuses the token in CIVITAI_API_KEY" in caplog.text and TOKEN not in caplog.text
+
+
+CIVITAI_ANSWERS = {
+    "login page": (Fault(page="away"), None, "set HF_TOKEN or CIVITAI_API_KEY where the site wants an account"),
+    "no file": (Fault(), {"files": []}, "lists no file of this version any more"),
+    "another kind": (Fault(), {"files": 5}, "lists no file of this version any more"),
+    "a list": (Fault(), [1], "is not what such a server sends"),
+    "no hashes": (Fault(), {"files": [None, {"hashes": 7}]}, None),
+}
+
+
+@pytest.mark.parametrize(("fault", "listing", "sentence"), CIVITAI_ANSWERS.values(), ids=CIVITAI_ANSWERS)
+def test_what_civitai_may_answer(hub, models, civitai, fault, listing, sentence):
+    hub.faults["models/77"] = fault
+    if listing is not None:
+        hub.put("api/v1", "model-versions/77", json.dumps(listing).encode())
+    if sentence is None:
+        assert ensure(civitai, models, patience=HASTY).read_bytes() == DATA
+        return
+    with pytest.raises(DownloadError, match=sentence):
+        ensure(civitai, models, patience=HASTY)
+    assert on_disk(models) == []
 
 
 def test_hash_is_of_the_bytes_on_disk(hub, models):
