@@ -122,8 +122,7 @@ def ensure_all(
     Raises the first failure after the others that had begun have ended.
     """
     files = list(files)
-    missing = [file for file in files if not where.find(file)]
-    enough_room(missing, where, cancelled)
+    missing = enough_room(files, where, cancelled)
     counts = {file.id: (0, file.size if file in missing else 0) for file in files}
     failed = threading.Event()
     reporting = threading.Lock()
@@ -155,22 +154,25 @@ def ensure_all(
     return [future.result() for future in futures]
 
 
-def enough_room(files: list[ModelFile], where: Places, cancelled: Cancelled) -> None:
-    """Raises NoRoom, before a byte is fetched, where the files together do not fit. One file's room is seen to later.
+def enough_room(files: list[ModelFile], where: Places, cancelled: Cancelled) -> list[ModelFile]:
+    """Those of the files that are not here. Raises NoRoom, before a byte is fetched, where they do not fit together.
 
-    Sizes that the catalogue only estimates are asked of the publisher, when it may matter.
+    Sizes that the catalogue only estimates are asked of the publisher, when it may matter. One file alone is seen to
+    when its publisher has been asked anyway.
     """
+    files = [file for file in files if not where.find(file)]
     if len(files) < 2 or hub.offline():
-        return
+        return files
     targets, what = {file: where.target(file, file.id) for file in files}, f"{len(files)} files"
     try:
         room.check({targets[file]: file.size for file in files}, what)
         if all(file.size for file in files):
-            return
+            return files
     except NoRoom:
         pass  # by estimates
     quick = Patience(attempts=1, timeout=10.0)
     room.check({targets[file]: file.bytes or published(file, quick, cancelled) for file in files}, what)
+    return files
 
 
 def published(file: ModelFile, patience: Patience, cancelled: Cancelled) -> int:
