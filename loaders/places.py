@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import struct
 import threading
 import zipfile
@@ -14,6 +15,7 @@ from .errors import DownloadCancelled
 from .transfer import BLOCK, Cancelled, Progress
 
 RECORD = ".steadydancer.json"
+LONGEST_RECORD = 64 << 20  # bytes: more is none of ours
 WHOLE = "."  # the record's entry for a snapshot folder of which every file is there
 recording = threading.Lock()
 
@@ -57,9 +59,38 @@ def files_below(root: Path) -> list[Path]:
 
 def read(folder: Path) -> dict[str, dict]:
     """What we know of a folder's files: name → size, mtime, sha256, and `trusted` where a person vouches for it."""
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    with contextlib.suppress(OSError):
+        return sound_entries(folder)
     return {}
+
+
+def sound_entries(folder: Path) -> dict[str, dict]:
+    """The entries of a folder's record that are as we write them; the next `write` drops the others.
+
+    Raises OSError where there is a record that cannot be read: then nobody may write over it.
+    """
+    known = None
+    with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):  # not there, or damaged
+        with open(folder / RECORD, encoding="utf-8") as file:
+            known = json.loads(file.read(LONGEST_RECORD))
+    return {name: entry for name, entry in known.items() if sound(name, entry)} if isinstance(known, dict) else {}
+
+
+def sound(name: str, entry: object) -> bool:
+    """Whether an entry of a record is as we write it: such a file may be half written, edited or somebody else's."""
+    if not isinstance(entry, dict):
+        return False
+    if name == WHOLE:
+        names = entry.get("files")
+        return isinstance(names, list) and all(isinstance(name, str) and stays_inside(name) for name in names)
+    numbers = all(type(entry.get(key)) is int for key in ("size", "mtime"))
+    sha256 = entry.get("sha256")
+    hashed = isinstance(sha256, str) and re.fullmatch("([0-9a-f]{64})?", sha256)
+    return bool(numbers and hashed) and isinstance(entry.get("trusted", False), bool)
+
+
+def stays_inside(name: str) -> bool:
+    return not os.path.isabs(name) and ".." not in Path(name).parts
 
 
 def record(path: Path, sha256: str, trusted: bool = False) -> None:
@@ -72,10 +103,17 @@ def record(path: Path, sha256: str, trusted: bool = False) -> None:
 def write(folder: Path, name: str, entry: dict) -> None:
     """Sets one entry of a folder's record. Two processes at the same instant cost one entry: a hash is made again."""
     with recording, contextlib.suppress(OSError):  # a folder that may only be read: the hash is made again
-        known = read(folder) | {name: entry}
-        fresh = folder / f"{RECORD}.{os.getpid()}"
-        fresh.write_text(json.dumps(known, indent=1, sort_keys=True), encoding="utf-8")
-        os.replace(fresh, folder / RECORD)
+        known = sound_entries(folder) | {name: entry}
+        fresh = (
+            folder / f"{RECORD}.{os.getpid()}-{os.urandom(4).hex()}"
+        )  # machines that share a volume have equal numbers
+        try:
+            fresh.write_text(json.dumps(known, indent=1, sort_keys=True), encoding="utf-8")
+            with open(fresh, "rb+") as file:
+                os.fsync(file.fileno())  # a name that appears before its bytes is an empty record
+            os.replace(fresh, folder / RECORD)
+        finally:
+            fresh.unlink(missing_ok=True)
 
 
 def recorded(path: Path) -> dict:

@@ -5,8 +5,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..toml import read_toml
-from .card import Card
 from . import gpu_names
+from .card import Card
 
 GIB = 1 << 30
 MIG_USABLE = 0.95  # of the gigabytes in the instance's name: 9.5 of a 1g.10gb

@@ -14,14 +14,14 @@ from comfy_execution.utils import get_executing_context
 
 from ..plain import one_line
 from ..progress import size
-from ..services.progress import cancelled, say, stop
 from ..reason import reason
+from ..services.progress import cancelled, say, stop
+from ..services.web_server import show, web_server
 from ..storage import day_facts, keys, profiles
 from ..storage.client import Bucket, Cancelled, StorageError
 from ..storage.journal import FILE, Journal
 from ..storage.profiles import Profile
 from ..storage.upload import deliver
-from ..services.web_server import show, web_server
 
 NO_PROFILE = "kept on this machine only, no save profile is set up"
 

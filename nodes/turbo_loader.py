@@ -12,7 +12,7 @@ from ..loaders.errors import DownloadCancelled
 from ..loaders.turbo import SUFFIXES, both_experts, load_turbo, prepared
 from ..services.progress import NodeProgress, cancelled, say, stop
 from ..turbo.sla import with_sla
-from .loaders import CATEGORY, PLAN_INPUT, accepted, disk_files, fetch, fingerprint, parts, with_plan
+from .loaders import CATEGORY, PLAN_INPUT, accepted, disk_files, enough_room_for, fetch, fingerprint, parts, with_plan
 
 
 def files(chosen: str) -> list[Path]:
@@ -86,6 +86,7 @@ class SteadyDancerTurboLoader(io.ComfyNode):
     @classmethod
     def execute(cls, model, precision, attention, topk, plan=None) -> io.NodeOutput:
         meter = accepted(plan, model)
+        enough_room_for(model, ("diffusion", "diffusion", "text_encoder", "vae"))
         node_id = get_executing_context().node_id
         try:
             tell = partial(say, node_id)

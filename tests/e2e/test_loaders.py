@@ -197,6 +197,25 @@ def test_a_truncated_file_is_fetched_again(server, hub):
     assert any("is cut short: fetching it again" in text for _, text in events.texts)
 
 
+SMALL_DISK = """
+import os, shutil
+shutil.disk_usage = lambda path: shutil._ntuple_diskusage(10**8, 0, int(os.environ["FREE"]))
+"""
+
+
+def test_a_template_that_does_not_fit_is_refused_before_a_byte(hub, start_comfy, tmp_path):
+    """Model and VAE of one loader: there is room for the model only."""
+    (tmp_path / "sitecustomize.py").write_text(SMALL_DISK)
+    free = (hub.root / FP16).stat().st_size + 2_000_000 + 1
+    variables = {"HF_ENDPOINT": hub.endpoint, "STEADYDANCER_VARIANT": "fp16", "FREE": str(free)}
+    server = start_comfy(variables={**variables, "PYTHONPATH": str(tmp_path)})
+    tiny.provide(server.base_directory / "models", "text_encoders/tiny_umt5.safetensors")
+    result = server.run(render_prompt())
+    assert "Not enough disk space for 2 files: it needs" in result.error and "are left free for the run" in result.error
+    assert hub.sent == 0
+    server.succeed(model_only())
+
+
 def test_step_distill_adds_the_lora(server, hub):
     remove_models(server, "lightx2v")
     assert server.succeed(render_prompt(seed=6, step_distill=True)).files
