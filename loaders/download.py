@@ -13,7 +13,6 @@ from pathlib import Path
 from ..catalog.catalog import ModelFile, Source, catalogue
 from ..progress import program_ends
 from . import hub, places, room
-from ..catalog.catalog import ModelFile, Source, catalogue
 from .errors import Changed, DownloadCancelled, DownloadError, NoRoom, disk_fault, unexpected
 from .lock import held
 from .places import Places

@@ -12,7 +12,6 @@ from server import PromptServer
 from ..catalog.catalog import Variant, catalogue
 from ..catalog.names import STEP_DISTILL, files_of, split
 from ..loaders import build, placement
-
 from ..loaders.download import enough_room, ensure_all
 from ..loaders.errors import DownloadCancelled
 from ..loaders.meter import Meter, meter_of

@@ -28,8 +28,8 @@ from steadydancer.loaders.download import ensure, ensure_all
 from steadydancer.loaders.errors import DownloadCancelled, DownloadError, NoRoom
 from steadydancer.loaders.places import RECORD, Places, file_hash, record
 from steadydancer.loaders.transfer import Patience, Remote, Transfer
-from support.work import returns
 from support.hub import Fault, Hub, Proxy, certificate
+from support.work import returns
 
 HASTY = Patience(attempts=3, first=0.02, limit=0.05, timeout=2)
 ENDLESS = Patience(timeout=3600)  # nothing but Cancel ends a wait
