@@ -15,8 +15,8 @@ from ..budget.planner import job_for, plan_job
 from ..budget.report import matrix, table
 from ..budget.solve import Host
 from ..budget.weights import lora_bytes, plannable
-from ..loaders import model_file
 from ..loaders.catalog import catalogue
+from ..quant import model_file
 from . import user_folder
 from .download import add_models_dir, known_models
 

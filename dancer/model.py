@@ -1,6 +1,5 @@
 """SteadyDancer as one of ComfyUI's models: detection, weights, conditioning, timesteps, context windows."""
 
-import json
 import logging
 
 import comfy.conds
@@ -9,8 +8,10 @@ import comfy.model_base
 import comfy.ops
 import comfy.supported_models
 import torch
+from comfy.quant_ops import QuantizedTensor
 
 from ..quant.blocks import BLOCKS, PLAIN, dequantise
+from ..quant.model_file import quantiser
 from .network import SteadyDancerModel
 
 MARKER = "{}patch_embedding_fuse.weight"
@@ -98,6 +99,8 @@ def restore_float32(sd: dict, key: str, shape: torch.Size) -> None:
     cannot be decoded.
     """
     if key not in sd:
+        if kind := quantiser(sd):
+            raise undecodable(key, f"this file {kind}")
         raise damaged(f"'{key}' is missing")
     tensor = decoded(sd, key, shape)
     if tensor.numel() != shape.numel():
@@ -121,35 +124,44 @@ def decoded(sd: dict, key: str, shape: torch.Size) -> torch.Tensor:
     naming the format, where neither can.
     """
     tensor, layer = sd[key], key.removesuffix("weight")
-    if hasattr(tensor, "tensor_type") and hasattr(tensor, "tensor_shape"):  # ComfyUI-GGUF's: ggml's bytes and their shape
+    if hasattr(tensor, "tensor_type") and hasattr(
+        tensor, "tensor_shape"
+    ):  # ComfyUI-GGUF's: ggml's bytes and their shape
         return unpacked_ggml(tensor, key)
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-        try:
-            plain = tensor.dequantize().to(torch.float32)
-        except Exception as err:  # another pack's class may fail in any way
-            raise undecodable(key, type(tensor).__name__) from err
-        if type(plain) is not torch.Tensor or plain.numel() != shape.numel():
-            raise undecodable(key, type(tensor).__name__)
-        return plain
-    described = sd.get(f"{layer}comfy_quant") if key.endswith("weight") else None
-    if described is not None:
-        return unpacked_by_comfyui(sd, layer, shape, described)
+        return unpacked_by_itself(tensor, key, shape)
+    if key.endswith("weight") and layer + "comfy_quant" in sd:
+        return unpacked_by_comfyui(sd, key, shape)
     scale = next((sd[layer + name] for name in ("weight_scale", "scale_weight") if layer + name in sd), None)
     if not tensor.is_floating_point() and (scale is None or tensor.numel() != shape.numel()):
-        raise undecodable(key, f"{str(tensor.dtype).removeprefix('torch.')} without a description")
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise undecodable(key, f"it is {kind}, and how it is packed is not said")
     tensor = tensor.to(torch.float32)
-    if scale is None or not key.endswith("weight"):
+    if scale is None or not key.endswith("weight") or tensor.numel() != shape.numel():
         return tensor
     if scale.numel() not in (1, shape[0]):
-        raise undecodable(key, f"blocks with {scale.numel():,} scales")
+        raise undecodable(key, f"it has {scale.numel():,} scales for its blocks")
     return tensor.reshape(shape[0], -1) * scale.to(torch.float32).reshape(-1, 1)
 
 
-def undecodable(key: str, format: str) -> ValueError:
+def undecodable(key: str, why: str) -> ValueError:
     return ValueError(
-        f"'{key}' of this SteadyDancer file is packed as {format}, which cannot be unpacked here, and the pose needs it "
-        "as it was trained. Load the file with Load SteadyDancer, or choose another one: fp16, scaled fp8 or GGUF."
+        f"'{key}' of this SteadyDancer file cannot be unpacked here: {why}. The pose needs it as it was trained. Load the "
+        "file with Load SteadyDancer, or choose another one: fp16, scaled fp8 or GGUF."
     )
+
+
+def unpacked_by_itself(tensor: torch.Tensor, key: str, shape: torch.Size) -> torch.Tensor:
+    """The numbers of a tensor of ComfyUI's or another pack's own class."""
+    try:
+        if isinstance(tensor, QuantizedTensor):
+            tensor = tensor.to(torch.float32)
+        plain = tensor.dequantize().to(torch.float32)
+    except Exception as err:  # another pack's class may fail in any way
+        raise undecodable(key, f"it is a {type(tensor).__name__} of another pack") from err
+    if type(plain) is not torch.Tensor or plain.numel() != shape.numel():
+        raise undecodable(key, f"it is a {type(tensor).__name__} of another pack")
+    return plain
 
 
 def unpacked_ggml(tensor: torch.Tensor, key: str) -> torch.Tensor:
@@ -165,29 +177,28 @@ def unpacked_ggml(tensor: torch.Tensor, key: str) -> torch.Tensor:
         count = raw.numel() // BLOCKS[number].bytes * BLOCKS[number].weights
         numbers = dequantise(raw, BLOCKS[number], torch.empty(count))
     else:
-        raise undecodable(key, getattr(tensor.tensor_type, "name", f"ggml type {number}"))
+        raise undecodable(key, f"it is {getattr(tensor.tensor_type, 'name', f'of the ggml type {number}')}")
     if numbers.numel() != shape.numel():
         raise damaged(f"'{key}' holds {numbers.numel():,} numbers where {list(shape)} is needed")
     return numbers
 
 
-def unpacked_by_comfyui(sd: dict, layer: str, shape: torch.Size, described: torch.Tensor) -> torch.Tensor:
-    """The weight of a layer that `comfy_quant` describes, by the code that would load such a layer."""
+def unpacked_by_comfyui(sd: dict, key: str, shape: torch.Size) -> torch.Tensor:
+    """The numbers of a weight that `comfy_quant` describes, by the code that loads such layers."""
+    side = {
+        name: sd[key.removesuffix("weight") + name] for name in SIDE_KEYS if key.removesuffix("weight") + name in sd
+    }
+    weight = sd[key] if sd[key].ndim == 2 else sd[key].flatten(1)
+    operations = comfy.ops.mixed_precision_ops(compute_dtype=torch.float32)
+    linear = operations.Linear(shape.numel() // shape[0], shape[0], bias=False, device="cpu")
     try:
-        words = json.loads(bytes(described.to(torch.uint8).tolist()))
-        rows = shape[0]
-        linear = comfy.ops.mixed_precision_ops(compute_dtype=torch.float32).Linear(
-            shape.numel() // rows, rows, bias=False, device="cpu"
-        )
-        side = {name: sd[layer + name] for name in SIDE_KEYS if layer + name in sd}
-        weight = sd[layer + "weight"]
-        linear.load_state_dict({**side, "weight": weight if weight.ndim == 2 else weight.flatten(1)}, strict=False)
+        linear.load_state_dict({**side, "weight": weight}, strict=False)
         numbers = linear.weight.dequantize().to(torch.float32)
-        smooth = getattr(linear, "pre_quant_scale", None)  # what ComfyUI multiplies the input with
-        return numbers if smooth is None else numbers * smooth.to(torch.float32)
-    except Exception as err:  # a format of a newer ComfyUI, or a description that is none
-        name = words.get("format") if "words" in locals() and isinstance(words, dict) else None
-        raise undecodable(f"{layer}weight", str(name or "a format without a name")) from err
+    except Exception as err:  # a format of a newer ComfyUI, or what is no description
+        described = bytes(side["comfy_quant"].to(torch.uint8).tolist()).decode("utf-8", "replace")
+        raise undecodable(key, f"this ComfyUI does not know its format, {described[:80]}") from err
+    smooth = getattr(linear, "pre_quant_scale", None)  # ComfyUI multiplies the layer's input with it
+    return numbers if smooth is None else numbers * smooth.to(torch.float32)
 
 
 class SteadyDancer(comfy.supported_models.WAN21_I2V):

@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from ..progress import program_ends
-from . import hub, model_file, places
+from ..quant import model_file
+from . import hub, places
 from .catalog import ModelFile, Source, catalogue
 from .errors import DownloadCancelled, DownloadError, NoRoom
 from .lock import held

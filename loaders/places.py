@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from . import model_file
+from ..quant import model_file
 from .catalog import ModelFile
 from .errors import DownloadCancelled
 from .transfer import BLOCK, Cancelled, Progress

@@ -20,6 +20,7 @@ from ..loaders import build
 from ..loaders.catalog import catalogue
 from ..loaders.meter import RAN_OUT, meter_of
 from ..loaders.names import STEP_DISTILL
+from ..quant import model_file
 from ..storage.memory import total_ram
 from .card import calibration, present_card
 from .loaders import CATEGORY, PlanType, disk_files
@@ -35,7 +36,9 @@ FEW_PER_CENT = 1.1  # a correction up to this is no new plan
 def find(name: str) -> Path | None:
     """Path of a catalogue file id, or of a user's own file in diffusion_models."""
     if name in catalogue().files:
-        return build.ComfyPlaces().find(catalogue().files[name])
+        file = catalogue().files[name]
+        found = build.ComfyPlaces().find(file)
+        return None if found and model_file.damage(found, file.format) else found  # a damaged one is fetched again
     path = folder_paths.get_full_path("diffusion_models", name)
     return Path(path) if path else None
 

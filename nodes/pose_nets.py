@@ -12,6 +12,7 @@ import torch
 from ..loaders.build import ComfyPlaces
 from ..loaders.catalog import catalogue
 from ..loaders.places import files_below
+from ..pose import onnx_file
 from ..pose.estimate import Net, Stopped
 from ..pose.weights import load_detector, load_pose_net
 from .loaders import fetch
@@ -119,6 +120,14 @@ class Session:
         if not path.endswith(".onnx"):
             raise ValueError("onnxruntime reads .onnx files only. Choose the runtime torch, or an .onnx file.")
         self.options = onnxruntime.RunOptions
+        try:
+            onnx_file.read(
+                Path(path)
+            )  # a few bytes can make onnxruntime take gigabytes: it gets what has been looked at
+        except onnx_file.Unusable:
+            pass  # by us; onnxruntime can run a quantised net
+        except ValueError as err:
+            raise ValueError(f"{Path(path).name} cannot be read: {err}. Download it again.") from err
         try:
             self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         except Exception as err:  # its own kinds, all of them a bad file

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..quant.gguf_file import GGUFError, open_gguf
+from .gguf_file import GGUFError, open_gguf
 
 AGAIN = "Download the file again, or choose another variant."
 ANOTHER = "Choose a file of another kind, such as fp16, scaled fp8 or GGUF."
@@ -160,14 +160,19 @@ def require_unsplit(path: Path) -> None:
             )
 
 
+def quantiser(names: Iterable[str]) -> str:
+    """Which quantiser wrote tensors of these names, in words that follow "it", where nothing here can decode them."""
+    names = list(names)
+    return next((words for end, words in FOREIGN if any(name.endswith(end) for name in names)), "")
+
+
 def foreign(header: dict[str, dict]) -> str:
-    """Which quantiser that nothing here can decode wrote these tensors, in words that follow the name; empty if none."""
+    """Why these tensors are none that can be loaded as a model here, in words that follow "it"; empty where they can."""
     metadata = header.get("__metadata__", {})
     if metadata.get("format") == "mlx":
         return "was written for Apple's MLX"
-    for end, words in FOREIGN:
-        if any(name.endswith(end) for name in header):
-            return words
+    if words := quantiser(header):
+        return words
     names = [name for name in header if name != "__metadata__"]
     if names and all(re.search(r"\.lora_|\.alpha$|\.diff(_b)?$|\.dora_scale$|\.hada_|\.lokr_", name) for name in names):
         return "is a LoRA and not a model"
@@ -370,22 +375,20 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
     raise IndexError
 
 
-def quantisation_formats(paths: Iterable[Path]) -> set[str]:
-    """The names of the formats that ComfyUI's own description (`comfy_quant`) gives to layers of safetensors files."""
-    found: set[str] = set()
-    for path in paths:
-        header = safetensors_header(path)
-        described = header.get("__metadata__", {}).get("_quantization_metadata", "{}")
-        texts = [json.dumps(layer) for layer in layers_of(described)]
-        with open(path, "rb") as file:
-            base = 8 + struct.unpack("<Q", file.read(8))[0]
-            for name, entry in header.items():
-                if name.endswith(".comfy_quant") and name != "__metadata__":
-                    start, end = entry["data_offsets"]
-                    file.seek(base + start)
-                    texts.append(file.read(min(end - start, 4096)).decode("utf-8", "replace"))
-        found |= {format for text in texts if (format := format_in(text))}
-    return found
+def quantisation_formats(path: Path) -> set[str]:
+    """The names of the formats that ComfyUI's own description (`comfy_quant`) gives to layers of a safetensors file."""
+    header = safetensors_header(path)
+    texts = [
+        json.dumps(layer) for layer in layers_of(header.get("__metadata__", {}).get("_quantization_metadata", "{}"))
+    ]
+    with open(path, "rb") as file:
+        base = 8 + struct.unpack("<Q", file.read(8))[0]
+        for name, entry in header.items():
+            if name.endswith(".comfy_quant"):
+                start, end = entry["data_offsets"]
+                file.seek(base + start)
+                texts.append(file.read(min(end - start, 4096)).decode("utf-8", "replace"))
+    return {format for text in texts if (format := format_in(text))}
 
 
 def layers_of(text: str) -> list:
