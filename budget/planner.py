@@ -10,6 +10,7 @@ from .. import environment
 from ..loaders import selector
 from ..loaders.catalog import catalogue
 from ..loaders.names import STEP_DISTILL, automatic, wished
+from ..quant.model_file import parts
 from .calibration import Calibration
 from .estimate import Parts
 from .plan import Card, Job, Plan
@@ -85,7 +86,7 @@ def files(variant: str, find: Find) -> list[Path]:
         path = find(variant)
         if path is None:
             raise ValueError(f"There is no variant and no file '{variant}'. `cli.py list` shows what there is.")
-        return [path]
+        return parts(path)
     paths = [find(file) for file in known.diffusion]
     if not all(paths) or any(path.suffix not in (".safetensors", ".gguf") for path in paths):
         return []

@@ -189,6 +189,8 @@ def lora_bytes(paths: list[Path]) -> int:
     widths = {"F32": 4, "F16": 2, "BF16": 2}
     total = 0
     for path in paths:
+        if not path.is_file():
+            raise ValueError(f"There is no file {path}. Choose another LoRA.")
         if path.suffix.lower() not in (".safetensors", ".sft"):
             total += path.stat().st_size
             continue

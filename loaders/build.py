@@ -1,6 +1,7 @@
 """From files to ComfyUI objects: models now, text encoders, image encoders and VAEs when somebody first uses them."""
 
 import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,18 @@ class ComfyPlaces(Places):
             return super().folders(folder)
         old = Path(folder_paths.models_dir, "unet")  # is searched, but nothing is put there
         return sorted(map(Path, folder_paths.get_folder_paths(folder)), key=lambda path: path == old)
+
+
+def own_file(folder: str, name: str) -> Path:
+    """A person's own file, as ComfyUI lists it. Raises ValueError where it is not there, or a link that leads nowhere."""
+    found = folder_paths.get_full_path(folder, name)
+    if found:
+        return Path(found)
+    listed = [Path(root, name) for root in folder_paths.get_folder_paths(folder)]
+    model_file.require_whole(path for path in listed if os.path.lexists(path))
+    raise ValueError(
+        f"{name} is not in models/{folder} any more. Press R to read the folders again, and choose another."
+    )
 
 
 class OnFirstUse:

@@ -86,14 +86,15 @@ class SteadyDancerPoseLoad(io.ComfyNode):
 
     @classmethod
     def execute(cls, file) -> io.NodeOutput:
-        frames = _json(Path(folder_paths.get_annotated_filepath(file)))
-        poses = read(frames)
+        text = _text(Path(folder_paths.get_annotated_filepath(file)))
+        poses = read(text)
         say(cls.hidden.unique_id, f"{len(poses.points)} frames of {poses.width}×{poses.height}, {people(poses)}")
+        frames = json.loads(text)
         return io.NodeOutput(frames if isinstance(frames, list) else [frames])
 
 
-def _json(path: Path):
-    """What a JSON file holds. Raises ValueError for a file that cannot be one of poses."""
+def _text(path: Path) -> str:
+    """What a file of poses says. Raises ValueError for a file that cannot be one."""
     try:
         if not path.is_file():
             raise ValueError(f"{path.name} is not a file. Choose another one.")
@@ -102,11 +103,9 @@ def _json(path: Path):
                 f"{path.name} has {path.stat().st_size:,} bytes, and poses take up to {LARGEST_FILE:,}. Choose a file of "
                 "poses, or split it."
             )
-        return json.loads(path.read_text("utf-8-sig", errors="replace"))
+        return path.read_text("utf-8-sig", errors="replace")
     except OSError as err:
         raise ValueError(f"{path.name} cannot be read ({err.strerror}). Choose another file.") from err
-    except (json.JSONDecodeError, RecursionError) as err:
-        raise ValueError(f"{path.name} is not a pose: it is not valid JSON. Save it again or check the file.") from err
 
 
 def _files() -> list[str]:
