@@ -58,8 +58,10 @@ def as_safetensors(
 
 def metadata(path: Path) -> dict[str, str]:
     """The metadata of a safetensors file. Raises ValueError when it is damaged."""
-    if cut_short(path, "safetensors"):
-        raise ValueError(f"{path.name} is cut short or damaged. Delete it, and fetch or convert it again.")
+    if reason := cut_short(path, "safetensors"):
+        raise ValueError(
+            f"{path.name} cannot be loaded, because it {reason}. Delete it, and fetch or convert it again."
+        )
     with safe_open(path, "pt") as file:
         return file.metadata() or {}
 

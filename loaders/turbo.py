@@ -8,7 +8,7 @@ import comfy.sd
 import comfy.utils
 import torch
 
-from ..quant import int8, model_file
+from ..quant import int8
 from ..quant.layout import packed_int8
 from ..quant.patches import with_packed_patches
 from ..turbo.keys import check, sorted_weights
@@ -52,7 +52,6 @@ def both_experts(path: Path) -> list[Path]:
 
 def prepared(path: Path, progress: Callable, cancelled: Callable[[], bool], say: Callable) -> Path:
     """The safetensors file of `path`, checked to be TurboDiffusion's and the expert that its name says."""
-    model_file.require_whole([path])
     if path.suffix.lower() != ".safetensors":
         path = pickled.as_safetensors(path, lambda tensors, name: check_file(tensors, name), progress, cancelled, say)
     source = pickled.metadata(path).get(pickled.SOURCE, path.name)

@@ -51,7 +51,10 @@ def load_detector(path: Path) -> yolox.YOLOX:
 
 
 def _load(path: Path, what: str, kind: type[nn.Module], build, build_onnx) -> nn.Module:
-    model_file.require_whole([path])
+    if reason := model_file.damage(path):
+        raise ValueError(
+            f"{path.name} cannot be used as {what}: it {reason}. Choose another file or download it again."
+        )
     pickled = pickle_file.weights(path) if path.suffix.lower() in model_file.PICKLED else None
     try:
         with torch.device("meta"):

@@ -36,7 +36,9 @@ def unpickled(path: Path) -> object:
             "Update PyTorch to 2.6 or later, or use the safetensors file."
         )
     if reason := model_file.damage(path, "pickle"):
-        raise ValueError(f"{path.name} cannot be read, because it {reason}. Delete it and fetch it again.")
+        raise ValueError(
+            f"{path.name} is damaged or no checkpoint of PyTorch: it {reason}. Delete it and fetch it again."
+        )
     try:
         with torch.device("cpu"):
             return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
@@ -45,7 +47,7 @@ def unpickled(path: Path) -> object:
     except Exception as err:  # UnpicklingError, which only the pickle module has a name for
         raise ValueError(
             f"{path.name} holds more than plain tensors, and loading it could run foreign code. "
-            "Use the file of the original publisher, or its safetensors."
+            "Choose another file: that of the original publisher, or its safetensors."
         ) from err
 
 
@@ -60,6 +62,6 @@ def require_plain(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, tor
         if tensor.dtype not in NAMES or tensor.is_quantized or room < 0:
             raise ValueError(
                 f"{path.name} holds '{name}' in a form that its size does not allow or that is not known here. "
-                "Use the file of the original publisher, or its safetensors."
+                "Choose another file: that of the original publisher, or its safetensors."
             )
     return tensors
