@@ -211,3 +211,12 @@ def test_cancel_ends_the_reading_of_poses():
         interchange.read(frames, lambda: asked.append(1) or len(asked) > 3)
     assert len(asked) == 4
     assert np.isfinite(interchange.read(frames, lambda: False).points).all()
+
+
+def test_a_record_that_is_shorter_than_its_tensor_is_refused(tmp_path):
+    plain, short = saved(tmp_path / "plain.pth", {"w": torch.zeros(1 << 16)}), tmp_path / "short.pth"
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(short, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name)[: 4 if name.endswith("data/0") else None])
+    with pytest.raises(ValueError, match="short.pth is damaged or no checkpoint"):
+        pickle_file.weights(short)
