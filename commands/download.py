@@ -99,27 +99,31 @@ def run(args) -> int:
 def show(files: list[ModelFile], where: Places, patience: Patience) -> int:
     """Prints the plan and returns how many files are missing or broken. The publisher is asked for sizes the catalogue
     lacks."""
-    counts, sizes, exact = {"missing": 0, "broken": 0}, {"missing": 0, "broken": 0}, True
+    sizes: dict[str, list[tuple[int, bool]]] = {"missing": [], "broken": [], "present": []}
     print(f"{'file':<58} {'bytes':>16}  state")
     for file in files:
         path = where.find(file)
         wrong = broken(path, file) if path else ""
-        state = "missing" if path is None else "broken" if wrong else "present"
-        if state == "missing":
-            size, sure = published_size(file, patience)
+        if path is None:
+            state, size, sure = "missing", *published_size(file, patience)
+        elif wrong:
+            state, size, sure = "broken", file.size, file.bytes is not None
         else:
-            size, sure = (bytes_of(path), True) if state == "present" else (file.size, file.bytes is not None)
-        if state in counts:
-            counts[state], sizes[state], exact = counts[state] + 1, sizes[state] + size, exact and sure
+            state, size, sure = "present", bytes_of(path), True
+        sizes[state].append((size, sure))
         name = path.name if path else file.name or f"{file.id} (name from the listing)"
-        source = f", from {file.sources[0].where}" if state != "present" else ""
         why = f": {path}: it {wrong}" if wrong else ""
-        print(f"{file.folder + '/' + name:<58} {f'{size:,}' if sure else f'about {size:,}':>16}  {state}{why}{source}")
-    about = "" if exact else "about "
-    line = f"{counts['missing']} of {len(files)} files to fetch, {about}{sizes['missing']:,} bytes, into {where.models_dir}"
-    again = f"; {counts['broken']} broken, {about}{sizes['broken']:,} bytes to fetch again" if counts["broken"] else ""
-    print(line + again)
-    return sum(counts.values())
+        source = "" if state == "present" else f", from {file.sources[0].where}"
+        print(f"{file.folder + '/' + name:<58} {said(size, sure):>16}  {state}{why}{source}")
+    total = {state: said(sum(n for n, _ in found), all(sure for _, sure in found)) for state, found in sizes.items()}
+    missing, again = len(sizes["missing"]), len(sizes["broken"])
+    more = f"; {again} broken, {total['broken']} bytes to fetch again" if again else ""
+    print(f"{missing} of {len(files)} files to fetch, {total['missing']} bytes, into {where.models_dir}{more}")
+    return missing + again
+
+
+def said(size: int, sure: bool) -> str:
+    return f"{size:,}" if sure else f"about {size:,}"
 
 
 def bytes_of(path: Path) -> int:

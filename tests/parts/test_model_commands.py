@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import support
+from steadydancer.loaders.names import quants
 from support import tiny
 from support.safetensors_header import write_hollow
-from support.tiny_gguf import write_steadydancer_gguf
 
 VAE, CLIP = "wan_2.1_vae.safetensors", "clip_vision_h.safetensors"
 
@@ -149,20 +149,20 @@ def test_comfyui_is_named_where_it_cannot_be_known(cli, install, words):
     assert wrong.returncode == 1 and "it has no main.py" in wrong.stderr
 
 
-def test_select_and_plan_see_what_is_in_extra_folders(cli, install, tmp_path):
-    name = "Wan21_I2V_SteadyDancer_fp16-Q6_K.gguf"
-    first = cli("select", "--gpu", "RTX 4090", MODELS_DIR="").stdout
+def test_select_sees_what_is_in_extra_folders(cli, install, tmp_path):
+    """The first choice is fp8; the second, one step from it, is taken where it is here."""
+    words = ("select", "--gpu", "RTX 4090", "--preference", "balanced")
+    first = cli(*words, MODELS_DIR="").stdout
     folder = tmp_path / "shared" / "dancers"
     folder.mkdir()
     (install / "extra_model_paths.yaml").write_text(
         f"all:\n  base_path: {tmp_path / 'shared'}\n  diffusion_models: |\n    dancers\n"
     )
-    assert "steadydancer/fp8" in first
-    write_steadydancer_gguf(folder / name, "Q6_K")
-    done = cli("select", "--gpu", "RTX 4090", "--preference", "quality", "--comfyui", install)
-    assert done.returncode == 0
-    plan = cli("plan", "--gpu", "RTX 4090", "--variant", "Q6_K", "--comfyui", install)
-    assert plan.returncode == 0, plan.stderr
+    assert cli(*words, "--comfyui", install).stdout == first
+    for quant in quants("steadydancer"):
+        (folder / f"Wan21_I2V_SteadyDancer_fp16-{quant}.gguf").write_bytes(b"GGUF")
+    done = cli(*words, "--comfyui", install)
+    assert done.returncode == 0 and "it is already here" in done.stdout and done.stdout != first
 
 
 def test_flags_of_the_server_count_too(cli, install, tmp_path):
