@@ -16,8 +16,6 @@ from .transfer import BLOCK, Cancelled, Progress
 RECORD = ".steadydancer.json"
 WHOLE = "."  # the record's entry for a snapshot folder of which every file is there
 recording = threading.Lock()
-
-
 OLD_NAMES = {"diffusion_models": "unet", "text_encoders": "clip", "controlnet": "t2i_adapter"}  # ComfyUI reads both
 
 
@@ -147,6 +145,8 @@ def damage(path: Path, file: ModelFile, progress: Progress, cancelled: Cancelled
 
 def cut_short(path: Path, format: str) -> str:
     """Whether the file is not whole by its own header, or by what was recorded of it, in words that follow "it"."""
+    if format == "folder":  # a snapshot's files are of any kind
+        return ""
     known = read(path.parent).get(path.name, {}).get("size", 0)
     return model_file.damage(path, format) or ("is cut short" if known > path.stat().st_size else "")
 

@@ -293,7 +293,7 @@ def ggml(key: str, kind: str, with_gguf_py: bool) -> GGMLTensor:
 def test_tensors_of_comfyui_gguf_are_unpacked(comfyui, golden, kind, with_gguf_py):
     import comfy.sd
 
-    most = {"F32": 1e-6, "F16": 1e-3, "BF16": 1e-2, "Q8_0": 1e-2, "Q5_1": 0.06, "Q4_0": 0.12}[kind]
+    most = {"F32": 1e-5, "F16": 1e-3, "BF16": 1e-2, "Q8_0": 1e-2, "Q5_1": 0.06, "Q4_0": 0.12}[kind]
     tensors = dict(tiny.weights(KEYS))
     for key in tensors:
         if key.startswith("condition_embedding_") and tensors[key].ndim == 2 and tensors[key].shape[1] % 32 == 0:
