@@ -116,12 +116,17 @@ def require_diffusion(paths: Iterable[Path]) -> None:
 def require_complete(names: Iterable[str], file: str) -> None:
     """Raises ValueError where a network of Wan's kind lacks one of its blocks or of its two ends."""
     names = set(names)
-    found = [block for name in names if (block := WAN_BLOCK.fullmatch(name))]
-    if not found:
-        return
-    prefix, numbers = found[0]["prefix"], {int(block["number"]) for block in found}
-    lacking = [f"block {number}" for number in range(len(numbers)) if number not in numbers]
-    lacking += [f"'{end}'" for end in WAN_ENDS if prefix + end not in names]
+    blocks: dict[str, set[int]] = {}
+    for name in names:
+        if block := WAN_BLOCK.fullmatch(name):
+            blocks.setdefault(block["prefix"], set()).add(int(block["number"]))
+    lacking = []
+    for prefix, numbers in blocks.items():
+        missing = [f"block {number}" for number in range(len(numbers)) if number not in numbers]
+        missing += [f"'{end}'" for end in WAN_ENDS if prefix + end not in names]
+        if not missing:
+            return
+        lacking += missing
     if lacking:
         raise ValueError(
             f"{file} is not a whole model: {lacking[0]} is not in it. It may be one part of several, or half converted. "
@@ -176,6 +181,8 @@ def foreign(header: dict[str, dict]) -> str:
     names = [name for name in header if name != "__metadata__"]
     if names and all(re.search(r"\.lora_|\.alpha$|\.diff(_b)?$|\.dora_scale$|\.hada_|\.lokr_", name) for name in names):
         return "is a LoRA and not a model"
+    if any(name.startswith("condition_embedder.time_embedder.") for name in names):
+        return "has the names of diffusers' folder layout, which ComfyUI does not know for Wan"
     described = "_quantization_metadata" in metadata
     for name, entry in header.items():
         whole_numbers = entry.get("dtype") in ("I8", "U8") and len(entry.get("shape", ())) > 1

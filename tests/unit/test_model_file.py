@@ -162,6 +162,11 @@ FOREIGN = {
     "torchao": ("blocks.0.q.weight:qdata", "blocks.0.q.weight:scale"),
     "DFloat11": ("blocks.0.encoded_exponent",),
     "TurboDiffusion": ("blocks.0.q.int8_weight", "blocks.0.q.scale"),
+    "diffusers' folder layout": (
+        "condition_embedder.time_embedder.linear_1.weight",
+        "blocks.0.attn1.to_q.weight",
+        "proj_out.weight",
+    ),
     "a LoRA": ("blocks.0.q.lora_down.weight", "blocks.0.q.lora_up.weight", "blocks.0.q.alpha"),
 }
 
