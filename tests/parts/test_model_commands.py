@@ -139,6 +139,14 @@ def test_the_extra_folders_of_the_comfyui_that_the_package_is_in(install, tmp_pa
     assert elsewhere.returncode == 0, "MODELS_DIR says where new files go; what ComfyUI finds is found"
 
 
+def test_the_link_counts_also_from_inside(install, tmp_path):
+    """`cd custom_nodes/steadydancer; python cli.py list`: the shell says where it is, the system where the link leads."""
+    folder = install / "custom_nodes/steadydancer"
+    assert "; 1 of them here, " in command(Path("cli.py"), "list", cwd=folder, PWD=str(folder)).stdout
+    done = command(Path("cli.py"), "verify", cwd=support.ROOT, PWD=str(install / "custom_nodes"))
+    assert done.returncode == 1 and "is not known here" in done.stderr, "another folder's name is not believed"
+
+
 @pytest.mark.parametrize("words", [["list"], ["verify", "wan-2.1-vae"], ["download", "wan-2.1-vae", "--dry-run"]])
 def test_comfyui_is_named_where_it_cannot_be_known(cli, install, words):
     assert "wan_2.1_vae" not in cli(*words, MODELS_DIR="").stdout.replace("missing", "")
