@@ -16,8 +16,9 @@ from ..planning.plan import Plan
 from ..planning.planner import job_for, plan_job
 from ..planning.report import matrix, table
 from ..planning.solve import Host
+from ..quant import model_file
 from . import user_folder
-from .download import add_models_dir, models
+from .download import add_models_dir, known_models
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -46,7 +47,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 
 def run(args) -> int:
-    where = here(args)
+    where = known_models(args)
     calibration = Calibration(args.user_dir or user_folder(where and where.models_dir.parent))
     if args.reset_calibration:
         print(f"Forgot {calibration.reset()} measurements of {calibration.path}.")
@@ -75,14 +76,6 @@ def save_chart(plan: Plan, path: Path) -> None:
     Image.fromarray(draw(plan)).save(path)
 
 
-def here(args):
-    """The models folder, None where there is none: planning needs no files."""
-    try:
-        return models(args)
-    except ValueError:
-        return None
-
-
 def host(where) -> Host:
     return Host(disk=shutil.disk_usage(where.models_dir).free if where and where.models_dir.is_dir() else 0)
 
@@ -92,7 +85,9 @@ def finder(where):
 
     def find(name: str) -> Path | None:
         if name in catalogue().files:
-            return where.find(catalogue().files[name]) if where else None
+            file = catalogue().files[name]
+            path = where.find(file) if where else None
+            return None if path and model_file.damage(path, file.format) else path  # a damaged one is fetched again
         return Path(name) if Path(name).is_file() else None
 
     return find

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..catalog.catalog import ModelFile, Source, catalogue
 from ..progress import program_ends
+from ..quant import model_file
 from . import hub, places, room
 from .errors import Changed, DownloadCancelled, DownloadError, NoRoom, disk_fault, unexpected
 from .lock import held
@@ -49,6 +50,8 @@ def ensure(
         reason = places.damage(path, file, progress, cancelled)
         if not reason:
             return path
+        if path.is_dir() or reason.startswith("cannot be read"):
+            raise DownloadError(f"{path} {reason}. Move it away or make it readable, and {path.name} can be fetched.")
         kept = aside(path, file.format)
         say(f"{path.name} {reason}: fetching it again." + (f" What is there is kept as {kept.name}." if kept else ""))
     if hub.offline():
@@ -274,7 +277,7 @@ def check(file: ModelFile, remote: Remote, part: Path, sha256: str, notes: Path)
 
 def aside(target: Path, format: str) -> Path | None:
     """Where a whole file that is not the published one is kept, for it may be somebody's own; None for a broken one."""
-    if not target.is_file() or places.cut_short(target, format):
+    if not target.is_file() or (places.cut_short(target, format) and not model_file.is_other(target, format)):
         return None
     mark = places.recorded(target).get("sha256", "")[:12] or target.stat().st_mtime_ns
     return target.with_name(f"{target.name}.wrong-{mark}")

@@ -147,7 +147,7 @@ def diffusion_files(chosen: str) -> list[Path]:
     """The files of a variant, fetched if need be, or a user's own file."""
     if chosen in catalogue().variants:
         return fetch(*catalogue().variants[chosen].diffusion)
-    return [Path(folder_paths.get_full_path_or_raise("diffusion_models", chosen))]
+    return [build.own_file("diffusion_models", chosen)]
 
 
 class SteadyDancerLoader(io.ComfyNode):

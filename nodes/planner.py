@@ -20,6 +20,7 @@ from ..planning.plan import Plan
 from ..planning.planner import job_for, plan_job
 from ..planning.report import table
 from ..planning.solve import Host
+from ..quant import model_file
 from ..services.progress import say
 from ..services.this_machine import calibration, present_card
 from ..storage.memory import total_ram
@@ -35,7 +36,9 @@ FEW_PER_CENT = 1.1  # a correction up to this is no new plan
 def find(name: str) -> Path | None:
     """Path of a catalogue file id, or of a user's own file in diffusion_models."""
     if name in catalogue().files:
-        return build.ComfyPlaces().find(catalogue().files[name])
+        file = catalogue().files[name]
+        found = build.ComfyPlaces().find(file)
+        return None if found and model_file.damage(found, file.format) else found  # a damaged one is fetched again
     path = folder_paths.get_full_path("diffusion_models", name)
     return Path(path) if path else None
 

@@ -3,11 +3,11 @@
 from functools import partial
 from pathlib import Path
 
-import folder_paths
 from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 
 from ..catalog.catalog import catalogue
+from ..loaders.build import own_file
 from ..loaders.errors import DownloadCancelled
 from ..loaders.turbo import SUFFIXES, both_experts, load_turbo, prepared
 from ..services.progress import NodeProgress, cancelled, say, stop
@@ -19,7 +19,7 @@ def files(chosen: str) -> list[Path]:
     """The file of a model, or of both its experts, fetched if need be."""
     if chosen in catalogue().variants:
         return fetch(*catalogue().variants[chosen].diffusion)
-    return both_experts(Path(folder_paths.get_full_path_or_raise("diffusion_models", chosen)))
+    return both_experts(own_file("diffusion_models", chosen))
 
 
 def variant_of(chosen: str):

@@ -1,17 +1,16 @@
 """How many bytes a diffusion model's blocks have, from file headers or, before there is a file, from the catalogue."""
 
-import json
 import re
-import struct
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 from ..catalog.catalog import catalogue
+from ..quant import model_file
+from ..quant.gguf_file import open_gguf
 from ..toml import read_toml
 
 BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
-LONGEST_HEADER = 100 << 20
 
 
 @dataclass(frozen=True)
@@ -160,8 +159,6 @@ def tensors(path: Path):
     """Name, type and bytes of each tensor, by the file's header alone."""
     floats = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}
     if path.suffix.lower() == ".gguf":
-        from ..quant.gguf_file import open_gguf
-
         for name, place in open_gguf(path).tensors.items():
             yield name, floats.get(place.kind, place.kind), place.bytes
         return
@@ -175,15 +172,13 @@ def tensors(path: Path):
 
 
 def header(path: Path) -> dict:
-    """The JSON that a safetensors file begins with. Raises ValueError where it is cut off or not JSON."""
+    """The header that a safetensors file begins with. Raises ValueError where it is cut off or not JSON."""
     try:
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > LONGEST_HEADER:
-                raise ValueError(length)
-            return json.loads(file.read(length))
-    except (struct.error, ValueError) as err:
-        raise ValueError(f"{path.name} is damaged: its header cannot be read. Download it again.") from err
+        return model_file.safetensors_header(path)
+    except ValueError as err:
+        raise ValueError(f"{path.name} is damaged: it {err}. Download it again.") from err
+    except OSError as err:
+        raise ValueError(f"{path} cannot be read ({err.strerror}). Choose another file.") from err
 
 
 def lora_bytes(paths: list[Path]) -> int:
@@ -194,6 +189,8 @@ def lora_bytes(paths: list[Path]) -> int:
     widths = {"F32": 4, "F16": 2, "BF16": 2}
     total = 0
     for path in paths:
+        if not path.is_file():
+            raise ValueError(f"There is no file {path}. Choose another LoRA.")
         if path.suffix.lower() not in (".safetensors", ".sft"):
             total += path.stat().st_size
             continue

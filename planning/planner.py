@@ -10,6 +10,7 @@ from .. import environment
 from ..catalog.catalog import catalogue
 from ..catalog.names import STEP_DISTILL, automatic, wished
 from ..machine.card import Card
+from ..quant.model_file import parts
 from . import selector
 from .calibration import Calibration
 from .estimate import Parts
@@ -86,7 +87,7 @@ def files(variant: str, find: Find) -> list[Path]:
         path = find(variant)
         if path is None:
             raise ValueError(f"There is no variant and no file '{variant}'. `cli.py list` shows what there is.")
-        return [path]
+        return parts(path)
     paths = [find(file) for file in known.diffusion]
     if not all(paths) or any(path.suffix not in (".safetensors", ".gguf") for path in paths):
         return []

@@ -11,7 +11,7 @@ def test_a_videos_file_is_counted_in_bytes_and_its_frames_as_frames(comfyui, tmp
     from comfy_api.latest import InputImpl, Types
     from server import PromptServer
     from steadydancer.nodes import r2
-    from steadydancer.nodes.progress import NodeProgress
+    from steadydancer.services.progress import NodeProgress
 
     said = []
     monkeypatch.setattr(PromptServer.instance, "send_progress_text", lambda text, *_: said.append(text))
