@@ -11,7 +11,7 @@ def reason(err: BaseException) -> str:
         cause = err.strerror[:1].lower() + err.strerror[1:]
         names = [os.fsdecode(name) for name in (err.filename, err.filename2) if isinstance(name, str | bytes)]
         text = f"{' → '.join(names)}: {cause}" if names else f"The system refused: {cause}"
-    elif isinstance(err, ModuleNotFoundError):
+    elif isinstance(err, ModuleNotFoundError) and err.name:
         text = f"The Python package {err.name} is missing: start this with ComfyUI's Python, or install it"
     elif isinstance(err, KeyError):
         text = f"'{err.args[0] if err.args else ''}' is missing in {origin(err)}"

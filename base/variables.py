@@ -169,6 +169,25 @@ GROUPS = (
             Variable("AWS_CONFIG_FILE", "text", "~/.aws/config", "save nodes, r2", "Where AWS keeps its profiles."),
         ),
     ),
+    Group(
+        "Of the system and of libraries, read as they are",
+        (
+            Variable("HUGGING_FACE_HUB_TOKEN", "secret", "", "the hub's library", "The older name of HF_TOKEN."),
+            Variable(
+                "HTTPS_PROXY", "secret", "", "downloads, buckets, queue", "The proxy for https; it may hold a password."
+            ),
+            Variable("HTTP_PROXY", "secret", "", "downloads, buckets, queue", "The proxy for http."),
+            Variable("ALL_PROXY", "secret", "", "downloads", "The proxy for both."),
+            Variable("NO_PROXY", "text", "", "downloads, buckets, queue", "Hosts that are reached without a proxy."),
+            Variable(
+                "REQUESTS_CA_BUNDLE", "text", "", "downloads, buckets", "A file of certificates: a company's own."
+            ),
+            Variable("CURL_CA_BUNDLE", "text", "", "downloads", "The same, by curl's name."),
+            Variable("AWS_CA_BUNDLE", "text", "", "buckets", "The same for buckets alone."),
+            Variable("SSL_CERT_FILE", "text", "", "queue", "The same for servers with https."),
+            Variable("PWD", "text", "", "cli.py", "The current folder as the shell names it: links stay links."),
+        ),
+    ),
 )
 VARIABLES = {variable.name: variable for group in GROUPS for variable in group.variables}
 

@@ -249,7 +249,7 @@ def check_safetensors(path: Path) -> None:
     try:
         header = safetensors_header(path)
     except ValueError as err:
-        raise Wrong(str(err)) from err
+        raise Wrong(*err.args) from err
     with open(path, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
     end = 0
