@@ -41,7 +41,8 @@ def test_no_more_than_planned_is_on_the_card(facts, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["planned, more beside than planned", "planned nearly full, more beside than planned", "clone", "second run"]
+    "name",
+    ["planned, more beside than planned", "planned nearly full, more beside than planned", "clone", "second run"],
 )
 def test_a_plan_leaves_comfyui_its_way_out_of_full_memory(facts, name):
     """Where activations take more than planned, weights make room, as they do without a plan."""
