@@ -32,7 +32,7 @@ class RCMSampler(comfy.samplers.Sampler):
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
         """The steps in `self.steps`. `noise` only says shape and device."""
-        precise = torch.float32 if noise.device.type == "mps" else torch.float64
+        precise = torch.float64 if comfy.model_management.supports_fp64(noise.device) else torch.float32
         if self.state is None:
             self.first_noise = self.draw(noise.shape, noise.device)
             self.state = self.times[0] * self.first_noise.to(precise) + (1 - self.times[0]) * latent_image.to(precise)
