@@ -25,7 +25,9 @@ def attending(device: torch.device, dtype: torch.dtype) -> tuple:
     from . import triton_sla
 
     q, k, v = trials.pattern(3, 1, 200, 2, HEAD_DIM, device=device, dtype=dtype)
-    projection = tuple(trials.pattern(*shape, device=device, dtype=dtype) for shape in ((HEAD_DIM, HEAD_DIM), (HEAD_DIM,)))
+    projection = tuple(
+        trials.pattern(*shape, device=device, dtype=dtype) for shape in ((HEAD_DIM, HEAD_DIM), (HEAD_DIM,))
+    )
     exact = sla(*(x.float() for x in (q, k, v)), tuple(part.float() for part in projection), 1.0)
     return triton_sla.sla(q, k, v, projection, 1.0), exact, 0.03
 
@@ -133,6 +135,12 @@ def with_sla(model, projections: dict[int, tuple[torch.Tensor, torch.Tensor]], t
             "The file is damaged: download it again."
         )
     return with_override(model, projections, topk)
+
+
+def pays(model) -> bool:
+    """Whether sparse attention is faster than dense where the MODEL runs. On a card it takes our kernels; torch gathers the
+    keys of every block, which costs more than it saves. On a CPU it gains all the same."""
+    return model.load_device.type != "cuda" or attends_sparsely(model.load_device, model.model.get_dtype_inference())
 
 
 def with_sparse_attention(model, keep: float):

@@ -60,7 +60,9 @@ def test_rcm(comfyui, monkeypatch, ode):
             return 0.9 * put(clean) + 0.1 * x
 
         zeros, options = put(torch.zeros_like(clean)), {"model_options": {}}
-        wrap = type("Wrap", (), {"__call__": staticmethod(model), "inner_model": SimpleNamespace(model_sampling=None)})()
+        wrap = type(
+            "Wrap", (), {"__call__": staticmethod(model), "inner_model": SimpleNamespace(model_sampling=None)}
+        )()
         return sampler.sample(wrap, put(torch.tensor(times)), options, None, zeros, zeros, disable_pbar=True)
 
     expected = run(lambda tensor: tensor)

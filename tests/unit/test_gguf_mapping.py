@@ -10,7 +10,9 @@ from steadydancer.quant.gguf_file import open_gguf
 from support import TESTS
 from support.gguf_writer import write_gguf
 
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="Linux counts what may be written as memory that may be needed")
+LINUX = pytest.mark.skipif(
+    sys.platform != "linux", reason="Linux counts what may be written as memory that may be needed"
+)
 
 
 def file_of(path, size):
