@@ -100,8 +100,14 @@ def is_packed(tensor) -> bool:
 
 @torch.compiler.assume_constant_result
 def multiplies_8_bits(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the device's 8-bit units multiply such inputs. torch.compile does not trace how that is found out."""
-    return trials.capable(device, dtype) and trials.works(trials.multiplying, device, dtype)
+    """Whether the device's 8-bit units multiply such inputs, and faster than 16-bit ones do.
+
+    torch.compile does not trace how that is found out. On B200 (10.x) Triton compiles the product to instructions of older
+    cards, slower than its own 16-bit ones.
+    """
+    if not trials.capable(device, dtype) or torch.cuda.get_device_capability(device)[0] == 10:
+        return False
+    return trials.works(trials.multiplying, device, dtype)
 
 
 def multiplies_packed(weight: torch.Tensor, input: torch.Tensor) -> bool:

@@ -22,6 +22,7 @@ def trials(comfyui, monkeypatch):
     monkeypatch.setattr(trials, "said", set())
     monkeypatch.setattr(trials, "capable", lambda device, dtype: dtype in (torch.float16, torch.bfloat16))
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
     return trials
 
 
@@ -112,6 +113,17 @@ def test_each_device_and_type_is_tried(trials, kernels, monkeypatch):
         for dtype in (torch.float16, torch.bfloat16):
             assert trials.works(trial, device, dtype) and trials.works(trial, device, dtype)
     assert len(tried) == 4
+
+
+@pytest.mark.parametrize(
+    ("capability", "multiplied"), [((8, 0), True), ((8, 9), True), ((10, 0), False), ((10, 3), False), ((12, 0), True)]
+)
+def test_8_bit_products_where_they_are_faster(trials, monkeypatch, capability, multiplied):
+    """On B200 Triton compiles them to older cards' instructions: slower than 16 bits."""
+    from steadydancer.quant import layout
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert layout.multiplies_8_bits(CPU, HALF) is multiplied
 
 
 def test_layers_go_on_in_torch(trials, kernels, monkeypatch):

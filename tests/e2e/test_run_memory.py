@@ -11,6 +11,13 @@ from support.golden import Golden
 from support.tiny_gguf import write_steadydancer_gguf
 
 
+@pytest.fixture(autouse=True)
+def as_in_comfyui():
+    """Whose nodes all run so."""
+    with torch.inference_mode():
+        yield
+
+
 def lora_on_everything(model, rank=4):
     """The MODEL with a plain LoRA on every layer of its blocks."""
     from comfy.weight_adapter.lora import LoRAAdapter
@@ -33,11 +40,8 @@ def sample(model):
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(golden.conditionings(model)[0], [])
     guider.set_cfg(1.0)
-    with torch.inference_mode():
-        return guider.sample(
-            golden.x, torch.zeros_like(golden.x), comfy.samplers.ksampler("euler"), torch.tensor([0.9, 0.0]),
-            disable_pbar=True, seed=0,
-        )  # fmt: skip
+    euler, zeros = comfy.samplers.ksampler("euler"), torch.zeros_like(golden.x)
+    return guider.sample(golden.x, zeros, euler, torch.tensor([0.9, 0.0]), disable_pbar=True, seed=0)
 
 
 @pytest.mark.parametrize("kind", ["Q4_K", "Q8_0"])
@@ -108,8 +112,7 @@ def test_sparse_attention_brings_its_projections_before_the_blocks(comfyui, tmp_
     guider.set_conds([[torch.randn(1, 512, 4096), {}]], [])
     guider.set_cfg(1.0)
     x = torch.randn(1, 16, 2, 16, 16)
-    with torch.inference_mode():
-        guider.sample(x, torch.zeros_like(x), comfy.samplers.ksampler("euler"), torch.tensor([0.9, 0.0]), seed=0)
+    guider.sample(x, torch.zeros_like(x), comfy.samplers.ksampler("euler"), torch.tensor([0.9, 0.0]), seed=0)
     hook.remove()
     assert seen == [2] and len(override.ready) == 2
 
