@@ -160,3 +160,19 @@ def test_alignment_attends_in_parts(comfyui, monkeypatch, size):
     found = attention(query, context)
     assert sum(batches) == height * width and max(batches) <= 8192
     torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["Q4_K", "Q8_0"])
+def test_cores_fused_activation_goes_through_the_layer(comfyui, tmp_path, kind):
+    """`linear_input_act`, which newer versions call for ffn.2: not past the LoRA that runs beside the layer."""
+    import comfy.model_management
+    import comfy.ops
+    from steadydancer.loaders import build
+
+    model = lora_on_everything(build.load_gguf(str(write_steadydancer_gguf(tmp_path / "dancer.gguf", kind))))
+    comfy.model_management.load_models_gpu([model])
+    layer = model.model.diffusion_model.blocks[0].ffn[2]
+    x = torch.randn(3, layer.in_features)
+    act = torch.nn.functional.gelu(x, approximate="tanh")
+    assert layer.side_branch is not None
+    assert torch.equal(comfy.ops.linear_input_act(layer, x, "gelu_tanh"), layer(act))
