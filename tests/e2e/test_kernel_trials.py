@@ -148,12 +148,14 @@ def test_sparse_attention_is_left_out_where_it_cannot_pay(trials, kernels, monke
     """Without its kernels it gathers more than it saves: 40 s an evaluation where dense attention takes 23."""
     from comfy_execution.utils import CurrentNodeContext
     from steadydancer.loaders import build
-    from steadydancer.nodes.turbo_sampling import SteadyDancerSparseAttention
+    from steadydancer.nodes import turbo_sampling
     from support import tiny
 
+    said, node = [], turbo_sampling.SteadyDancerSparseAttention
+    monkeypatch.setattr(turbo_sampling, "say", lambda node_id, text: said.append((node_id, text)))
     model = build.load_one(str(tiny.write_steadydancer(tmp_path / "dancer.safetensors")))
     taken = lambda given: "optimized_attention_override" in given.model_options["transformer_options"]  # noqa: E731
-    on_cpu = SteadyDancerSparseAttention.execute(model, 0.5).args[0]
+    on_cpu = node.execute(model, 0.5).args[0]
     assert taken(on_cpu), "on a CPU it gains"
     model.load_device = torch.device("cuda", 0)
     monkeypatch.setattr(model.model, "get_dtype_inference", lambda: HALF)
@@ -164,6 +166,7 @@ def test_sparse_attention_is_left_out_where_it_cannot_pay(trials, kernels, monke
         else:
             monkeypatch.setitem(trials.found, (kernels["attention"][0], model.load_device, HALF), True)
         with CurrentNodeContext("prompt", "7"):
-            found = SteadyDancerSparseAttention.execute(model, 0.5).args[0]
+            found = node.execute(model, 0.5).args[0]
         assert taken(found) is works
     assert found is model
+    assert [node_id for node_id, _ in said] == ["7"] and said[0][1].startswith("Sparse attention is left out")
