@@ -60,6 +60,19 @@ def test_a_kernel_that_works_is_used(trials, kernels, name, caplog):
     assert not caplog.text
 
 
+@pytest.mark.parametrize("name", ["unpacking", "8-bit", "norms", "attention"])
+def test_trials_have_room_for_bfloat16(trials, kernels, name, monkeypatch):
+    """The type that runs use, rounded here as a GPU rounds it; as the interpreter cuts it off, no kernel would be used."""
+    from support import interpreted_bf16
+
+    trial, arguments, *_ = kernels[name]
+    interpreted_bf16.install(monkeypatch)
+    ours, exact, limit = trial(CPU, torch.bfloat16, *arguments)
+    error = ((ours.float() - exact.float()).norm() / exact.float().norm()).item()
+    print(f"{name}: {error:.1e} of {limit:.0e}")
+    assert error <= limit / 3
+
+
 @pytest.mark.parametrize("number", GGUF)
 def test_every_packed_type_with_a_kernel_is_tried_by_itself(trials, number):
     from steadydancer.quant import layout, triton_kernels
