@@ -156,19 +156,18 @@ def load_one(path: str, disable_dynamic: bool = False) -> ModelPatcher:
 
 
 def load_gguf(path: str, disable_dynamic: bool = False) -> ModelPatcher:
-    """A MODEL from a GGUF file and the other parts of a split one: whatever ComfyUI's detection knows. Computes in
-    bfloat16 where the device can."""
-    device = comfy.model_management.get_torch_device()
-    dtype = torch.bfloat16 if comfy.model_management.should_use_bf16(device) else None
+    """A MODEL from a GGUF file and the other parts of a split one: whatever ComfyUI's detection knows. It computes in the type that ComfyUI chooses for such a
+    model: float16 for Wan on most cards, which is closer to float32 than bfloat16, or what the user's flags say."""
     operations = packed_operations()
-    options = {"custom_operations": operations} | ({"dtype": dtype} if dtype else {})
-    tensors = diffusion_tensors(Path(path), dtype or torch.float16)
+    options = {"custom_operations": operations}
+    # Packed weights stand for float32, which says nothing of a type that the file was made for.
+    tensors = diffusion_tensors(Path(path), torch.float32)
     model = detected(tensors, path, model_options=options, disable_dynamic=disable_dynamic)
     return with_packed_patches(known(model, path, load_gguf), operations.scratch)
 
 
 def load_shards(paths: list[str], disable_dynamic: bool = False) -> ModelPatcher:
-    """A MODEL from files that each hold a part of the tensors. float32 shards run in bfloat16, as published."""
+    """A MODEL from files that each hold a part of the tensors, computing in the type that ComfyUI chooses for the whole."""
     tensors = {}
     for path in paths:
         part = comfy.utils.load_torch_file(path)
@@ -177,10 +176,7 @@ def load_shards(paths: list[str], disable_dynamic: bool = False) -> ModelPatcher
                 f"{Path(path).name} has '{min(twice)}' like another part of the same model. Download the parts again."
             )
         tensors.update(part)
-    options = {"dtype": torch.bfloat16}
-    return known(
-        detected(tensors, paths[0], model_options=options, disable_dynamic=disable_dynamic), paths, load_shards
-    )
+    return known(detected(tensors, paths[0], disable_dynamic=disable_dynamic), paths, load_shards)
 
 
 def detected(tensors: dict[str, torch.Tensor], path: str, **given) -> ModelPatcher | None:

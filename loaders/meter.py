@@ -52,13 +52,15 @@ class Meter:
     @contextmanager
     def measured(self, phase: str, patcher=None):
         """Measures what happens inside as `phase`."""
-        if self.running:
-            yield  # a phase within a phase
+        device = comfy.model_management.get_torch_device()
+        # A phase within a phase; or one that runs elsewhere (--cpu-vae), of which the device would say that it takes nothing.
+        if self.running or (patcher is not None and patcher.load_device != device):
+            yield
             return
         self.running = True
         if phase not in self.fresh:
             self.tiled.discard(phase)
-        ledger = Ledger(comfy.model_management.get_torch_device())
+        ledger = Ledger(device)
         try:
             with ledger.open():
                 yield

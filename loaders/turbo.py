@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import comfy.model_management
 import comfy.utils
 import torch
 
@@ -126,6 +127,9 @@ def quantise_blocks(tensors: dict, dtype: torch.dtype, progress=None, cancelled=
     layers = [
         key for key, t in tensors.items() if key.startswith("blocks.") and key.endswith(".weight") and t.ndim == 2
     ]
+    # A layer and its tiles in float32; ComfyUI puts models away that leave no room for them.
+    needed = max((12 * tensors[key].numel() for key in layers), default=0)
+    comfy.model_management.free_memory(needed + comfy.model_management.minimum_inference_memory(), device)
     for done, key in enumerate(layers, 1):
         codes, scale = int8.quantise(tensors[key].to(device))
         tensors[key] = packed_int8(codes.cpu(), scale.cpu(), dtype)

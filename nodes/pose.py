@@ -213,11 +213,10 @@ class SteadyDancerPoseEstimator(io.ComfyNode):
             flip_test=flip_test,
             no_person=no_person,
         )
-        onnx, finder = runtime == ONNXRUNTIME, None
         boxes = None if bboxes is None else given_boxes(bboxes, len(image))
-        if boxes is None:
-            finder = pose_nets.detector(pose_nets.path_of(detector, "yolox-l"), batch_size, onnx)
-        net = pose_nets.pose_net(pose_nets.path_of(pose_model, "dw-ll-ucoco-384"), batch_size, onnx)
+        finder = pose_nets.path_of(detector, "yolox-l") if boxes is None else None
+        net = pose_nets.path_of(pose_model, "dw-ll-ucoco-384")
+        finder, net = pose_nets.ready(finder, net, batch_size, runtime == ONNXRUNTIME)
         progress = NodeProgress(cls.hidden.unique_id)
         try:
             poses = estimate(image, finder, net, settings, boxes, progress, cancelled)

@@ -99,7 +99,7 @@ def phases(
     if job.pose:
         add("pose", pose["weights"], pose["activations"], pose["flop_frame"] * job.frames / rate)
     volume = job.width * job.height * job.frames
-    encodes = 2 if job.pose else 1
+    encodes = 3 if job.pose else 1  # the picture, the poses, and the negative poses
     tile = encode_tile(job, card, parts, corrections)
     seconds = encodes * volume * vae["encode_flop"] * overlap_cost(tile) / rate
     add("vae_encode", parts.vae, vae_bytes(job, card, "encode", tile), seconds)
@@ -136,7 +136,15 @@ def sample_phase(job: Job, card: Card, model: Model, settings: Settings, correct
 
 def native(model: Model, card: Card) -> bool:
     """Whether the card multiplies the weights as they are stored."""
-    return model.unpacks == 0 or (model.multiplies and card.fp8 > 0)
+    return model.unpacks == 0 or eight_bit_rate(model, card) > 0
+
+
+def eight_bit_rate(model: Model, card: Card) -> float:
+    """FLOP/s of the 8-bit units with the weights as they are stored; 0 where there are none for them."""
+    if not model.multiplies or (model.format == "int8" and card.sm // 10 == 10):  # B200: see quant/layout.py
+        return 0.0
+    # int8 has units since Ampere, twice as fast as the 16-bit ones; fp8 since Ada.
+    return card.fp8 or (2 * card.bf16 if model.format == "int8" and card.sm >= 80 else 0.0)
 
 
 def sample_seconds(job: Job, card: Card, model: Model, settings: Settings) -> float:
@@ -154,7 +162,7 @@ def block_seconds(job: Job, card: Card, model: Model) -> float:
     count, part = tokens(job, model), gpus.efficiency(card.sm)
     products = 2 * model.token_weights * count
     attention = 4 * count * (count * model.attention + model.context) * model.dim
-    fast = card.fp8 if model.multiplies and card.fp8 else card.bf16
+    fast = eight_bit_rate(model, card) or card.bf16
     return products / (fast * part) + attention / (card.bf16 * part)
 
 

@@ -6,6 +6,7 @@ Source: the GGUF specification (ggml-org/ggml, docs/gguf.md), versions 2 and 3, 
 import mmap
 import os
 import struct
+import sys
 import warnings
 from dataclasses import dataclass, field
 from math import prod
@@ -27,6 +28,7 @@ LONGEST_HEADER = 1 << 28
 MOST_ENTRIES = 100_000  # keys or tensors; models have up to some thousands
 MOST_TEXTS = 4_000_000  # in all arrays; the largest vocabularies have a tenth of that
 MOST_DIMENSIONS = 8
+NO_RESERVE = 0x4000  # Linux's MAP_NORESERVE, which Python names from 3.13 on
 TENSOR_START = struct.Struct("<I")
 TENSOR_END = struct.Struct("<IQ")
 LENGTH = struct.Struct("<Q")
@@ -120,8 +122,7 @@ def open_gguf(path: Path) -> GGUFFile:
     with open(path, "rb") as file:
         if file.read(4) != b"GGUF":
             raise GGUFError(path, "it does not begin like a GGUF file")
-        # Pages that are copied when written can be locked for fast copies to a GPU; on Windows they would cost RAM.
-        buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ if os.name == "nt" else mmap.ACCESS_COPY)
+        buffer = mapped(file.fileno())
     found = GGUFFile(path, buffer)
     try:
         read_header(found)
@@ -132,6 +133,20 @@ def open_gguf(path: Path) -> GGUFFile:
     except Wrong as err:
         raise GGUFError(path, *err.args) from err
     return found
+
+
+def mapped(file: int) -> mmap.mmap:
+    """The bytes of a file that may be larger than RAM and swap: no page is set aside for writing, since nothing is written.
+
+    Pages that are copied when written can be locked for fast copies to a GPU, and are asked for where they cost nothing.
+    """
+    if os.name == "nt":
+        return mmap.mmap(file, 0, access=mmap.ACCESS_READ)
+    try:
+        flags = mmap.MAP_PRIVATE | (NO_RESERVE if sys.platform == "linux" else 0)
+        return mmap.mmap(file, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    except OSError:  # a system that counts such pages all the same, or a limit of a container
+        return mmap.mmap(file, 0, access=mmap.ACCESS_READ)
 
 
 class Wrong(Exception):
