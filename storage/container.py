@@ -20,24 +20,54 @@ MAX_STREAMS = 100  # each of them is opened by ffmpeg
 STEPS_BACK = (0.0, 10.0, 60.0, None)  # seconds; files whose index lies are read from their beginning
 
 
-class WatchedFile(io.FileIO):
-    """A video file that reports how far it has been read and stops the reader when the user cancels."""
+class _Watched:
+    """Reports how far a file has been read, and stops the reader when the user cancels."""
 
-    def __init__(self, path: str, progress: Callable[[int, int], None], cancelled: Callable[[], bool]):
-        super().__init__(path, "rb")
+    def watch(self, progress: Callable[[int, int], None], cancelled: Callable[[], bool]) -> None:
         self.total = self.seek(0, io.SEEK_END)
         self.seek(0)
         self.progress, self.cancelled = progress, cancelled
+        self.portion = min(32_768, max(256, self.total // 2000))  # still pictures take few bytes and long to encode
 
     def read(self, size: int = -1) -> bytes:
         if self.cancelled():
             raise Cancelled("The reading was cancelled.")
-        block = super().read(size)
+        block = super().read(min(size, self.portion) if size >= 0 else size)
         try:
             self.progress(min(self.tell(), self.total), self.total)
         except BaseException as err:  # ComfyUI's interrupt is no Exception: inside PyAV's reader it would get lost
             raise Cancelled("The reading was cancelled.") from err
         return block
+
+
+class WatchedFile(_Watched, io.FileIO):
+    """A video file that is watched while it is read."""
+
+    def __init__(self, path: str, progress: Callable[[int, int], None], cancelled: Callable[[], bool]):
+        super().__init__(path, "rb")
+        self.watch(progress, cancelled)
+
+
+class WatchedBytes(_Watched, io.BytesIO):
+    """A video in memory that is watched while it is read."""
+
+    def __init__(self, source: io.BytesIO, progress: Callable[[int, int], None], cancelled: Callable[[], bool]):
+        super().__init__(source.getvalue())  # shared, not copied
+        self.watch(progress, cancelled)
+
+
+def watched(source: str | Path | io.BytesIO, progress=lambda done, total: None, cancelled=lambda: False):
+    """The source as a file that PyAV reads through Python. Raises ValueError for what is no regular file."""
+    if isinstance(source, io.BytesIO):
+        return WatchedBytes(source, progress, cancelled)
+    name = Path(source).name
+    try:
+        regular = stat.S_ISREG(Path(source).stat().st_mode)  # a pipe would wait for ever
+        if regular:
+            return WatchedFile(str(source), progress, cancelled)
+    except (OSError, ValueError) as err:
+        raise ValueError(f"The video file {name} cannot be read. Is it still there? Choose it again.") from err
+    raise ValueError(f"{name} is no file but a folder, a pipe or a device. Choose a video file.")
 
 
 @contextmanager
@@ -48,17 +78,7 @@ def opened(
 
     Raises ValueError in plain words for everything else, Cancelled while reading.
     """
-    if isinstance(source, str | Path):
-        try:
-            regular = stat.S_ISREG(Path(source).stat().st_mode)  # a pipe would wait for ever
-        except (OSError, ValueError) as err:
-            raise ValueError(f"The video file {Path(source).name} is not there any more. Choose it again.") from err
-        if not regular:
-            raise ValueError(f"{Path(source).name} is no file but a folder, a pipe or a device. Choose a video file.")
-        file = WatchedFile(str(source), lambda done, total: None, cancelled)
-    else:
-        file = source
-        file.seek(0)
+    file = watched(source, cancelled=cancelled)
     allowed = {
         "format_whitelist": ",".join(KINDS + PICTURES),
         "protocol_whitelist": "none",
@@ -69,11 +89,12 @@ def opened(
             file, options={"max_pixels": str(max_pixels)}, container_options=allowed, metadata_errors="replace"
         )
     except (av.error.FFmpegError, OSError, ValueError) as err:
+        file.close()
         raise ValueError(
             "This video cannot be opened: it is damaged, or no plain video file such as MP4, MOV, MKV, WebM or AVI. "
             "Playlists are not opened. Try another file."
         ) from err
-    with container:
+    with file, container:
         yield container
 
 

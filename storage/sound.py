@@ -20,7 +20,9 @@ CHANNELS = range(1, 65)  # what ffmpeg can mix
 CHUNK = 48_000  # samples
 GAP = 0.05  # seconds; less between two packets is a rounded time, more is silence
 
-Sound = tuple[np.ndarray | None, int, str]  # [channels, samples] float32 or None, its rate, what was changed or is wrong
+Sound = tuple[
+    np.ndarray | None, int, str
+]  # [channels, samples] float32 or None, its rate, what was changed or is wrong
 
 
 class PlainSound:
@@ -92,14 +94,18 @@ class PlainSound:
         return ", ".join(filter(None, (said, silenced)))
 
 
-def plain_wave(waveform: np.ndarray, rate: float, cancelled: Callable[[], bool]) -> Sound:
-    """Any sound of the graph, [channels, samples] of numbers, made plain. Raises ValueError for what is no sound."""
-    channels, length = waveform.shape
-    rate = int(rate) if math.isfinite(rate) else 0
+def plain_wave(waveform: np.ndarray, rate: float, seconds: float, cancelled: Callable[[], bool]) -> Sound:
+    """The first `seconds` of any sound of the graph, [channels, samples] of numbers, made plain.
+
+    Raises ValueError for what is no sound.
+    """
+    if waveform.ndim != 2:
+        raise ValueError("it does not consist of channels and samples")
+    channels, rate = len(waveform), int(rate) if math.isfinite(rate) else 0
     plain = PlainSound(channels, rate)
-    if not length:
+    wave = plain.finite(waveform[:, : math.ceil(seconds * rate)])
+    if not wave.size:
         raise ValueError("it is empty")
-    wave = plain.finite(waveform)
     if (channels, rate) != (plain.channels, plain.rate):
         wave = np.concatenate([samples for _, samples in plain.all(_chunks(wave, rate, cancelled))], 1)
     return wave, plain.rate, plain.changes(channels, rate, f"{channels} channels")
