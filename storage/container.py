@@ -14,7 +14,7 @@ import av
 
 from .client import Cancelled
 
-KINDS = ("mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "ogg", "asf", "mxf", "nut", "dv", "rm", "ivf")
+KINDS = ("mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "ogg", "asf", "mxf", "nut", "dv", "rm")
 PICTURES = ("gif", "apng")
 MAX_STREAMS = 100  # each of them is opened by ffmpeg
 STEPS_BACK = (0.0, 10.0, 60.0, None)  # seconds; files whose index lies are read from their beginning

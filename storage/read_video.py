@@ -1,10 +1,11 @@
 """A piece of any video file as images and sound: decoded as a stream, trimmed, brought to a steady frame rate."""
 
 import io
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import av
 import numpy as np
@@ -15,6 +16,7 @@ from .sound import read_sound
 
 SPARE = 0.8  # of the free memory; the rest is for what comes after
 HELD = 17  # pictures that a decoder may keep: 16 that others refer to, and the one at hand
+FASTEST = 240.0  # frames a second that cameras take
 SAME_SHAPE = 1.02  # sides that differ by less come from rounding
 
 
@@ -40,11 +42,11 @@ class Piece:
     wanted: int  # frames, 0: the file does not say how many there are
     longest_side: int
     rate: float  # the file's own, frames a second
-    zero: float | None  # the first picture's time by the file's clock; None: it has no clock
     pixel: float  # width by height of one pixel
     picture_bytes: int  # of one decoded picture
     threads: int
     max_pixels: int
+    zero: float | None = None  # the first picture's time by the file's clock, whatever its header says; None: it has none
 
     @property
     def decoding_bytes(self) -> int:
@@ -101,10 +103,12 @@ def find_piece(
     free_bytes: int,
     cancelled: Callable[[], bool],
 ) -> Piece:
-    """Looks at the file without decoding it. Arguments and errors are read_clip's."""
+    """Looks at the file, and decodes its first picture. Arguments and errors are read_clip's."""
     with opened(source, cancelled, min(2**31 - 1, int(SPARE * free_bytes / HELD))) as container:
         stream = picture_stream(container)
         rate = float(stream.average_rate or stream.guessed_rate or 25)
+        if rate > FASTEST:  # some name the ticks of their clock
+            rate = _measured_rate(container, stream)
         fps = fps or rate
         length = _seconds(container, stream) - start
         if length <= 0:
@@ -121,7 +125,7 @@ def find_piece(
                 "Convert it to a smaller size first."
             )
         threads = max(1, min(16, os.cpu_count() or 1, int(fitting / pixels) - HELD))
-        return Piece(
+        piece = Piece(
             source,
             start,
             duration,
@@ -129,12 +133,13 @@ def find_piece(
             min(count, wanted) if count and wanted else count or wanted,
             longest_side,
             rate,
-            None if stream.start_time is None else float(stream.start_time * stream.time_base),
             float(stream.sample_aspect_ratio or 1),
             int(pixels * bytes_a_pixel),
             threads,
             min(2**31 - 1, int(fitting / (HELD + threads))),
         )
+    first = next(decoded(source, piece.stream, None, cancelled), None)
+    return replace(piece, zero=first and first.time)
 
 
 def read_pictures(piece: Piece, cancelled: Callable[[], bool]) -> Iterator[np.ndarray]:
@@ -154,7 +159,7 @@ def read_pictures(piece: Piece, cancelled: Callable[[], bool]) -> Iterator[np.nd
                 pixels = picture.pixels(*_size(first, piece.pixel, piece.longest_side))
             taken += 1
             yield pixels
-        if taken == piece.wanted or (piece.duration and taken / piece.fps >= piece.duration):
+        if (piece.wanted and taken == piece.wanted) or (piece.duration and taken / piece.fps >= piece.duration):
             return
     if not picture:
         raise ValueError(
@@ -194,12 +199,10 @@ def _shown(piece: Piece, cancelled: Callable[[], bool]) -> Iterator[tuple[_Pictu
     begin = piece.zero + piece.start if piece.start and piece.zero is not None else None
     frames = decoded(piece.source, piece.stream, begin, cancelled)
     slack = min(0.25 / piece.rate, 0.008)  # times in files are rounded; without a steady rate 1 / rate says little
-    shown, zero, last = None, piece.zero, None
+    shown = last = None
     for frame in _whole(frames):
-        if zero is None:
-            zero = frame.time or 0.0
-        if frame.time is not None:
-            time = frame.time - zero - piece.start
+        if piece.zero is not None and frame.time is not None:
+            time = frame.time - piece.zero - piece.start
         else:
             time = -piece.start if last is None else last + 1 / piece.rate
         if shown is not None and time - slack > 0:
@@ -277,11 +280,21 @@ def _room(
     return room
 
 
+def _measured_rate(container: av.container.InputContainer, stream: av.VideoStream) -> float:
+    """Frames a second by the times of the first ones."""
+    packets = itertools.islice(container.demux(stream), 100)
+    times = sorted(float(packet.pts * stream.time_base) for packet in packets if packet.pts is not None)
+    lasted = times[-1] - times[0] if times else 0.0
+    return min(FASTEST, (len(times) - 1) / lasted) if lasted else 25.0
+
+
 def _seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float:
     """The video's length, infinite where the file does not say."""
+    kind = container.format.name
+    guessed = kind in ("mpeg", "mpegvideo")  # from the first bytes' rate
+    by_the_clock = (container.start_time or 0) > 0 and kind in ("matroska,webm", "nut")  # it is the last picture's time
+    if guessed or by_the_clock:
+        return math.inf
     if stream.duration:
         return float(stream.duration * stream.time_base)
-    late = (container.start_time or 0) > 0
-    if container.duration and not (late and "matroska" in container.format.name):  # there it is the end by the clock
-        return container.duration / av.time_base
-    return math.inf
+    return container.duration / av.time_base if container.duration else math.inf

@@ -300,13 +300,13 @@ def test_cancel_while_encoding_leaves_no_half_file(pod, s3):
     prompt_id = pod.queue(prompt)
     folder = pod.base_directory / "output"
     end = time.monotonic() + 60
-    while not list(folder.glob("halfway*")) and time.monotonic() < end:
+    while not list(folder.glob(".halfway*")) and time.monotonic() < end:
         time.sleep(0.01)
     pressed = time.monotonic()
     pod.interrupt()
     result = pod.wait(prompt_id)
     assert result.interrupted and time.monotonic() - pressed <= 1.0
-    assert not list(folder.glob("halfway*"))
+    assert not list(folder.glob("*halfway*"))
 
 
 def test_the_secret_is_nowhere(pod, s3, tmp_path):
