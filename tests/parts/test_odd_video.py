@@ -57,8 +57,8 @@ def test_sound_that_begins_before_the_picture(container):
 @pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts", "flv", "avi"])
 @pytest.mark.parametrize("options", [{"g": "250"}, {"g": "24", "x264-params": "open-gop=1:bframes=3"}, {"g": "1"}])
 def test_seeking_gives_the_frame_that_was_asked_for(container, options):
-    if container == "avi":
-        options = options | {"bf": "0"}
+    if container == "avi":  # it has one time for each picture, and none for their order
+        options = {"g": options["g"], "bf": "0"}
     pictures = [np.full((48, 64, 3), grey(i // 4), np.uint8) for i in range(160)]
     file = make(container=container, frames=160, size=(64, 48), options=options, pictures=pictures)
     for start in (0.0625, 1.0, 3.9375, 7.5, 9.875):
@@ -110,7 +110,9 @@ def test_another_resolution_on_the_way_is_scaled(sizes):
 @pytest.mark.parametrize("sizes", [((64, 48), (48, 64)), ((64, 48), (128, 48))])
 def test_another_shape_on_the_way_is_refused_and_each_part_can_be_had(sizes):
     file = joined(*sizes)
-    with pytest.raises(ValueError, match=r"changes its shape from 64×48 to .* 1\.\d s after the start\. Choose a piece"):
+    with pytest.raises(
+        ValueError, match=r"changes its shape from 64×48 to .* 1\.\d s after the start\. Choose a piece"
+    ):
         read_clip(file, fps=16)
     assert len(read_clip(file, count=12, fps=16).frames) == 12
     assert read_clip(file, start=1.25, fps=16).frames.shape[1:3] == sizes[1][::-1]

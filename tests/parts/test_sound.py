@@ -36,7 +36,9 @@ def test_every_layout_becomes_mono_or_stereo(layout, container):
     assert bool(clip.sound_note) == (channels > 2) and "stereo" in clip.sound_note + "stereo" * (channels < 3)
 
 
-@pytest.mark.parametrize(("codec", "layout", "channels"), [("aac", "7.1", 8), ("aac", "5.1", 6), ("flac", "7.1", 8), ("pcm_s16le", "7.1", 8)])
+@pytest.mark.parametrize(
+    ("codec", "layout", "channels"), [("aac", "7.1", 8), ("aac", "5.1", 6), ("flac", "7.1", 8), ("pcm_s16le", "7.1", 8)]
+)
 def test_eight_channels_of_other_codecs(codec, layout, channels):
     assert plain(read_clip(make(tone(channels, 48128, 48000), layout=layout, sound_codec=codec, container="matroska")))
 
@@ -129,7 +131,8 @@ def test_sound_that_memory_cannot_hold_is_left_out():
 
 
 @pytest.mark.parametrize(
-    ("channels", "rate"), [(1, 48000), (2, 44100), (2, 16000), (3, 48000), (6, 96000), (8, 48000), (13, 40000), (64, 48000)]
+    ("channels", "rate"),
+    [(1, 48000), (2, 44100), (2, 16000), (3, 48000), (6, 96000), (8, 48000), (13, 40000), (64, 48000)],
 )
 def test_sound_of_other_nodes(channels, rate):
     wave, plain_rate, said = plain_wave(tone(channels, rate, rate), rate, 1.0, lambda: False)

@@ -43,9 +43,11 @@ def make(
     """A video in memory: grey pictures, or `pictures` [h, w, 3] uint8, and `wave` [channels, samples]; times in seconds."""
     file = io.BytesIO()
     with av.open(file, "w", format=container, options=mux or {}) as out:
-        stream = out.add_stream(codec, rate=fps, options={"crf": "5", **(options or {})} if codec == "libx264" else options)
+        stream = out.add_stream(
+            codec, rate=fps, options={"crf": "5", **(options or {})} if codec == "libx264" else options
+        )
         stream.width, stream.height = size
-        stream.pix_fmt = pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
+        stream.pix_fmt = pix_fmt = {"gif": "rgb8", "apng": "rgb24"}.get(codec, "yuv420p")
         if pixel:
             stream.codec_context.sample_aspect_ratio = pixel
         sound = out.add_stream(sound_codec, rate=rate, layout=layout) if wave is not None else None
@@ -53,7 +55,9 @@ def make(
         base = Fraction(1, fps * finer)
         stream.codec_context.time_base = base
         for number in range(frames):
-            picture = pictures[number] if pictures is not None else np.full((size[1], size[0], 3), grey(number), np.uint8)
+            picture = (
+                pictures[number] if pictures is not None else np.full((size[1], size[0], 3), grey(number), np.uint8)
+            )
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pix_fmt)
             frame.pts, frame.time_base = round(begins * fps * finer) + number * finer, base
             out.mux(stream.encode(frame))
