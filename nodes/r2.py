@@ -316,7 +316,7 @@ def _shown(written: Path, path: Path):
     with ExitStack() as stack:
         try:
             stack.enter_context(claimed(path))
-        except OSError as err:
+        except Exception as err:
             log.warning("%s is saved without a claim; the folder sync may send it as well. %s", path.name, err)
         finally:
             written.replace(path)
