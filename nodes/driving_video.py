@@ -3,6 +3,7 @@
 import torch
 from comfy_api.latest import InputImpl, io
 
+from ..storage import encode
 from ..storage.container import opened
 from ..storage.memory import free_ram
 from ..storage.read_video import Stopped, read_clip
@@ -65,7 +66,7 @@ class SteadyDancerDrivingVideo(io.ComfyNode):
         try:
             if not isinstance(video, InputImpl.VideoFromFile):  # ComfyUI encodes it, and takes only some kinds of sound
                 parts = parts_of(video)
-                video = parts.video(parts.frames)
+                video = parts.video(encode.WatchedFrames(parts.frames, lambda done, total: None, cancelled))
             source = video.get_stream_source()
             with opened(source, cancelled):  # a playlist must be refused before ComfyUI opens it
                 begin, length = video.get_active_trim_window()

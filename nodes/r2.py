@@ -2,9 +2,11 @@
 
 import logging
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import folder_paths
@@ -138,11 +140,12 @@ class SteadyDancerR2SaveVideo(io.ComfyNode):
         sender = Sender(cls.hidden, profile, key, overwrite, link_minutes, share_safe, day_facts)
         with interruptible():
             written = _hidden(path)
-            said = write_video(video, written, tags, share_safe, crf, NodeProgress(cls.hidden.unique_id))
+            progress = partial(NodeProgress, cls.hidden.unique_id)
+            said = write_video(video, written, tags, share_safe, crf, progress)
             said += [NO_GRAPH] if tags != graph else []
             with _shown(written, path):
                 encode.check_video(path, tags)
-                sent = sender.send(path, NodeProgress(cls.hidden.unique_id, "B"))
+                sent = sender.send(path, progress("B"))
                 if sent.key and after_upload == DELETE:
                     path.unlink()
         sent = replace(sent, text="; ".join([sent.text, *said]))
@@ -296,9 +299,13 @@ class SteadyDancerR2Upload(io.ComfyNode):
 def _next_file(filename_prefix: str, width: int, height: int) -> tuple[str, int, str]:
     """Name, counter and subfolder for a new file of the output folder, by ComfyUI's own convention, from any text."""
     prefix = keys.clean(filename_prefix, LONGEST_NAME)
-    _, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-        prefix, folder_paths.get_output_directory(), width, height
-    )
+    try:
+        _, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            prefix, folder_paths.get_output_directory(), width, height
+        )
+    except OSError:  # no such folder can be made: the writer finds another place for what was rendered
+        subfolder, _, name = prefix.rpartition("/")
+        counter = int(time.time())
     return name, counter, subfolder
 
 

@@ -5,6 +5,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from .progress import cancelled
 from .r2_service import output_folder
 
 MP4 = {"format": Types.VideoContainer.MP4, "codec": Types.VideoCodec.H264}
+CLOCK = 0.05  # seconds; less is a rounded time
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 log = logging.getLogger(__name__)
@@ -88,10 +90,16 @@ def parts_of(video) -> Parts:
 
 
 def write_video(
-    video, path: Path, tags: dict, share_safe: bool, crf: int, progress: Callable[[int, int], None]
+    video,
+    path: Path,
+    tags: dict,
+    share_safe: bool,
+    crf: int,
+    progress: Callable[[str], Callable[[int, int], None]],
 ) -> list[str]:
     """Writes an MP4 with `tags`, which fit, and reads it back. Returns, in words, what is not in it as it came.
 
+    `progress` gives, for a unit, what is called with how much is done: a file is counted in "B", the rest in "frames".
     No half file stays behind. Where no video can be written, what was rendered goes onto the disk in another form, and
     the ValueError says where. Raises Cancelled.
     """
@@ -119,30 +127,32 @@ def _write_file(video, path: Path, tags: dict, share_safe: bool, crf: int, progr
     """Copies H.264 in MP4, encodes the rest: by ComfyUI's way, and by ours what that does not take."""
     source = video.get_stream_source()
     with opened(source, cancelled) as container:  # only then may ComfyUI open it
-        old, kind = dict(container.metadata), container.format.name
-        sounds = [stream.codec_context for stream in container.streams.audio if stream.codec_context]
-        odd = any(sound.sample_rate not in RATES or sound.channels not in CHANNELS for sound in sounds)
+        old, kind, odd = dict(container.metadata), container.format.name, _odd(container)
+        shifted = _shifted(container)
     start, duration = video.get_active_trim_window()
     as_it_is = not start and not duration and encode.is_mp4_h264(source)
-    piece = find_piece(source, start, 0, 0.0, 0, duration, free_ram(), cancelled)
-    if not odd:
-        # The writer copies the source's tags; another run's workflow must not stay in.
-        texts = {name: "" for name in old if share_safe or name.lower() in encode.GRAPH_TAGS} | encode.texts(tags)
-        file = InputImpl.VideoFromFile(watched(source, progress, cancelled), start_time=start, duration=duration)
-        try:
-            file.save_to(str(path), metadata=texts, crf=None if as_it_is else crf, **MP4)
-            encode.check_whole(path, 0, cancelled)
-            return []
-        except Cancelled:
-            raise
-        except Exception:
-            log.warning("This video is not taken as it is; its frames and its sound are read anew.", exc_info=True)
     try:
-        sound, rate, note = None, 0, "the file does not say how long it is"
-        if piece.zero is not None and piece.wanted:
-            sound, rate, note = read_sound(
-                source, piece.zero + start, piece.wanted / piece.fps, free_ram() // 2, cancelled
+        if as_it_is or not (odd or (shifted and (start or duration))):
+            # The writer copies the source's tags; another run's workflow must not stay in.
+            texts = {name: "" for name in old if share_safe or name.lower() in encode.GRAPH_TAGS} | encode.texts(tags)
+            if not as_it_is:
+                _piece(source, start, duration)  # refuses what decoding would need too much memory for
+            file = InputImpl.VideoFromFile(
+                watched(source, progress("B"), cancelled), start_time=start, duration=duration
             )
+            try:
+                file.save_to(str(path), metadata=texts, crf=None if as_it_is else crf, **MP4)
+                encode.check_whole(path, 0, cancelled)
+                return []
+            except Cancelled:
+                raise
+            except Exception:
+                log.warning("This video is not taken as it is; frames and sound are read anew.", exc_info=True)
+        piece = _piece(source, start, duration)
+        if not piece.wanted:  # the file does not say how long it is, and sound is asked for by its length
+            piece = replace(piece, wanted=sum(1 for _ in read_pictures(piece, cancelled)))
+        begin, length = (piece.zero or 0.0) + start, piece.wanted / piece.fps
+        sound, rate, note = read_sound(source, begin, length, free_ram() // 2, cancelled)
         parts = Parts(ReadFrames(piece), piece.fps, 8, sound, rate, _said(sound, note))
         return _encode(parts, path, tags, crf, progress)
     except Cancelled:
@@ -153,9 +163,27 @@ def _write_file(video, path: Path, tags: dict, share_safe: bool, crf: int, progr
         raise ValueError(_source_kept(source, path, kind, _reason(err))) from err
 
 
+def _piece(source, start: float, duration: float) -> Piece:
+    return find_piece(source, start, 0, 0.0, 0, duration, free_ram(), cancelled)
+
+
+def _odd(container) -> bool:
+    """Whether ComfyUI's encoder would fail on the file's sound or squeeze its pictures."""
+    sounds = [stream.codec_context for stream in container.streams.audio if stream.codec_context]
+    return (picture_stream(container).sample_aspect_ratio or 1) != 1 or any(
+        sound.sample_rate not in RATES or sound.channels not in CHANNELS for sound in sounds
+    )
+
+
+def _shifted(container) -> bool:
+    """Whether the file's clock does not begin at 0: ComfyUI would cut out another piece than asked for."""
+    picture = picture_stream(container)
+    return abs((picture.start_time or 0) * picture.time_base) > CLOCK
+
+
 def _encode(parts: Parts, path: Path, tags: dict, crf: int, progress) -> list[str]:
     """Encodes with the sound and, if that fails, without."""
-    frames = encode.WatchedFrames(parts.frames, progress, cancelled)
+    frames = encode.WatchedFrames(parts.frames, progress("frames"), cancelled)
     count = len(parts.frames) if isinstance(parts.frames, torch.Tensor) else 0  # what a file claims may be too much
     try:
         parts.video(frames).save_to(str(path), metadata=tags, crf=crf, **MP4)
@@ -201,12 +229,11 @@ def _as_pictures(parts: Parts, path: Path, tags: dict, reason: str) -> str:
                     raise Cancelled("The saving was cancelled.")
                 pixels = frame.mul(255).round().clamp(0, 255).byte().cpu().numpy()
                 encode.save_image(pixels, folder / f"{number + 1:05}.png", {} if number else tags, 100)
-            if parts.sound is not None:
-                encode.save_wave(parts.sound, parts.sample_rate, folder / "sound.wav")
+            silent = "" if _wave_saved(parts, folder / "sound.wav") else " There was no room for the sound."
             return (
                 f"The video could not be encoded: {reason}. Nothing is lost: its {len(parts.frames)} frames are "
                 f"pictures in {_where(folder)}. Make a video of them with another program, or correct the cause and "
-                "press Run again."
+                f"press Run again.{silent}"
             )
         except OSError:
             shutil.rmtree(folder, ignore_errors=True)
@@ -218,6 +245,16 @@ def _as_pictures(parts: Parts, path: Path, tags: dict, reason: str) -> str:
         f"Neither video nor pictures could be written: {reason}. Free some space and press Run again: ComfyUI still has "
         "the frames in memory, and only saves them."
     )
+
+
+def _wave_saved(parts: Parts, file: Path) -> bool:
+    try:
+        if parts.sound is not None:
+            encode.save_wave(parts.sound, parts.sample_rate, file)
+    except OSError:  # the pictures are worth more
+        file.unlink(missing_ok=True)
+        return False
+    return True
 
 
 def _source_kept(source, path: Path, kind: str, reason: str) -> str:
@@ -240,7 +277,8 @@ def _places(path: Path, what: str) -> Iterator[Path]:
     """Folders to be made for what cannot be a video: beside it, and on another disk if that one is full."""
     stem = path.stem.lstrip(".")
     yield path.with_name(f"{stem}{what}")
-    yield Path(tempfile.mkdtemp(prefix=f"{stem}{what}-")) / what
+    with suppress(OSError):  # there may be no room for a folder either
+        yield Path(tempfile.mkdtemp(prefix=f"{stem}{what}-")) / what
 
 
 def _where(path: Path) -> str:

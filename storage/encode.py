@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from .client import Cancelled
-from .container import WatchedFile as WatchedFile
 from .container import opened, picture_stream
 
 GRAPH_TAGS = ("prompt", "workflow")

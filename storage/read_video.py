@@ -46,9 +46,7 @@ class Piece:
     picture_bytes: int  # of one decoded picture
     threads: int
     max_pixels: int
-    zero: float | None = (
-        None  # the first picture's time by the file's clock, whatever its header says; None: it has none
-    )
+    zero: float | None = None  # the first picture's time by the file's clock, not its header's; None: it has none
 
     @property
     def decoding_bytes(self) -> int:

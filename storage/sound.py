@@ -20,9 +20,8 @@ CHANNELS = range(1, 65)  # what ffmpeg can mix
 CHUNK = 48_000  # samples
 GAP = 0.05  # seconds; less between two packets is a rounded time, more is silence
 
-Sound = tuple[
-    np.ndarray | None, int, str
-]  # [channels, samples] float32 or None, its rate, what was changed or is wrong
+# [channels, samples] float32 or None, its rate, what was changed or is wrong
+Sound = tuple[np.ndarray | None, int, str]
 
 
 class PlainSound:

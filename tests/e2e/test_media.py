@@ -2,18 +2,19 @@
 
 import json
 import os
+import re
 import signal
 import time
 from fractions import Fraction
+from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from steadydancer.storage import encode
 from steadydancer.storage.client import Cancelled
 from steadydancer.storage.read_video import read_clip
 from support import ROOT
-from support.odd_video import make, tone
+from support.odd_video import make, tone, which
 from support.playlists import asked, playlists
 from support.video import probe
 from support.workflows import load, model_files, with_tiny_text_encoder, with_tiny_values
@@ -252,6 +253,16 @@ def test_frames_that_no_encoder_takes_are_there_as_pictures(comfy):
     assert encode.image_tags(pictures / "00001.png")["prompt"] and not list(folder.glob(".*"))
 
 
+def test_a_file_where_the_folder_should_be(comfy, tmp_path):
+    (comfy.base_directory / "output").mkdir(exist_ok=True)
+    (comfy.base_directory / "output" / "taken").write_text("a file")
+    graph = frames_with({"class_type": "OddAudio", "inputs": {"kind": "one row"}}, batch_size=3)
+    graph["4"]["inputs"]["filename_prefix"] = "taken/clip"
+    error = comfy.run(graph).error
+    (folder,) = re.findall(r"its 3 frames are pictures in (\S+)\. Make a video", error)
+    assert len(list(Path(folder).glob("*.png"))) == 3
+
+
 @pytest.mark.parametrize("size", [(65, 64), (64, 65), (33, 33)])
 def test_frames_of_an_odd_size_are_made_even(comfy, size):
     result = comfy.succeed(
@@ -263,7 +274,7 @@ def test_frames_of_an_odd_size_are_made_even(comfy, size):
 
 
 @pytest.mark.parametrize(
-    "extra", [{"\ud800": 1}, {"a\0b": 1}, {"Workflow": 1, "workflow": 2}, {"": 1}, {"note": "text"}]
+    "extra", [{"\ud800": 1}, {"a\0b": 1}, {"Workflow": 1, "workflow": 2}, {"": 1}, {"note": "text"}, "text", [1]]
 )
 def test_odd_metadata_costs_the_metadata_alone(comfy, extra):
     graph = frames_with({"class_type": "OddAudio", "inputs": {"kind": "one row"}})
@@ -297,7 +308,7 @@ def noise(frames: int = 12):
 def write(video, path):
     from steadydancer.nodes.write_video import write_video
 
-    return write_video(video, path, {}, False, 19, lambda done, total: None)
+    return write_video(video, path, {}, False, 19, lambda unit: lambda done, total: None)
 
 
 def place(comfyui, name: str):
@@ -336,6 +347,64 @@ def test_a_full_output_folder_puts_the_frames_on_another_disk(comfyui, tmp_path,
     with pytest.raises(ValueError, match="12 frames are pictures in") as error:
         write(noise(), path)
     assert str(tmp_path) in str(error.value) and len(list(tmp_path.rglob("*.png"))) == 12
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))
+    with pytest.raises(ValueError, match="Free some space and press Run again: ComfyUI still has the frames"):
+        write(noise(), path)
+
+
+def from_file(data, **trim):
+    from comfy_api.latest import InputImpl
+
+    return InputImpl.VideoFromFile(data, **trim)
+
+
+@pytest.mark.parametrize("container", ["matroska", "mpegts", "mp4"])
+def test_a_piece_of_a_file_whose_clock_begins_later(comfyui, container):
+    """ComfyUI's own writer would cut from the clock's 0."""
+    _, path = place(comfyui, f"clock {container}")
+    file = make(
+        begins=100.0, container=container, frames=32, size=(64, 48), wave=tone(2, 96000, 48000), sound_codec="aac"
+    )
+    assert write(from_file(file, start_time=1.0), path) == []
+    clip = read_clip(str(path))
+    assert which(clip.frames) == list(range(16, 32)) and clip.sound is not None
+
+
+@pytest.mark.parametrize(
+    ("pixel", "shape"), [(Fraction(2), (48, 128)), (Fraction(1, 2), (96, 64)), (Fraction(1), (48, 64))]
+)
+def test_a_file_whose_pixels_are_not_square_keeps_its_shape(comfyui, pixel, shape):
+    _, path = place(comfyui, f"pixels {pixel.numerator} by {pixel.denominator}")
+    write(from_file(make(container="matroska", size=(64, 48), pixel=pixel)), path)
+    assert read_clip(str(path)).frames.shape[1:3] == shape
+
+
+def test_memory_is_asked_for_where_pictures_are_decoded_and_not_where_they_are_copied(comfyui, monkeypatch):
+    """What is in memory only and cannot be encoded is on the disk as it came."""
+    from steadydancer.nodes import write_video as module
+
+    monkeypatch.setattr(module, "free_ram", lambda: 2**18)
+    folder, path = place(comfyui, "memory")
+    assert write(from_file(make(container="mp4")), path) == [] and probe(path).frames == 16
+    path.unlink()
+    file = make(container="matroska")
+    with pytest.raises(ValueError, match=r"decoding them needs .* GB of memory.* Nothing is lost: it is, as it came"):
+        write(from_file(file), path)
+    assert [path.read_bytes() for path in folder.rglob("*.mkv")] == [file.getvalue()]
+
+
+@pytest.mark.parametrize(("container", "unit"), [("mp4", "B"), ("matroska", "B"), (None, "frames")])
+def test_progress_counts_what_it_names(comfyui, container, unit):
+    from steadydancer.nodes.write_video import write_video
+
+    _, path = place(comfyui, f"unit {container}")
+    totals = {}
+    file = make(container=container) if container else None
+    write_video(
+        from_file(file) if file else noise(), path, {}, False, 19,
+        lambda unit: lambda done, total: totals.setdefault(unit, total),
+    )  # fmt: skip
+    assert totals == {unit: len(file.getvalue()) if file else 12}
 
 
 def test_a_sound_encoder_that_fails_costs_the_sound_alone(comfyui, monkeypatch):
