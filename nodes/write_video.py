@@ -221,6 +221,7 @@ def _said(sound: np.ndarray | None, note: str) -> list[str]:
 
 def _as_pictures(parts: Parts, path: Path, tags: dict, reason: str) -> str:
     """Saves frames and sound as files of their own and says where they are."""
+    graph = {name: tags[name] for name in encode.GRAPH_TAGS if name in tags}  # other names may not fit into a PNG
     for folder in _places(path, "frames"):
         try:
             folder.mkdir(parents=True)
@@ -228,7 +229,7 @@ def _as_pictures(parts: Parts, path: Path, tags: dict, reason: str) -> str:
                 if cancelled():
                     raise Cancelled("The saving was cancelled.")
                 pixels = frame.mul(255).round().clamp(0, 255).byte().cpu().numpy()
-                encode.save_image(pixels, folder / f"{number + 1:05}.png", {} if number else tags, 100)
+                encode.save_image(pixels, folder / f"{number + 1:05}.png", {} if number else graph, 100)
             silent = "" if _wave_saved(parts, folder / "sound.wav") else " There was no room for the sound."
             return (
                 f"The video could not be encoded: {reason}. Nothing is lost: its {len(parts.frames)} frames are "

@@ -12,6 +12,7 @@ import numpy as np
 
 from .client import Cancelled as Stopped
 from .container import decoded, opened, picture_stream
+from .filters import filtered
 from .sound import read_sound
 
 SPARE = 0.8  # of the free memory; the rest is for what comes after
@@ -218,29 +219,18 @@ def _whole(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
     for frame in frames:
         last, form = form, (frame.width, frame.height, frame.format.name)
         if graph and form != last:
-            yield from _pulled(graph, None)
+            yield from filtered(graph, None)
             graph = None
         if not graph and frame.interlaced_frame:
             graph = av.filter.Graph()
-            steps = [
+            graph.link_nodes(
                 graph.add_buffer(width=form[0], height=form[1], format=form[2], time_base=frame.time_base),
                 graph.add("bwdif", "mode=send_frame:deint=interlaced"),
                 graph.add("buffersink"),
-            ]
-            for one, next_one in zip(steps, steps[1:]):
-                one.link_to(next_one)
+            )
             graph.configure()
-        yield from _pulled(graph, frame) if graph else (frame,)
-    yield from _pulled(graph, None) if graph else ()
-
-
-def _pulled(graph: av.filter.Graph, frame: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
-    graph.push(frame)  # None hands out what is left
-    while True:
-        try:
-            yield graph.pull()
-        except (av.error.BlockingIOError, av.error.EOFError):
-            return
+        yield from filtered(graph, frame) if graph else (frame,)
+    yield from filtered(graph, None) if graph else ()
 
 
 def _check_shape(first: _Picture, picture: _Picture, seconds: float) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from .client import Cancelled
 from .container import decoded, opened
+from .filters import filtered
 
 RATES = range(4_000, 768_001)  # a second; a header that claims others is wrong, and resampling would take gigabytes
 CHANNELS = range(1, 65)  # what ffmpeg can mix
@@ -42,10 +43,10 @@ class PlainSound:
         for frame in frames:
             last, form = form, (frame.format.name, frame.layout.name, frame.sample_rate, frame.time_base)
             if form != last:  # some recordings change it on the way
-                yield from self._pulled(graph, None) if graph else ()
+                yield from self._plain(graph, None) if graph else ()
                 graph = self._graph(frame)
-            yield from self._pulled(graph, frame)
-        yield from self._pulled(graph, None) if graph else ()
+            yield from self._plain(graph, frame)
+        yield from self._plain(graph, None) if graph else ()
 
     def _graph(self, frame: av.AudioFrame) -> av.filter.Graph:
         if frame.sample_rate not in RATES:
@@ -64,18 +65,12 @@ class PlainSound:
         layout = "mono" if self.channels == 1 else "stereo"
         plain = {"sample_fmts": "fltp", "sample_rates": str(self.rate), "channel_layouts": layout}
         steps += [graph.add("aformat", **plain), graph.add("abuffersink")]
-        for one, next_one in zip(steps, steps[1:]):
-            one.link_to(next_one)
+        graph.link_nodes(*steps)
         graph.configure()
         return graph
 
-    def _pulled(self, graph: av.filter.Graph, frame: av.AudioFrame | None) -> Iterator[tuple[float | None, np.ndarray]]:
-        graph.push(frame)  # None hands out what is left
-        while True:
-            try:
-                done = graph.pull()
-            except (av.error.BlockingIOError, av.error.EOFError):
-                return
+    def _plain(self, graph: av.filter.Graph, frame: av.AudioFrame | None) -> Iterator[tuple[float | None, np.ndarray]]:
+        for done in filtered(graph, frame):
             yield done.time, self.finite(done.to_ndarray())
 
     def finite(self, samples: np.ndarray) -> np.ndarray:
