@@ -69,10 +69,10 @@ def evaluate(model, width: int, height: int, frames: int) -> None:
 
 def sampling_rows(args):
     import comfy.model_management as mm
-    from steadydancer.budget.estimate import activation_bytes
-    from steadydancer.budget.planner import job_for
-    from steadydancer.budget.weights import model_of
-    from steadydancer.nodes.card import present_card
+    from steadydancer.planning.estimate import activation_bytes
+    from steadydancer.planning.model_sizes import model_of
+    from steadydancer.planning.planner import job_for
+    from steadydancer.services.this_machine import present_card
 
     card = present_card()
     for kind in args.kinds:
@@ -93,9 +93,9 @@ def sampling_rows(args):
 
 
 def vae_rows(args):
-    from steadydancer.budget.estimate import vae_bytes
-    from steadydancer.budget.planner import job_for
-    from steadydancer.nodes.card import present_card
+    from steadydancer.planning.estimate import vae_bytes
+    from steadydancer.planning.planner import job_for
+    from steadydancer.services.this_machine import present_card
 
     card = present_card()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -117,7 +117,7 @@ def vae_rows(args):
 
 def pose_rows():
     """The pose nets, whose batches are cut to what is free: their own number is what the plan reserves."""
-    from steadydancer.budget.weights import kinds
+    from steadydancer.planning.model_sizes import kinds
     from steadydancer.pose.rtmpose import PoseNet
     from steadydancer.pose.yolox import YOLOX
 

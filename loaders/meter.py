@@ -11,11 +11,11 @@ import comfy.model_management
 import psutil
 import torch
 
-from ..budget.calibration import Calibration, Measurement, measurement
-from ..budget.estimate import vae_bytes
-from ..budget.plan import Plan
-from ..budget.solve import NAMES
-from ..budget.weights import kind_of
+from ..planning.calibration import Calibration, Measurement, measurement
+from ..planning.estimate import vae_bytes
+from ..planning.model_sizes import kind_of
+from ..planning.plan import Plan
+from ..planning.solve import NAMES
 
 RAN_OUT = 1.25  # a phase that ran out of memory is planned with this much more the next time
 KEPT = 8

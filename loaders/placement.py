@@ -10,7 +10,7 @@ from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
-from ..budget.plan import Plan
+from ..planning.plan import Plan
 from ..quant.patches import PackedPatcher
 from .meter import Meter
 

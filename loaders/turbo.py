@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import comfy.sd
 import comfy.utils
 import torch
 
@@ -15,7 +14,7 @@ from ..turbo.keys import check, sorted_weights
 from ..turbo.model import as_turbo
 from ..turbo.ops import turbo_operations
 from . import pickled
-from .build import known
+from .build import detected, known
 from .errors import DownloadCancelled
 
 EXPERT = re.compile(r"(?<![a-z])(high|low)(?![a-z])", re.IGNORECASE)
@@ -113,8 +112,7 @@ def build(
         quantise_blocks(tensors, dtype, progress, cancelled)
     operations = turbo_operations()
     options = {"custom_operations": operations, "dtype": dtype}
-    model = comfy.sd.load_diffusion_model_state_dict(tensors, model_options=options, disable_dynamic=disable_dynamic)
-    model = known(model, name, load_again)
+    model = known(detected(tensors, name, model_options=options, disable_dynamic=disable_dynamic), name, load_again)
     return as_turbo(with_packed_patches(model, operations.scratch)), weights.projections
 
 

@@ -3,11 +3,11 @@
 import torch
 from comfy_api.latest import InputImpl, io
 
+from ..services.progress import NodeProgress, cancelled, say, stop
 from ..storage import encode
 from ..storage.container import opened
 from ..storage.memory import free_ram
 from ..storage.read_video import Stopped, read_clip
-from .progress import NodeProgress, cancelled, say, stop
 from .write_video import parts_of
 
 MODEL_FPS = "16 (the model's)"

@@ -9,13 +9,15 @@ import comfy.model_patcher
 import folder_paths
 import torch
 
+from ..catalog.catalog import catalogue
 from ..loaders.build import ComfyPlaces
-from ..loaders.catalog import catalogue
 from ..loaders.places import files_below
+from ..pose import onnx_file
 from ..pose.estimate import Net, Stopped
 from ..pose.weights import load_detector, load_pose_net
+from ..quant import model_file
+from ..services.progress import cancelled
 from .loaders import fetch
-from .progress import cancelled
 
 AUTO = "auto"
 DETECTORS, POSE_NETS = ("yolox",), ("dw-", "dwpose", "rtmw", "rtmpose")
@@ -50,19 +52,25 @@ def _files() -> list[Path]:
     return [path for path in found if path.suffix.lower() in SUFFIXES]
 
 
+def stamp(path: Path) -> int:
+    """Tells one state of the file from another. Raises ValueError where it is damaged or none."""
+    model_file.require_whole([path])
+    return path.stat().st_mtime_ns
+
+
 def detector(path: Path, batch: int, onnxruntime: bool) -> Net:
     """YOLOX ready to run, `batch` pictures at once (0 = as memory allows)."""
     if onnxruntime:
-        return _session(str(path), path.stat().st_mtime_ns, 1).net(batch or 1)
-    patched = _patched(str(path), path.stat().st_mtime_ns, load_detector)
+        return _session(str(path), stamp(path), 1).net(batch or 1)
+    patched = _patched(str(path), stamp(path), load_detector)
     return Net(patched, patched.device, batch or _batch(patched.device, DETECTOR_BYTES, DETECTOR_MOST, 1))
 
 
 def pose_net(path: Path, batch: int, onnxruntime: bool) -> Net:
     """DWPose or RTMW ready to run, `batch` crops at once (0 = as memory allows)."""
     if onnxruntime:
-        return _session(str(path), path.stat().st_mtime_ns, 2).net(batch or 4)
-    patched = _patched(str(path), path.stat().st_mtime_ns, load_pose_net)
+        return _session(str(path), stamp(path), 2).net(batch or 4)
+    patched = _patched(str(path), stamp(path), load_pose_net)
     size = patched.model.width, patched.model.height
     return Net(patched, patched.device, batch or _batch(patched.device, POSE_BYTES, POSE_MOST, 4), *size)
 
@@ -119,6 +127,14 @@ class Session:
         if not path.endswith(".onnx"):
             raise ValueError("onnxruntime reads .onnx files only. Choose the runtime torch, or an .onnx file.")
         self.options = onnxruntime.RunOptions
+        try:
+            onnx_file.read(
+                Path(path)
+            )  # a few bytes can make onnxruntime take gigabytes: it gets what has been looked at
+        except onnx_file.Unusable:
+            pass  # by us; onnxruntime can run a quantised net
+        except ValueError as err:
+            raise ValueError(f"{Path(path).name} cannot be read: {err}. Download it again.") from err
         try:
             self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         except Exception as err:  # its own kinds, all of them a bad file

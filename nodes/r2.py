@@ -12,14 +12,14 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io, ui
 
+from ..services.progress import NodeProgress, cancelled, stop
 from ..storage import encode, keys
 from ..storage.client import REQUESTS, Cancelled, StorageError
-from .progress import NodeProgress, cancelled, stop
 from .r2_service import Sender, Sent, claimed, graph_tags, interruptible, output_folder, profile_names
+from .save_name import clean_prefix
 from .write_video import video_size, write_video
 
 KEEP, DELETE = "keep the local file", "delete the local file after the check"
-LONGEST_NAME = 200  # bytes; ComfyUI puts a counter behind it
 NO_GRAPH = "without its workflow, which does not fit into the file"
 
 log = logging.getLogger(__name__)
@@ -298,7 +298,7 @@ class SteadyDancerR2Upload(io.ComfyNode):
 
 def _next_file(filename_prefix: str, width: int, height: int) -> tuple[str, int, str]:
     """Name, counter and subfolder for a new file of the output folder, by ComfyUI's own convention, from any text."""
-    prefix = keys.clean(filename_prefix, LONGEST_NAME)
+    prefix = clean_prefix(filename_prefix)
     try:
         _, name, counter, subfolder, _ = folder_paths.get_save_image_path(
             prefix, folder_paths.get_output_directory(), width, height

@@ -14,13 +14,13 @@ import torch
 from av.codec.codec import UnknownCodecError
 from comfy_api.latest import InputImpl, Types
 
+from ..services.progress import cancelled
 from ..storage import encode
 from ..storage.client import Cancelled
 from ..storage.container import opened, picture_stream, watched
 from ..storage.memory import free_ram
 from ..storage.read_video import Piece, find_piece, read_pictures
 from ..storage.sound import CHANNELS, RATES, Sound, plain_wave, read_sound
-from .progress import cancelled
 from .r2_service import output_folder
 
 MP4 = {"format": Types.VideoContainer.MP4, "codec": Types.VideoCodec.H264}

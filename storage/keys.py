@@ -12,7 +12,8 @@ TOKENS = ("prefix", "date", "time", "name", "stem", "ext", "folder", "counter", 
 MAX_KEY = 1024  # bytes, R2 and S3
 MAX_SEGMENT = 255  # bytes, so that the object can be downloaded as a file
 MAX_DEPTH = 32
-RESERVED = re.compile(r"^(con|nul|aux|prn|com[1-9]|lpt[1-9])(?= *(\.|$))", re.IGNORECASE)  # Windows, with any ending
+# Windows, with any ending.
+RESERVED = re.compile(r"^(con|conin\$|conout\$|nul|aux|prn|(?:com|lpt)[1-9¹²³])(?= *(\.|$))", re.IGNORECASE)
 
 
 def fill(template: str, values: Mapping[str, object]) -> str:
@@ -80,7 +81,7 @@ def alternatives(key: str) -> Iterator[str]:
 
 
 def _clean_segment(segment: str) -> str:
-    kept = "".join(char for char in segment if unicodedata.category(char) not in ("Cc", "Cf", "Cs"))
+    kept = "".join(char for char in segment if unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zl", "Zp"))
     kept = re.sub(r'[<>:"|?*]', "_", kept).strip(" ")
     return RESERVED.sub(r"\1_", kept.rstrip(". ")) if kept.strip(". ") else ""
 

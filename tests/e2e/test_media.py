@@ -392,20 +392,6 @@ def test_memory_is_asked_for_where_pictures_are_decoded_and_not_where_they_are_c
     assert [path.read_bytes() for path in folder.rglob("*.mkv")] == [file.getvalue()]
 
 
-@pytest.mark.parametrize(("container", "unit"), [("mp4", "B"), ("matroska", "B"), (None, "frames")])
-def test_progress_counts_what_it_names(comfyui, container, unit):
-    from steadydancer.nodes.write_video import write_video
-
-    _, path = place(comfyui, f"unit {container}")
-    totals = {}
-    file = make(container=container) if container else None
-    write_video(
-        from_file(file) if file else noise(), path, {}, False, 19,
-        lambda unit: lambda done, total: totals.setdefault(unit, total),
-    )  # fmt: skip
-    assert totals == {unit: len(file.getvalue()) if file else 12}
-
-
 def test_a_sound_encoder_that_fails_costs_the_sound_alone(comfyui, monkeypatch):
     """Whatever the reason: here AAC is asked for more than it can do, behind everything that was looked at before."""
     import torch

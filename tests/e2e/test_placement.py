@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from steadydancer.budget import gpus
-from steadydancer.budget.planner import job_for, plan_job
+from steadydancer.machine import gpus
+from steadydancer.planning.planner import job_for, plan_job
 from support import tiny
 
 
@@ -320,8 +320,8 @@ GB = 10**9
 
 
 def meter_of_a_plan(tmp_path):
-    from steadydancer.budget.calibration import Calibration
     from steadydancer.loaders.meter import Meter
+    from steadydancer.planning.calibration import Calibration
 
     meter = Meter(plan_job(job_for("steadydancer/fp8", 832, 480, 81), gpus.card("RTX 4090")))
     meter.calibration = Calibration(tmp_path, "0.30.0/pytorch")

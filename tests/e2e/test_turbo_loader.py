@@ -364,8 +364,8 @@ def test_a_damaged_pickle_beside_its_conversion_is_named(folder):
 
 
 def test_a_conversion_stands_for_the_published_file(folder):
+    from steadydancer.catalog.catalog import catalogue
     from steadydancer.loaders.build import ComfyPlaces
-    from steadydancer.loaders.catalog import catalogue
     from steadydancer.loaders.download import ensure
     from steadydancer.loaders.turbo import prepared
 

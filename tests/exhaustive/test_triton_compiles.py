@@ -14,6 +14,9 @@ pytest.importorskip("triton")
 SHARED = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 120: 99 << 10}
 
 
+KERNELS = ("means_kernel", "state_kernel", "sla_kernel", "norm_kernel", "quantise_kernel", "linear_kernel")
+
+
 @pytest.fixture(scope="module")
 def facts():
     variables = {**os.environ, "PYTHONPATH": str(TESTS)}
@@ -27,7 +30,10 @@ def facts():
     )
     assert done.returncode == 0, done.stderr
     print(done.stdout)
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    facts = [json.loads(line) for line in done.stdout.splitlines()]
+    for kernel in KERNELS:
+        of(facts, kernel)
+    return facts
 
 
 def of(facts, kernel: str) -> list:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import support
-from steadydancer.loaders import names
+from steadydancer.catalog import names
 from support.hub import Hub
 
 FP16 = ("Kijai/WanVideo_comfy", "SteadyDancer/Wan21_I2V_SteadyDancer_fp16.safetensors")

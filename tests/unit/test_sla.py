@@ -112,6 +112,7 @@ def test_sparse_part_is_masked_dense_attention(length, pinned, monkeypatch):
 def test_block_means_against_a_loop():
     x = random_inputs(150)[0].transpose(1, 2)
     means = attention.block_means(x, 64)
+    assert means.shape[2] == 3
     for block in range(3):
         assert (means[:, :, block] - x[:, :, block * 64 : (block + 1) * 64].mean(2)).abs().max() < 1e-6
 

@@ -140,7 +140,12 @@ def test_keys_of_an_aws_profile_come_from_its_credentials_file(monkeypatch, tmp_
         f"https://{ACCOUNT}.eu.r2.cloudflarestorage.com",
         f"https://{ACCOUNT}.fedramp.r2.cloudflarestorage.com",
     ]
-    + ["https://s3.eu-central-003.backblazeb2.com", "http://127.0.0.1:9000", "https://s3.amazonaws.com"],
+    + [
+        "https://s3.eu-central-003.backblazeb2.com",
+        "http://127.0.0.1:9000",
+        "http://[::1]:9000",
+        "https://s3.amazonaws.com",
+    ],
 )
 def test_good_endpoints(endpoint):
     assert profiles.check_endpoint(endpoint) == endpoint.rstrip("/")
@@ -154,6 +159,8 @@ def test_good_endpoints(endpoint):
         "https://:CANARY@host",
         "https://KEY:CANARY",
         "https://[CANARY]",
+        "https://[v1.CANARY]",
+        "https://[::1]CANARY",
         "CANARY",
         f"{R2}/CANARY",
         f"{R2}?CANARY",
