@@ -127,12 +127,13 @@ def _write_file(video, path: Path, tags: dict, share_safe: bool, crf: int, progr
     """Copies H.264 in MP4, encodes the rest: by ComfyUI's way, and by ours what that does not take."""
     source = video.get_stream_source()
     with opened(source, cancelled) as container:  # only then may ComfyUI open it
-        old, kind, odd = dict(container.metadata), container.format.name, _odd(container)
-        shifted = _shifted(container)
-    start, duration = video.get_active_trim_window()
-    as_it_is = not start and not duration and encode.is_mp4_h264(source)
+        old, kind = dict(container.metadata), container.format.name
+        start, duration = video.get_active_trim_window()
+        trimmed = bool(start or duration)
+        sound_taken, pictures_taken = _sound_taken(container), _pictures_taken(container, trimmed)
+    as_it_is = not trimmed and encode.is_mp4_h264(source)
     try:
-        if as_it_is or not (odd or (shifted and (start or duration))):
+        if sound_taken and (as_it_is or pictures_taken):
             # The writer copies the source's tags; another run's workflow must not stay in.
             texts = {name: "" for name in old if share_safe or name.lower() in encode.GRAPH_TAGS} | encode.texts(tags)
             if not as_it_is:
@@ -167,18 +168,17 @@ def _piece(source, start: float, duration: float) -> Piece:
     return find_piece(source, start, 0, 0.0, 0, duration, free_ram(), cancelled)
 
 
-def _odd(container) -> bool:
-    """Whether ComfyUI's encoder would fail on the file's sound or squeeze its pictures."""
+def _sound_taken(container) -> bool:
+    """Whether ComfyUI's writer may be given the file's sound."""
     sounds = [stream.codec_context for stream in container.streams.audio if stream.codec_context]
-    return (picture_stream(container).sample_aspect_ratio or 1) != 1 or any(
-        sound.sample_rate not in RATES or sound.channels not in CHANNELS for sound in sounds
-    )
+    return all(sound.sample_rate in RATES and sound.channels in CHANNELS for sound in sounds)
 
 
-def _shifted(container) -> bool:
-    """Whether the file's clock does not begin at 0: ComfyUI would cut out another piece than asked for."""
-    picture = picture_stream(container)
-    return abs((picture.start_time or 0) * picture.time_base) > CLOCK
+def _pictures_taken(container, trimmed: bool) -> bool:
+    """Whether ComfyUI's encoder keeps their shape, and cuts out what was asked for: it counts from the clock's 0."""
+    stream = picture_stream(container)
+    shifted = abs((stream.start_time or 0) * stream.time_base) > CLOCK
+    return (stream.sample_aspect_ratio or 1) == 1 and not (trimmed and shifted)
 
 
 def _encode(parts: Parts, path: Path, tags: dict, crf: int, progress) -> list[str]:
