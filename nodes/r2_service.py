@@ -74,7 +74,7 @@ def graph_tags(hidden, share_safe: bool) -> dict[str, object]:
     """The tags that bring the graph back; a prompt queued without a page has no workflow."""
     if share_safe or args.disable_metadata:
         return {}
-    tags = dict(hidden.extra_pnginfo or {})
+    tags = dict(hidden.extra_pnginfo) if isinstance(hidden.extra_pnginfo, dict) else {}
     if hidden.prompt is not None:
         tags["prompt"] = hidden.prompt
     return tags

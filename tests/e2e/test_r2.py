@@ -295,11 +295,11 @@ def test_cancel_while_encoding_leaves_no_half_file(pod, s3):
     prompt_id = pod.queue(prompt)
     folder = pod.base_directory / "output"
     end = time.monotonic() + 60
-    while not list(folder.glob("halfway*")) and time.monotonic() < end:
+    while not list(folder.glob(".halfway*")) and time.monotonic() < end:
         time.sleep(0.01)
     pod.interrupt()
     assert pod.wait(prompt_id).interrupted, "encoding looks whether Cancel was pressed"
-    assert not list(folder.glob("halfway*"))
+    assert not list(folder.glob("*halfway*"))
 
 
 def test_the_secret_is_nowhere(pod, s3, tmp_path):
