@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from ..base.lock import locked
 
 FILE = "r2_journal.jsonl"  # in ComfyUI's system user folder, which is not served over HTTP
 
@@ -56,20 +56,9 @@ class Journal:
 
         The operating system releases the claim of a killed process. `wait` is in seconds.
         """
-        folder = self.path.parent / "claims"
-        folder.mkdir(exist_ok=True)
-        lock = FileLock(folder / f"{hashlib.sha1(str(file).encode(), usedforsecurity=False).hexdigest()}.lock")
-        try:
-            lock.acquire(timeout=wait)
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            if os.name == "posix":
-                Path(lock.lock_file).unlink(missing_ok=True)  # elsewhere a file in use cannot be removed
-            lock.release()
+        name = hashlib.sha1(os.fsencode(file), usedforsecurity=False).hexdigest()
+        with locked(self.path.parent / "claims" / f"{name}.lock", wait) as ours:
+            yield ours
 
     def _write(self, file: Path, stat: os.stat_result, bucket: str, key: str, sent: bool) -> None:
         line = {"path": str(file), "size": stat.st_size, "time": stat.st_mtime_ns, "bucket": bucket}
