@@ -10,7 +10,7 @@ from comfy_api.latest import InputImpl, Types, io, ui
 from ..storage import encode, keys
 from ..storage.client import REQUESTS, Cancelled, StorageError
 from .progress import NodeProgress, cancelled, stop
-from .r2_service import Sender, Sent, claimed, graph_tags, interruptible, output_folder, profile_names
+from .r2_service import Sender, Sent, check_profile, claimed, graph_tags, interruptible, output_folder
 
 KEEP, DELETE = "keep the local file", "delete the local file after the check"
 LONGEST_NAME = 200  # bytes; ComfyUI puts a counter behind it
@@ -25,12 +25,13 @@ def _prefix_input(default: str):
 
 
 def _profile_input():
-    return io.Combo.Input(
+    # No list of names: everyone who reaches the server can read it, and it would tell where others save.
+    return io.String.Input(
         "profile",
-        options=profile_names(),
         default="auto",
-        tooltip="Where to save to, by name. auto: the R2_ variables if they are set, else the first profile of the "
-        "profile file; with neither, the file stays on this machine. Keys are never part of a workflow.",
+        tooltip="Where to save to, by name: a profile of the profile file, or env for the R2_ variables. auto: these "
+        "variables if they are set, else the file's first profile; with neither, the file stays on this machine. Keys "
+        "are never part of a workflow.",
     )
 
 
@@ -120,6 +121,10 @@ class SteadyDancerR2SaveVideo(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, profile):
+        return check_profile(profile)
+
+    @classmethod
     def execute(
         cls, video, filename_prefix, profile, crf, after_upload, share_safe, key, overwrite, link_minutes, day_facts
     ) -> io.NodeOutput:
@@ -133,7 +138,7 @@ class SteadyDancerR2SaveVideo(io.ComfyNode):
             encode.check_video(path, tags)
             sent = sender.send(path, NodeProgress(cls.hidden.unique_id, "B"))
             if sent.key and after_upload == DELETE:
-                path.unlink()
+                path.unlink(missing_ok=True)
         shown = {"text": (sender.finish([sent], width=width, height=height),)}
         if path.exists():
             shown |= ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)]).as_dict()
@@ -178,6 +183,10 @@ class SteadyDancerR2SaveImages(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, profile):
+        return check_profile(profile)
+
+    @classmethod
     def execute(
         cls,
         images,
@@ -215,7 +224,7 @@ class SteadyDancerR2SaveImages(io.ComfyNode):
                     failures.append(err)
                     return None
                 if sent.key and after_upload == DELETE:
-                    path.unlink()
+                    path.unlink(missing_ok=True)
             return sent
 
         progress, results = NodeProgress(cls.hidden.unique_id, "images"), []
@@ -263,6 +272,10 @@ class SteadyDancerR2Upload(io.ComfyNode):
             ],
             outputs=[io.String.Output(display_name="key"), io.String.Output(display_name="url")],
         )
+
+    @classmethod
+    def validate_inputs(cls, profile):
+        return check_profile(profile)
 
     @classmethod
     def fingerprint_inputs(cls, file, **kwargs):

@@ -28,8 +28,13 @@ def config() -> Path:
     return profiles.config_file(Path(folder_paths.get_system_user_directory("steadydancer"), "r2.toml"))
 
 
-def profile_names() -> list[str]:
-    return profiles.names(config())
+def check_profile(name: str) -> bool | str:
+    """For a node's validation: True, or what is wrong with the profile that a workflow names."""
+    try:
+        profiles.find(name, config())
+    except (OSError, ValueError) as err:
+        return str(err)
+    return True
 
 
 @functools.cache
@@ -102,13 +107,13 @@ class Sender:
 
     def send(self, path: Path, progress=None, cancelled=cancelled) -> Sent:
         """Uploads one file of the output folder. A failure says that the file is kept, where, and how to go on."""
-        name = path.relative_to(output_folder()).as_posix()
+        name = keys.shown(path.relative_to(output_folder()).as_posix())
         try:
             profile = profiles.find(self.profile, config())
             if profile is None:
                 return Sent(path, f"{name}: {NO_PROFILE}")
             bucket = bucket_of(profile)
-            key = keys.fill(self.key, self._tokens(profile, path, name))
+            key = keys.fill(self.key, self._tokens(profile, path))
             uploaded = deliver(bucket, path, key, journal(), self.overwrite, progress, cancelled)
         except (StorageError, ValueError, OSError) as err:
             raise StorageError(
@@ -130,19 +135,22 @@ class Sender:
                 text += f" (without its facts. {err})"
         say(node_id, text)
         if self.link_minutes and first.bucket:
-            link = first.bucket.link(first.key, 60 * self.link_minutes)
             # Neither logged nor part of the result, and for this page alone: whoever has it can open the object.
-            server = PromptServer.instance
-            server.send_progress_text(f"{text}\n{self.link_minutes} min: {link}", node_id, server.client_id)
+            page = PromptServer.instance.client_id
+            if page is None:  # to ComfyUI that means: to every page
+                say(node_id, f"{text}\nNo link is shown: the prompt was queued without a page.")
+            else:
+                link = first.bucket.link(first.key, 60 * self.link_minutes)
+                PromptServer.instance.send_progress_text(f"{text}\n{self.link_minutes} min: {link}", node_id, page)
         return text
 
-    def _tokens(self, profile: Profile, path: Path, name: str) -> dict[str, object]:
+    def _tokens(self, profile: Profile, path: Path) -> dict[str, object]:
         prompt, node_id = self.hidden.prompt or {}, self.hidden.unique_id
-        folder = name.rpartition("/")[0]
+        folder = path.parent.relative_to(output_folder()).as_posix()
         return {
             "prefix": profile.prefix,
             **keys.file_times(path.stat().st_mtime),
-            **keys.file_names(path.name, folder),
+            **keys.file_names(path.name, "" if folder == "." else folder),
             "seed": day_facts.facts_of_graph(prompt, node_id).get("seed", ""),
             "prompt_id": self.prompt_id,
             "title": prompt.get(node_id, {}).get("_meta", {}).get("title", ""),

@@ -27,11 +27,13 @@ class Watch:
 
     def status(self) -> dict:
         """What is sent, waiting and failing, in words that hold no key, endpoint or absolute path."""
-        status = {"enabled": True, "problem": self.problem}
-        return status | self.sync.status() if self.sync else status
+        if self.sync is None:
+            return {"enabled": True, "problem": self.problem}
+        return {"enabled": True, "problem": self.sync.journal.problem} | self.sync.status()
 
     def _run(self) -> None:
         from ..storage import profiles
+        from ..storage.keys import shown
         from ..storage.sync import Sync
         from .r2_service import NO_PROFILE, bucket_of, config, journal, output_folder
 
@@ -50,7 +52,7 @@ class Watch:
             if reason:
                 wait.wait(RETRY_PROFILE)
         log.info("R2 sync: %s is kept in bucket '%s'", self.sync.folder, profile.bucket)
-        self.sync.run(wait, lambda path, key: log.info("R2 sync: %s → %s", path.name, key))
+        self.sync.run(wait, lambda path, key: log.info("R2 sync: %s → %s", shown(path.name), key))
 
 
 def start() -> None:
