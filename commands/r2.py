@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 from ..progress import TerminalLine, size
 from . import comfyui, user_folder
 
-
 TEST_OBJECT = "steadydancer-test.json"
 
 
@@ -94,9 +93,8 @@ def _test(args: argparse.Namespace, bucket) -> int:
     from ..storage.client import StorageError
 
     profile = bucket.profile
-    print(
-        f"profile  {profile.name} (there are: {', '.join(keys.shown(name) for name in profiles.names(_config(args)))})"
-    )
+    print(f"profile  {profile.name}")
+    print(f"profiles {', '.join(keys.shown(name) for name in profiles.names(_config(args)))}")
     print(f"endpoint {urlsplit(profile.endpoint).netloc or 'AWS'}{', not encrypted' if bucket.plain_http else ''}")
     print(f"bucket   {bucket.name}")
     # One name for ever: a key that may not delete leaves one small object, and not one more each time.

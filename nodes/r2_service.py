@@ -28,10 +28,10 @@ def config() -> Path:
     return profiles.config_file(Path(folder_paths.get_system_user_directory("steadydancer"), "r2.toml"))
 
 
-def check_profile(name: str) -> bool | str:
-    """For a node's validation: True, or what is wrong with the profile that a workflow names."""
+def check_profile(name: str | None) -> bool | str:
+    """For a node's validation: True, or what is wrong with the profile that a workflow names. None: another node says."""
     try:
-        profiles.find(name, config())
+        profiles.find(name or profiles.AUTO, config())
     except (OSError, ValueError) as err:
         return str(err)
     return True

@@ -22,7 +22,7 @@ PART = 50 * MIB  # every part but the last, as R2 demands
 LARGEST_JSON = 16 * MIB  # of a metadata.json that we read; a day of ten thousand pictures has three
 LOCAL = ("localhost", "127.0.0.1", "::1")
 # Their documentation promises that an upload can be made to fail where the name is taken. Others are asked by `r2 test`.
-KEEP_CONDITIONS = (R2_HOST, "amazonaws.com", "amazonaws.com.cn")
+KEEP_CONDITIONS = (f".{R2_HOST}", ".amazonaws.com", ".amazonaws.com.cn")
 # At their most talkative these write signatures, session tokens and signed links into a log that ComfyUI serves.
 TALKATIVE = ("boto3", "botocore", "s3transfer", "urllib3")
 
@@ -63,7 +63,7 @@ class Bucket:
         self.name = profile.bucket
         address = urlsplit(profile.endpoint)
         self.address = f"{address.netloc or 'aws'}/{self.name}"  # names alone are not unique
-        host = address.hostname or "amazonaws.com"
+        host = address.hostname or "s3.amazonaws.com"
         # Whether an upload that must not overwrite is refused by the service itself. None: nobody asked it yet.
         self.keeps_conditions = True if host.endswith(KEEP_CONDITIONS) else None
         self.plain_http = address.scheme == "http" and host not in LOCAL
@@ -125,9 +125,11 @@ class Bucket:
         from s3transfer.utils import OSUtils, ReadFileChunk
 
         class Files(OSUtils):
-            def open_file_chunk_reader(self, filename, start_byte, size, callbacks):
+            def open_file_chunk_reader_from_fileobj(
+                self, fileobj, chunk_size, full_file_size, callbacks, close_callbacks
+            ):
                 # The library would wait a minute for the server, and the server for bytes that are not there any more.
-                return Whole.from_filename(filename, start_byte, size, callbacks, enable_callbacks=False)
+                return Whole(fileobj, chunk_size, full_file_size, callbacks, False, close_callbacks)
 
         class Whole(ReadFileChunk):
             def read(self, amount=None):
@@ -248,7 +250,7 @@ class Bucket:
         """Turns the library's errors into StorageError. `what` completes "Could not …"."""
         try:
             yield
-        except (StorageError, Cancelled):
+        except (StorageError, Cancelled, FileChanged):
             raise
         except Exception as err:
             failure, reason = explain(err, self.profile)

@@ -36,12 +36,17 @@ class Journal:
 
     def __init__(self, path: Path):
         self.path = path
-        self.problem = ""  # why it could not be written or read the last time, for people
+        self._troubles = {"written": "", "read": ""}  # the last time
         self._lock = threading.Lock()
         self._files: dict[tuple, tuple[str, int]] = {}  # → key, and the change time at which it was sent or 0
         self._services: dict[str, bool] = {}
         self._read = 0  # bytes of the file that are known
         self._inode = 0
+
+    @property
+    def problem(self) -> str:
+        """Why it could not be written or read the last time, for people."""
+        return self._troubles["written"] or self._troubles["read"]
 
     def find(self, file: Path, stat: os.stat_result, bucket: str) -> Entry | None:
         """What is known of this version of the file in this bucket, also from other processes."""
@@ -93,7 +98,7 @@ class Journal:
                     whole = b"\n" + line + b"\n"  # the first ends a line that somebody could not finish
                     if file.write(whole) < len(whole):
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                self.problem = ""
+                self._troubles["written"] = ""
             except OSError as err:
                 self._tell("written", err)
 
@@ -106,6 +111,7 @@ class Journal:
                     self._read, self._inode = 0, stat.st_ino  # it was emptied or replaced
                 file.seek(self._read)
                 fresh = file.read()
+            self._troubles["read"] = ""
         except FileNotFoundError:
             return
         except OSError as err:
@@ -130,10 +136,11 @@ class Journal:
                 self._services[bucket] = keeps
 
     def _tell(self, what: str, err: OSError) -> None:
-        problem = f"The R2 journal {self.path.name} cannot be {what}: {err.strerror}. Files are sent all the same."
-        if problem != self.problem:
-            log.warning("%s After a restart they are compared with the bucket again.", problem)
-        self.problem = problem
+        """Once, until it works again."""
+        told, reason = self._troubles[what], err.strerror or "no reason given"
+        self._troubles[what] = f"The R2 journal {self.path.name} cannot be {what}: {reason}. Files are sent all the same."
+        if not told:
+            log.warning("%s After a restart they are compared with the bucket again.", self._troubles[what])
 
 
 def _file_row(file: Path, stat: os.stat_result, bucket: str, key: str, sent: bool) -> dict:
