@@ -138,7 +138,9 @@ class Journal:
     def _tell(self, what: str, err: OSError) -> None:
         """Once, until it works again."""
         told, reason = self._troubles[what], err.strerror or "no reason given"
-        self._troubles[what] = f"The R2 journal {self.path.name} cannot be {what}: {reason}. Files are sent all the same."
+        self._troubles[what] = (
+            f"The R2 journal {self.path.name} cannot be {what}: {reason}. Files are sent all the same."
+        )
         if not told:
             log.warning("%s After a restart they are compared with the bucket again.", self._troubles[what])
 

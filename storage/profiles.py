@@ -163,7 +163,7 @@ def _read_toml(path: Path) -> dict[str, dict]:
         )
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as err:
+    except (ValueError, RecursionError) as err:  # not TOML, not UTF-8, or made to break a parser
         where = re.search(r"line \d+", str(err))  # the parser's own message may quote a secret
         raise ValueError(f"{path} is not valid TOML ({where[0] if where else 'at its end'}). Correct it.") from None
     for name, table in tables.items():

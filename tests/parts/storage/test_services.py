@@ -166,10 +166,11 @@ ACTORS = [watch, node, node_that_deletes, command]
 
 @pytest.mark.parametrize("first, second", list(itertools.product(ACTORS, ACTORS)), ids=lambda actor: actor.__name__)
 @pytest.mark.parametrize("same_place", [True, False], ids=["rendered-again", "two-folders"])
+@pytest.mark.parametrize("conditions, etags", [(KEPT, "md5"), (IGNORED, "other"), (REFUSED, "md5")])
 def test_two_files_of_equal_name_size_and_time_are_two_objects(
-    s3, dialect, bucket, journal, tmp_path, first, second, same_place
+    s3, conditions, etags, bucket, journal, tmp_path, first, second, same_place
 ):
-    output = tmp_path / "output"
+    s3.conditions, s3.etags, output = conditions, etags, tmp_path / "output"
     contents = [b"A" * 5000, b"B" * 5000]
     for number, (act, content) in enumerate(zip((first, second), contents)):
         path = output / ("" if same_place else str(number)) / "clip_00001_.mp4"
