@@ -146,21 +146,22 @@ def _upload(args: argparse.Namespace, bucket) -> int:
 
     missing = [path for path in args.files if not path.is_file()]
     if missing:
-        raise ValueError(f"There is no file {missing[0]}. Nothing was sent.")
+        raise ValueError(f"There is no file {keys.shown(str(missing[0]))}. Nothing was sent.")
     journal, failed = _journal(_comfyui(args)), 0
+    prefix = bucket.profile.prefix if args.prefix is None else args.prefix
     for path in (path.resolve() for path in args.files):
         name = keys.shown(path.name)
-        prefix = bucket.profile.prefix if args.prefix is None else args.prefix
-        tokens = {"prefix": prefix, **keys.file_times(path.stat().st_mtime), **keys.file_names(path.name)}
-        key = keys.fill(args.key or keys.TEMPLATE, tokens)
-        with journal.claim(path) if journal else nullcontext(True) as ours:
-            try:
+        try:
+            with bucket.plain_errors(f"read {name}"):
+                times = keys.file_times(path.stat().st_mtime)
+            key = keys.fill(args.key or keys.TEMPLATE, {"prefix": prefix, **times, **keys.file_names(path.name)})
+            with journal.claim(path) if journal else nullcontext(True) as ours:
                 if not ours:
                     raise RuntimeError(f"{name} is being sent by ComfyUI or a sync. Wait for it, or try again.")
                 print(deliver(bucket, path, key, journal, args.overwrite, TerminalLine(name)).key)
-            except RuntimeError as err:
-                print(err, file=sys.stderr)
-                failed += 1
+        except (RuntimeError, ValueError) as err:  # the other files can still go
+            print(err, file=sys.stderr)
+            failed += 1
     return 1 if failed else 0
 
 

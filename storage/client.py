@@ -80,8 +80,8 @@ class Bucket:
     def _client(self):
         from botocore.config import Config
 
-        for name in TALKATIVE:
-            logging.getLogger(name).setLevel(logging.WARNING)
+        for logger in map(logging.getLogger, TALKATIVE):
+            logger.setLevel(max(logging.WARNING, logger.getEffectiveLevel()))
         if self.plain_http:
             log.warning(
                 "The endpoint of profile '%s' begins with http://: what is sent can be read and changed on the way. "

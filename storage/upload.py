@@ -5,7 +5,7 @@ import mimetypes
 import os
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +46,8 @@ def deliver(
         stat = path.stat()
     unfinished = journal.find(path, stat, bucket.address) if journal else None
     if unfinished and not unfinished.sent and lies_below(bucket.profile.prefix, unfinished.key):
-        _cancellable(bucket, lambda: bucket.abort_unfinished(unfinished.key), cancelled)
+        with suppress(StorageError):  # not every service can tidy up, and not every key may
+            _cancellable(bucket, lambda: bucket.abort_unfinished(unfinished.key), cancelled)
     if journal and bucket.keeps_conditions is None:
         bucket.keeps_conditions = journal.keeps_conditions(bucket.address)
     for candidate in alternatives(key):

@@ -34,7 +34,7 @@ MIB = 1024 * 1024
 class Fault:
     """What goes wrong: `action` happens to the next `times` requests whose operation is `operation` (or any)."""
 
-    action: str  # reset, 500, 503, 429, 403, expired, stall, lost-reply
+    action: str  # reset, 500, 501, 503, 429, 403, expired, stall, lost-reply
     operation: str = ""  # PutObject, UploadPart, CompleteMultipartUpload, HeadObject …
     times: int = 1
     after_bytes: int = 0  # for reset and stall: how much of the body is read first
@@ -204,6 +204,7 @@ class Handler(BaseHTTPRequestHandler):
             "503": Refusal(503, "SlowDown", "Reduce your request rate. (10001)"),
             "429": Refusal(429, "TooManyRequests", "Reduce your concurrent request rate for the same object. (10058)"),
             "403": Refusal(403, "AccessDenied", "Access Denied (10003)"),
+            "501": Refusal(501, "NotImplemented", "This operation is not implemented."),
             "expired": Refusal(400, "ExpiredToken", "The provided token has expired."),
         }
         if fault.action in answers:
