@@ -156,7 +156,7 @@ def test_sync_right_after_a_render_waits_for_the_newest_file(r2, s3, tmp_path):
     output = tmp_path / "comfyui" / "output"
     old_file(output / "a.png")
     old_file(output / "empty.png", b"")
-    os.utime(old_file(output / "new.png"), (time.time() + 1,) * 2)
+    os.utime(old_file(output / "new.png"), (time.time() + 600,) * 2)  # a clock that is ahead
     done = r2("sync", output)
     assert "2 sent, 1 left" in done.stderr and "still being written" in done.stderr
     assert done.returncode == 1 and "empty.png: It is empty." in done.stderr
