@@ -1,6 +1,7 @@
 """`cli.py r2 test | upload | sync | ls`: Cloudflare R2 and other S3 buckets, with the nodes' profiles and journal."""
 
 import argparse
+import os
 import sys
 import threading
 import time
@@ -51,10 +52,11 @@ def run(args: argparse.Namespace) -> int:
 def _bucket(args: argparse.Namespace):
     from ..storage import profiles
     from ..storage.client import Bucket
+    from ..storage.keys import shown
 
     config = _config(args)
-    if args.config and not args.config.is_file():
-        raise ValueError(f"There is no file {args.config}. Correct --config.")
+    if args.config and not os.path.isfile(args.config):
+        raise ValueError(f"There is no file {shown(str(args.config))}. Correct --config.")
     profile = profiles.find(args.profile, config)
     if profile is None:
         raise ValueError(
@@ -144,7 +146,7 @@ def _upload(args: argparse.Namespace, bucket) -> int:
     from ..storage import keys
     from ..storage.upload import deliver
 
-    missing = [path for path in args.files if not path.is_file()]
+    missing = [path for path in args.files if not os.path.isfile(path)]
     if missing:
         raise ValueError(f"There is no file {keys.shown(str(missing[0]))}. Nothing was sent.")
     journal, failed = _journal(_comfyui(args)), 0
@@ -171,8 +173,8 @@ def _sync(args: argparse.Namespace, bucket) -> int:
 
     base = _comfyui(args)
     folder = args.folder or (base / "output" if base else None)
-    if folder is None or not folder.is_dir():
-        raise ValueError(f"There is no folder {folder or 'to send'}. Name one: cli.py r2 sync FOLDER")
+    if folder is None or not os.path.isdir(folder):
+        raise ValueError(f"There is no folder {shown(str(folder or 'to send'))}. Name one: cli.py r2 sync FOLDER")
     folder = folder.resolve()
     inside_comfyui = base or (folder.parent if (folder.parent / "user").is_dir() else folder)
     sync = Sync(folder, bucket, _journal(inside_comfyui))

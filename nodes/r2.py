@@ -1,5 +1,6 @@
 """Saving to a bucket: encode into the output folder, check, upload, verify, and say where it is."""
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -280,18 +281,28 @@ class SteadyDancerR2Upload(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, file, **kwargs):
         """A file that changed is uploaded again."""
-        path = output_folder() / (file or "")
-        return path.stat().st_mtime_ns if path.is_file() else 0
+        path = _output_file(file or "")
+        return path.stat().st_mtime_ns if path else 0
 
     @classmethod
     def execute(cls, file, profile, key, overwrite, link_minutes) -> io.NodeOutput:
-        path = (output_folder() / file).resolve()
-        if not path.is_relative_to(output_folder()) or not path.is_file():
-            raise ValueError(f"There is no file '{file}' in the output folder. Give its path below that folder.")
+        path = _output_file(file)
+        if path is None:
+            name = keys.shown(file)
+            raise ValueError(f"There is no file '{name}' in the output folder. Give its path below that folder.")
         sender = Sender(cls.hidden, profile, key, overwrite, link_minutes)
         with claimed(path), interruptible():
             sent = sender.send(path, NodeProgress(cls.hidden.unique_id, "B"))
         return io.NodeOutput(sent.key, sent.url, ui=ui.PreviewText(sender.finish([sent])))
+
+
+def _output_file(name: str) -> Path | None:
+    """The file of the output folder with this name, from any text; None where there is none."""
+    try:
+        path = (output_folder() / name).resolve()
+    except (OSError, ValueError):  # no file can have such a name
+        return None
+    return path if path.is_relative_to(output_folder()) and os.path.isfile(path) else None
 
 
 def _next_file(filename_prefix: str, width: int, height: int) -> tuple[str, int, str]:

@@ -249,10 +249,12 @@ def test_a_failed_upload_keeps_the_file_and_the_retry_node_sends_it(pod, s3):
     assert s3.body(key_of(result)) == path.read_bytes()
 
 
-@pytest.mark.parametrize("file", ["../comfyui.log", "", "none.mp4", "/etc/passwd"])
+@pytest.mark.parametrize(
+    "file", ["../comfyui.log", "", "none.mp4", "/etc/passwd", "a\0b", "x" * 300, "\ud800.mp4", "a\nb"]
+)
 def test_upload_is_confined_to_the_output_folder(pod, file):
     result = pod.run(upload_graph(file))
-    assert "There is no file" in result.error and "output folder" in result.error
+    assert "There is no file" in result.error and "output folder" in result.error and result.error.isprintable()
 
 
 def test_a_workflow_cannot_name_another_endpoint(pod):

@@ -184,6 +184,14 @@ def test_odd_names_and_what_is_no_file_end_no_sync(r2, s3, tmp_path):
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 2, done.stderr
 
 
+@pytest.mark.parametrize("name", ["none.png", "n" * 300, "line\nbreak.png", os.fsdecode(b"\xe9.png")])
+def test_a_name_that_is_no_file_is_a_sentence(r2, name):
+    for arguments in (["upload", name], ["sync", name], ["test", "--config", name]):
+        done = r2(*arguments)
+        assert done.returncode == 1 and "Errno" not in done.stderr and "Traceback" not in done.stderr
+        assert len(done.stderr.splitlines()) == 1 and done.stderr.rstrip("\n").isprintable(), done.stderr
+
+
 def test_sync_that_leaves_something_behind_is_exit_code_1(r2, tmp_path):
     old_file(tmp_path / "comfyui" / "output" / "a.png")
     done = r2("sync", tmp_path / "comfyui" / "output", R2_SECRET_ACCESS_KEY="wrong")
