@@ -77,15 +77,16 @@ class Journal:
 
         The operating system releases the claim of a killed process. `wait` is in seconds.
         """
-        return locked(self._claims(_hash(os.fsencode(file))), wait)
+        return locked(self._lock_file("file", os.fsencode(file)), wait)
 
     def turn(self, bucket: str, key: str, poll: Callable[[], object]) -> AbstractContextManager[bool]:
         """Waits until nobody on this machine sends to this key, and keeps it so. `poll()` may end the wait by raising."""
-        # Few names for endless many keys: these files stay. Two keys of one name only wait for each other.
-        return locked(self._claims(f"key-{_hash(f'{bucket}/{key}'.encode())[:3]}"), meanwhile=poll)
+        return locked(self._lock_file("key", f"{bucket}/{key}".encode()), meanwhile=poll)
 
-    def _claims(self, name: str) -> Path:
-        return self.path.parent / "claims" / f"{name}.lock"
+    def _lock_file(self, kind: str, what: bytes) -> Path:
+        """Few names for endless many files and keys: lock files stay. Two that share one only wait for each other."""
+        name = hashlib.sha1(what, usedforsecurity=False).hexdigest()[:4]
+        return self.path.parent / "claims" / f"{kind}-{name}.lock"
 
     def _note(self, row: dict) -> None:
         """Remembers a row, and writes it down if the disk lets us."""
@@ -148,7 +149,3 @@ class Journal:
 def _file_row(file: Path, stat: os.stat_result, bucket: str, key: str, sent: bool) -> dict:
     row = {"path": str(file), "size": stat.st_size, "time": stat.st_mtime_ns, "changed": stat.st_ctime_ns}
     return row | {"bucket": bucket, "key": key, "sent": sent}
-
-
-def _hash(data: bytes) -> str:
-    return hashlib.sha1(data, usedforsecurity=False).hexdigest()
