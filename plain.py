@@ -3,12 +3,13 @@
 import unicodedata
 
 UNSEEN = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, every line's end
+TURNING = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they show a name in another order
 SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def one_line(text: str) -> str:
-    """The text with everything unseen written out (\\n, \\x1b, \\u2028), so that one name stays one line."""
-    return "".join(written(char) if unicodedata.category(char) in UNSEEN else char for char in text)
+    """The text with everything unseen written out (\\n, \\x1b, \\u202e), so that one name stays one line."""
+    return "".join(written(char) if unicodedata.category(char) in UNSEEN or char in TURNING else char for char in text)
 
 
 def visible(text: str) -> str:

@@ -1,6 +1,7 @@
 """`cli.py r2 test | upload | sync | ls`: Cloudflare R2 and other S3 buckets, with the nodes' profiles and journal."""
 
 import argparse
+import os
 import sys
 import threading
 import time
@@ -8,8 +9,11 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ..plain import one_line
 from ..progress import TerminalLine, size
 from . import comfyui, user_folder
+
+TEST_OBJECT = "steadydancer-test.json"
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -20,7 +24,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     common.add_argument("--config", type=Path, help="TOML file with profiles (default: ComfyUI's own)")
     common.add_argument("--comfyui", type=Path, help="ComfyUI's folder (default: the one the package is installed in)")
 
-    test = actions.add_parser("test", parents=[common], help="write, read, list and delete a small object")
+    test = actions.add_parser("test", parents=[common], help="try everything on a small object, and say what it can")
     test.set_defaults(action=_test)
 
     upload = actions.add_parser("upload", parents=[common], help="send files; the last line is the last one's key")
@@ -50,9 +54,9 @@ def _bucket(args: argparse.Namespace):
     from ..storage import profiles
     from ..storage.client import Bucket
 
-    config = args.config or profiles.config_file(user_folder(_comfyui(args)) / "__steadydancer" / "r2.toml")
-    if args.config and not args.config.is_file():
-        raise ValueError(f"There is no file {args.config}. Correct --config.")
+    config = _config(args)
+    if args.config and not os.path.isfile(args.config):
+        raise ValueError(f"There is no file {one_line(str(args.config))}. Correct --config.")
     profile = profiles.find(args.profile, config)
     if profile is None:
         raise ValueError(
@@ -60,6 +64,12 @@ def _bucket(args: argparse.Namespace):
             f"or describe one in {config}."
         )
     return Bucket(profile)
+
+
+def _config(args: argparse.Namespace) -> Path:
+    from ..storage import profiles
+
+    return args.config or profiles.config_file(user_folder(_comfyui(args)) / "__steadydancer" / "r2.toml")
 
 
 def _comfyui(args: argparse.Namespace) -> Path | None:
@@ -81,52 +91,79 @@ def _journal(folder: Path | None):
 def _test(args: argparse.Namespace, bucket) -> int:
     import secrets
 
+    from ..storage import keys, profiles, service
+    from ..storage.client import StorageError
+
     profile = bucket.profile
     print(f"profile  {profile.name}")
-    print(f"endpoint {urlsplit(profile.endpoint).netloc or 'AWS'}")
+    print(f"profiles {', '.join(one_line(name) for name in profiles.names(_config(args)))}")
+    print(f"endpoint {urlsplit(profile.endpoint).netloc or 'AWS'}{', not encrypted' if bucket.plain_http else ''}")
     print(f"bucket   {bucket.name}")
-    key, content = f"steadydancer-test-{secrets.token_hex(8)}.json", {"test": secrets.token_hex(8)}
+    # One name for ever: a key that may not delete leaves one small object, and not one more each time.
+    key, content = keys.fill("{prefix}/" + TEST_OBJECT, {"prefix": profile.prefix}), {"test": secrets.token_hex(8)}
     steps = {
-        "write": lambda: bucket.write_json(key, content, None),
+        "write": lambda: bucket.put_small(key, content),
         "read": lambda: bucket.read_json(key)[0] == content,
-        "list": lambda: [item["Key"] for item in bucket.list(key)] == [key],
-        "delete": lambda: bucket.delete(key),
+        "list": lambda: key in [item["Key"] for item in bucket.list(key)],
     }
     try:
         for name, step in steps.items():
-            started = time.monotonic()
-            if step() is False:
-                raise RuntimeError(
-                    f"What was written could not be found again at '{name}'. Check the bucket's settings."
-                )
-            print(f"{name:8} ok, {1000 * (time.monotonic() - started):.0f} ms")
+            _timed(name, step)
+        can = service.try_out(bucket, key)
     except BaseException:
         with suppress(RuntimeError):  # the first error is the one to tell
             bucket.delete(key)
         raise
+    try:
+        _timed("delete", lambda: bucket.delete(key))
+    except StorageError as err:
+        print(f"delete   not possible, and not needed. The small object '{key}' stays. {err}")
+    conditions = {
+        service.KEPT: "kept: the service itself refuses to overwrite",
+        service.IGNORED: "ignored: before each upload it is looked up whether the name is taken",
+        service.REFUSED: "refused: before each upload it is looked up whether the name is taken",
+    }
+    print(f"conditions {conditions[can.conditions]}")
+    print(
+        f"ETags    {'MD5: uploads are checked by them' if can.md5_etags else 'of another kind: uploads are read back'}"
+    )
+    print(
+        f"parts    {'not possible, so files above 100 MB cannot be sent: ' + can.multipart if can.multipart else 'possible'}"
+    )
+    if journal := _journal(_comfyui(args)):
+        journal.note_service(bucket.address, can.conditions == service.KEPT)
     return 0
+
+
+def _timed(name: str, step) -> None:
+    started = time.monotonic()
+    if step() is False:
+        raise RuntimeError(f"What was written could not be found again at '{name}'. Check the bucket's settings.")
+    print(f"{name:8} ok, {1000 * (time.monotonic() - started):.0f} ms")
 
 
 def _upload(args: argparse.Namespace, bucket) -> int:
     from ..storage import keys
     from ..storage.upload import deliver
 
-    missing = [path for path in args.files if not path.is_file()]
+    missing = [path for path in args.files if not os.path.isfile(path)]
     if missing:
-        raise ValueError(f"There is no file {missing[0]}. Nothing was sent.")
+        raise ValueError(f"There is no file {one_line(str(missing[0]))}. Nothing was sent.")
     journal, failed = _journal(_comfyui(args)), 0
+    prefix = bucket.profile.prefix if args.prefix is None else args.prefix
     for path in (path.resolve() for path in args.files):
-        prefix = bucket.profile.prefix if args.prefix is None else args.prefix
-        tokens = {"prefix": prefix, **keys.file_times(path.stat().st_mtime), **keys.file_names(path.name)}
-        key = keys.fill(args.key or keys.TEMPLATE, tokens)
-        with journal.claim(path) if journal else nullcontext(True) as ours:
-            try:
+        name = one_line(path.name)
+        try:
+            with bucket.plain_errors(f"read {name}"):
+                times = keys.file_times(path.stat().st_mtime)
+            key = keys.fill(args.key or keys.TEMPLATE, {"prefix": prefix, **times, **keys.file_names(path.name)})
+            with journal.claim(path) if journal else nullcontext(True) as ours:
                 if not ours:
-                    raise RuntimeError(f"{path.name} is being sent by ComfyUI or a sync. Wait for it, or try again.")
-                print(deliver(bucket, path, key, journal, args.overwrite, TerminalLine(path.name)).key)
-            except RuntimeError as err:
-                print(err, file=sys.stderr)
-                failed += 1
+                    raise RuntimeError(f"{name} is being sent by ComfyUI or a sync. Wait for it, or try again.")
+                print(deliver(bucket, path, key, journal, args.overwrite, TerminalLine(name)).key)
+        except (RuntimeError, ValueError) as err:  # the other files can still go
+            print(err, file=sys.stderr)
+            failed += 1
     return 1 if failed else 0
 
 
@@ -135,14 +172,14 @@ def _sync(args: argparse.Namespace, bucket) -> int:
 
     base = _comfyui(args)
     folder = args.folder or (base / "output" if base else None)
-    if folder is None or not folder.is_dir():
-        raise ValueError(f"There is no folder {folder or 'to send'}. Name one: cli.py r2 sync FOLDER")
+    if folder is None or not os.path.isdir(folder):
+        raise ValueError(f"There is no folder {one_line(str(folder or 'to send'))}. Name one: cli.py r2 sync FOLDER")
     folder = folder.resolve()
     inside_comfyui = base or (folder.parent if (folder.parent / "user").is_dir() else folder)
     sync = Sync(folder, bucket, _journal(inside_comfyui))
 
     def sent(path: Path, key: str) -> None:
-        print(f"{path.relative_to(folder)} → {key}", flush=True)
+        print(f"{one_line(path.relative_to(folder).as_posix())} → {key}", flush=True)
 
     if args.watch:
         sync.run(threading.Event(), sent)
@@ -154,12 +191,15 @@ def _sync(args: argparse.Namespace, bucket) -> int:
         time.sleep(0.5)
         count = sync.round(on_sent=sent)
         total += count
-    left = sync.waiting - count
+    left = sync.waiting - count + len(sync.left_out)
     print(f"{total} sent, {left} left", file=sys.stderr)
+    for item in sync.status()["failed"]:
+        print(f"{item['file']}: {item['reason']}", file=sys.stderr)
     return 1 if left else 0
 
 
 def _ls(args: argparse.Namespace, bucket) -> int:
+
     for item in bucket.list(args.prefix):
-        print(f"{item['LastModified']:%Y-%m-%d %H:%M:%S}  {size(item['Size']):>9}  {item['Key']}")
+        print(f"{item['LastModified']:%Y-%m-%d %H:%M:%S}  {size(item['Size']):>9}  {one_line(item['Key'])}")
     return 0

@@ -1,31 +1,24 @@
 """One at a time, across threads and processes: the lock of a file that is being made."""
 
-import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from ..base.lock import locked
 from .errors import DownloadCancelled
 
 
-@contextlib.contextmanager
+@contextmanager
 def held(target: Path, cancelled: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Holds the lock of `target`. While another has it, `meanwhile()` is called five times a second.
 
     Raises DownloadCancelled within a second of `cancelled()`.
     """
-    from filelock import FileLock, Timeout
 
-    lock = FileLock(f"{target}.lock")
-    while not lock.is_locked:
-        try:
-            lock.acquire(timeout=0.2)
-        except Timeout:
-            if cancelled():
-                raise DownloadCancelled from None
-            meanwhile()
-    try:
+    def wait() -> None:
+        if cancelled():
+            raise DownloadCancelled
+        meanwhile()
+
+    with locked(Path(f"{target}.lock"), meanwhile=wait):
         yield
-    finally:
-        with contextlib.suppress(OSError):  # Windows, while another process waits for it
-            Path(lock.lock_file).unlink()  # not after the release: it could be another's by then
-        lock.release()

@@ -1,6 +1,7 @@
 """Saving to a bucket: encode into the output folder, check, upload, verify, and say where it is."""
 
 import logging
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +13,11 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io, ui
 
+from ..plain import one_line
 from ..services.progress import NodeProgress, cancelled, stop
 from ..storage import encode, keys
 from ..storage.client import REQUESTS, Cancelled, StorageError
-from .r2_service import Sender, Sent, claimed, graph_tags, interruptible, output_folder, profile_names
+from .r2_service import Sender, Sent, check_profile, claimed, graph_tags, interruptible, output_folder
 from .save_name import clean_prefix
 from .write_video import video_size, write_video
 
@@ -34,12 +36,13 @@ def _prefix_input(default: str):
 
 
 def _profile_input():
-    return io.Combo.Input(
+    # No list of names: everyone who reaches the server can read it, and it would tell where others save.
+    return io.String.Input(
         "profile",
-        options=profile_names(),
         default="auto",
-        tooltip="Where to save to, by name. auto: the R2_ variables if they are set, else the first profile of the "
-        "profile file; with neither, the file stays on this machine. Keys are never part of a workflow.",
+        tooltip="Where to save to, by name: a profile of the profile file, or env for the R2_ variables. auto: these "
+        "variables if they are set, else the file's first profile; with neither, the file stays on this machine. Keys "
+        "are never part of a workflow.",
     )
 
 
@@ -129,6 +132,10 @@ class SteadyDancerR2SaveVideo(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, profile):
+        return check_profile(profile)
+
+    @classmethod
     def execute(
         cls, video, filename_prefix, profile, crf, after_upload, share_safe, key, overwrite, link_minutes, day_facts
     ) -> io.NodeOutput:
@@ -147,7 +154,7 @@ class SteadyDancerR2SaveVideo(io.ComfyNode):
                 encode.check_video(path, tags)
                 sent = sender.send(path, progress("B"))
                 if sent.key and after_upload == DELETE:
-                    path.unlink()
+                    path.unlink(missing_ok=True)
         sent = replace(sent, text="; ".join([sent.text, *said]))
         shown = {"text": (sender.finish([sent], width=width, height=height),)}
         if path.exists():
@@ -193,6 +200,10 @@ class SteadyDancerR2SaveImages(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, profile):
+        return check_profile(profile)
+
+    @classmethod
     def execute(
         cls,
         images,
@@ -230,7 +241,7 @@ class SteadyDancerR2SaveImages(io.ComfyNode):
                     failures.append(err)
                     return None
                 if sent.key and after_upload == DELETE:
-                    path.unlink()
+                    path.unlink(missing_ok=True)
             return sent
 
         progress, results = NodeProgress(cls.hidden.unique_id, "images"), []
@@ -280,20 +291,34 @@ class SteadyDancerR2Upload(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, profile):
+        return check_profile(profile)
+
+    @classmethod
     def fingerprint_inputs(cls, file, **kwargs):
         """A file that changed is uploaded again."""
-        path = output_folder() / (file or "")
-        return path.stat().st_mtime_ns if path.is_file() else 0
+        path = _output_file(file or "")
+        return path.stat().st_mtime_ns if path else 0
 
     @classmethod
     def execute(cls, file, profile, key, overwrite, link_minutes) -> io.NodeOutput:
-        path = (output_folder() / file).resolve()
-        if not path.is_relative_to(output_folder()) or not path.is_file():
-            raise ValueError(f"There is no file '{file}' in the output folder. Give its path below that folder.")
+        path = _output_file(file)
+        if path is None:
+            name = one_line(file)
+            raise ValueError(f"There is no file '{name}' in the output folder. Give its path below that folder.")
         sender = Sender(cls.hidden, profile, key, overwrite, link_minutes)
         with claimed(path), interruptible():
             sent = sender.send(path, NodeProgress(cls.hidden.unique_id, "B"))
         return io.NodeOutput(sent.key, sent.url, ui=ui.PreviewText(sender.finish([sent])))
+
+
+def _output_file(name: str) -> Path | None:
+    """The file of the output folder with this name, from any text; None where there is none."""
+    try:
+        path = (output_folder() / name).resolve()
+    except (OSError, ValueError):  # no file can have such a name
+        return None
+    return path if path.is_relative_to(output_folder()) and os.path.isfile(path) else None
 
 
 def _next_file(filename_prefix: str, width: int, height: int) -> tuple[str, int, str]:

@@ -30,8 +30,13 @@ def config() -> Path:
     return profiles.config_file(Path(folder_paths.get_system_user_directory("steadydancer"), "r2.toml"))
 
 
-def profile_names() -> list[str]:
-    return profiles.names(config())
+def check_profile(name: str | None) -> bool | str:
+    """For a node's validation: True, or what is wrong with the profile that a workflow names. None: another node says."""
+    try:
+        profiles.find(name or profiles.AUTO, config())
+    except (OSError, ValueError) as err:
+        return reason(err)
+    return True
 
 
 @functools.cache
@@ -104,13 +109,13 @@ class Sender:
 
     def send(self, path: Path, progress=None, cancelled=cancelled) -> Sent:
         """Uploads one file of the output folder. A failure says that the file is kept, where, and how to go on."""
-        name = path.relative_to(output_folder()).as_posix()
+        name = one_line(path.relative_to(output_folder()).as_posix())
         try:
             profile = profiles.find(self.profile, config())
             if profile is None:
                 return Sent(path, f"{one_line(name)}: {NO_PROFILE}")
             bucket = bucket_of(profile)
-            key = keys.fill(self.key, self._tokens(profile, path, name))
+            key = keys.fill(self.key, self._tokens(profile, path))
             uploaded = deliver(bucket, path, key, journal(), self.overwrite, progress, cancelled)
         except (StorageError, ValueError, OSError) as err:
             raise StorageError(
@@ -131,20 +136,23 @@ class Sender:
             except StorageError as err:  # the result itself is in the bucket
                 text += f" (without its facts. {err})"
         say(node_id, text)
-        page = getattr(web_server(), "client_id", None)
-        if self.link_minutes and first.bucket and page:
-            link = first.bucket.link(first.key, 60 * self.link_minutes)
+        if self.link_minutes and first.bucket:
             # Neither logged nor part of the result, and for this page alone: whoever has it can open the object.
-            show(f"{text}\n{self.link_minutes} min: {link}", node_id, page)
+            page = getattr(web_server(), "client_id", None)
+            if page is None:  # to ComfyUI that means: to every page
+                say(node_id, f"{text}\nNo link is shown: the prompt was queued without a page.")
+            else:
+                link = first.bucket.link(first.key, 60 * self.link_minutes)
+                show(f"{text}\n{self.link_minutes} min: {link}", node_id, page)
         return text
 
-    def _tokens(self, profile: Profile, path: Path, name: str) -> dict[str, object]:
+    def _tokens(self, profile: Profile, path: Path) -> dict[str, object]:
         prompt, node_id = self.hidden.prompt or {}, self.hidden.unique_id
-        folder = name.rpartition("/")[0]
+        folder = path.parent.relative_to(output_folder()).as_posix()
         return {
             "prefix": profile.prefix,
             **keys.file_times(path.stat().st_mtime),
-            **keys.file_names(path.name, folder),
+            **keys.file_names(path.name, "" if folder == "." else folder),
             "seed": day_facts.facts_of_graph(prompt, node_id).get("seed", ""),
             "prompt_id": self.prompt_id,
             "title": prompt.get(node_id, {}).get("_meta", {}).get("title", ""),

@@ -28,8 +28,9 @@ class Watch:
 
     def status(self) -> dict:
         """What is sent, waiting and failing, in words that hold no key, endpoint or absolute path."""
-        status = {"enabled": True, "problem": self.problem}
-        return status | self.sync.status() if self.sync else status
+        if self.sync is None:
+            return {"enabled": True, "problem": self.problem}
+        return {"enabled": True, "problem": self.sync.journal.problem} | self.sync.status()
 
     def _run(self) -> None:
         from ..storage import profiles

@@ -8,11 +8,11 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 
+from ..services.progress import say
 from ..turbo.merge import merge_rcm
 from ..turbo.sampler import sample
 from ..turbo.schedule import SIGMA_MAX, rcm_times
 from ..turbo.sla import pays, require_wan, with_sparse_attention
-from .progress import say
 
 CATEGORY = "SteadyDancer"
 

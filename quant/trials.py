@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 
+from ..reason import reason
 from . import int8
 from .blocks import BLOCKS, dequantise
 
@@ -40,15 +41,16 @@ def works(trial: Trial, device: torch.device, dtype: torch.dtype, *arguments) ->
             if not error <= limit:
                 raise ArithmeticError(f"its numbers are off by {error:.1g}")
         except Exception as err:  # an installation of Triton can fail in many ways, and none of them ends a run
-            if "out of memory" in str(err).lower():
+            if "out of memory" in f"{type(err).__name__} {err}".lower():
                 return False
             found[key] = False
-            if str(err) not in said:
-                said.add(str(err))
+            why = reason(err)
+            if why not in said:
+                said.add(why)
                 logging.warning(
                     "PyTorch does what our GPU kernel would (%s), and slower, because it cannot be used here: %s",
                     trial.__doc__,
-                    err,
+                    why,
                 )
             return False
         found[key] = True

@@ -1,6 +1,7 @@
 """metadata.json beside a day's objects: for each of them how it was made, so that a bucket explains itself."""
 
 import random
+import threading
 import time
 from collections.abc import Mapping
 
@@ -8,6 +9,7 @@ from .client import Bucket, KeyTaken
 
 NAME = "metadata.json"
 TRIES = 6
+_one_at_a_time = threading.Lock()
 
 
 def facts_of_graph(prompt: Mapping[str, Mapping], node_id: str) -> dict[str, object]:
@@ -39,18 +41,25 @@ def add(bucket: Bucket, facts: Mapping[str, Mapping[str, object]]) -> None:
     """Adds the facts of objects, by key, to the metadata.json of their folder.
 
     Several machines may write at once: each write is refused if the file changed since it was read, and is tried again.
+    Where the service keeps no conditions, what two machines write in the same moment may lose one of them.
     """
     folders: dict[str, dict] = {}
     for key, values in facts.items():
         folder, slash, name = key.rpartition("/")
         folders.setdefault(folder + slash + NAME, {})[name] = dict(values)
-    for beside, fresh in folders.items():
-        for attempt in range(TRIES):
-            day, etag = bucket.read_json(beside)
-            try:
-                bucket.write_json(beside, day | fresh, etag)
+    with _one_at_a_time:
+        for beside, fresh in folders.items():
+            _add_to(bucket, beside, fresh)
+
+
+def _add_to(bucket: Bucket, beside: str, fresh: dict[str, dict]) -> None:
+    for attempt in range(TRIES):
+        day, etag = bucket.read_json(beside)
+        try:
+            bucket.write_json(beside, day | fresh, etag)
+            if bucket.keeps_conditions or fresh.keys() <= bucket.read_json(beside)[0].keys():
                 break
-            except KeyTaken:
-                if attempt == TRIES - 1:
-                    raise
-                time.sleep(random.uniform(0.2, 1.0))  # R2 takes one write a second to the same key
+        except KeyTaken:
+            if attempt == TRIES - 1:
+                raise
+            time.sleep(random.uniform(0.2, 1.0))  # R2 takes one write a second to the same key

@@ -30,9 +30,15 @@ class Profile:
     prefix: str = ""
     public_url: str = ""
     aws_profile: str = ""
+    ca_bundle: str = ""  # a file with certificates to trust in place of the usual ones
     access_key_id: str = field(default="", repr=False)
     secret_access_key: str = field(default="", repr=False)
     session_token: str = field(default="", repr=False)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it says everything itself, so that nothing is taken from AWS variables and files of other jobs."""
+        return bool(self.endpoint and self.access_key_id and self.secret_access_key)
 
     @property
     def bucket(self) -> str:
@@ -42,8 +48,8 @@ class Profile:
         """The same profile writing to another bucket of its allow-list. Raises ValueError for any other bucket."""
         if bucket not in self.buckets:
             raise ValueError(
-                f"Profile '{self.name}' may not write to bucket '{bucket}': its list has {', '.join(self.buckets)}. "
-                "Choose one of these, or add the bucket to the profile."
+                f"Profile '{self.name}' may not write to bucket '{bucket}'. Choose one that its list has, or add the "
+                "bucket to the profile."
             )
         return replace(self, buckets=(bucket, *(other for other in self.buckets if other != bucket)))
 
@@ -57,12 +63,13 @@ class Profile:
 def names(config: Path) -> list[str]:
     """Every profile that a graph may name, `auto` and `env` first, and name:bucket for each further bucket.
 
+    For the operator's eyes only: whoever reaches a ComfyUI server may queue, and need not know where others save.
     Reads two small files, no network, never raises.
     """
     try:
         ours = _read_toml(config)
     except (OSError, ValueError):
-        ours = {}  # the reason is told when a profile is used, not each time a node list is drawn
+        ours = {}  # the reason is told when a profile is used
     found = [AUTO, ENV]
     for name, table in ours.items():
         buckets = table.get("buckets")
@@ -79,7 +86,7 @@ def find(name: str, config: Path) -> Profile | None:
     Raises ValueError in plain words for an unknown name or an incomplete profile, PermissionError for a readable file.
     """
     name, _, bucket = name.partition(":")
-    if name == ENV or (name == AUTO and _env_fields()):
+    if name == ENV or (name == AUTO and _env_fields().keys() - {"ca_bundle"}):
         profile = _checked(ENV, _env_fields(), "the R2_ environment variables")
     elif name == AUTO:
         ours = _read_toml(config)
@@ -93,8 +100,8 @@ def find(name: str, config: Path) -> Profile | None:
         profile = _checked(name, aws[name], "the AWS config file")
     else:
         raise ValueError(
-            f"There is no save profile '{name}' on this machine. It has: {', '.join(names(config))}. "
-            f"Choose one of these, or describe '{name}' in {config}."
+            f"There is no save profile '{name}' on this machine. Use auto, or describe '{name}' in {config}. "
+            "The command `python cli.py r2 test` lists the profiles that there are."
         )
     return profile.with_bucket(bucket) if bucket else profile
 
@@ -102,7 +109,7 @@ def find(name: str, config: Path) -> Profile | None:
 def config_file(default: Path) -> Path:
     """The TOML file with our profiles: the one that STEADYDANCER_R2_CONFIG names, else `default`."""
     named = environment.text("STEADYDANCER_R2_CONFIG")
-    return Path(named).expanduser() if named else default
+    return Path(os.path.expanduser(named)) if named else default
 
 
 def check_endpoint(endpoint: str) -> str:
@@ -144,6 +151,7 @@ def _env_fields() -> dict[str, str]:
         "access_key_id": "R2_ACCESS_KEY_ID",
         "secret_access_key": "R2_SECRET_ACCESS_KEY",
         "session_token": "R2_SESSION_TOKEN",
+        "ca_bundle": "R2_CA_BUNDLE",
     }
     return {key: value for key, variable in variables.items() if (value := environment.text(variable))}
 
@@ -158,7 +166,7 @@ def _read_toml(path: Path) -> dict[str, dict]:
         )
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except tomllib.TOMLDecodeError as err:
+    except (ValueError, RecursionError) as err:  # not TOML, not UTF-8, or made to break a parser
         where = re.search(r"line \d+", str(err))  # the parser's own message may quote a secret
         raise ValueError(f"{path} is not valid TOML ({where[0] if where else 'at its end'}). Correct it.") from None
     for name, table in tables.items():
@@ -172,7 +180,7 @@ def _aws_sections() -> dict[str, dict[str, str]]:
     config = environment.text("AWS_CONFIG_FILE") or "~/.aws/config"
     parser = configparser.RawConfigParser()
     try:
-        parser.read(Path(config).expanduser(), encoding="utf-8-sig")
+        parser.read(os.path.expanduser(config), encoding="utf-8-sig")
     except (configparser.Error, OSError, UnicodeDecodeError):
         return {}
     found = {}
@@ -212,4 +220,6 @@ def _checked(name: str, values: Mapping, source: str) -> Profile:
     for key in ("access_key_id", "secret_access_key", "session_token"):
         if re.search(r"\s|[^ -~]", values.get(key, "")):  # as a header it would be quoted in an error
             raise ValueError(f"Profile '{name}': {key} holds a blank or a control character. Correct {source}.")
+    if values.get("ca_bundle") and not os.path.isfile(values["ca_bundle"]):
+        raise ValueError(f"Profile '{name}': there is no file {values['ca_bundle']}. Correct ca_bundle in {source}.")
     return Profile(name=name, buckets=tuple(buckets), **values)

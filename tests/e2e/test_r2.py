@@ -1,8 +1,11 @@
 """The R2 nodes in a real server with a strict S3 server behind it: what arrives, what is kept, what never leaks."""
 
+import itertools
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 import urllib.error
 
@@ -246,16 +249,18 @@ def test_a_failed_upload_keeps_the_file_and_the_retry_node_sends_it(pod, s3):
     assert s3.body(key_of(result)) == path.read_bytes()
 
 
-@pytest.mark.parametrize("file", ["../comfyui.log", "", "none.mp4", "/etc/passwd"])
+@pytest.mark.parametrize(
+    "file", ["../comfyui.log", "", "none.mp4", "/etc/passwd", "a\0b", "x" * 300, "\ud800.mp4", "a\nb"]
+)
 def test_upload_is_confined_to_the_output_folder(pod, file):
     result = pod.run(upload_graph(file))
-    assert "There is no file" in result.error and "output folder" in result.error
+    assert "There is no file" in result.error and "output folder" in result.error and result.error.isprintable()
 
 
 def test_a_workflow_cannot_name_another_endpoint(pod):
     from support.client import Refused
 
-    with pytest.raises(Refused):
+    with pytest.raises(Refused, match="There is no save profile 'https' on this machine. Use auto"):
         pod.queue(upload_graph("x.mp4", profile="https://evil.example/steal"))
     info = pod.object_info()
     for node_id in ("SteadyDancerR2SaveVideo", "SteadyDancerR2SaveImages", "SteadyDancerR2Upload"):
@@ -339,6 +344,76 @@ def test_the_link_is_shown_to_the_page_that_asked_for_it_alone(pod, s3):
         time.sleep(0.3)
     assert "X-Amz-Expires=300" in str(events)
     assert "X-Amz-Signature" not in str(others)
+
+
+def test_no_link_is_shown_where_no_page_asked_for_it(pod, s3):
+    """Without a page ComfyUI would tell it to every page that is open."""
+    with Client(pod.url, pod.base_directory).events() as others:
+        number = pod.post("/prompt", {"prompt": graph("headless_link", link_minutes=5)})["prompt_id"]
+        assert pod.wait(number).succeeded
+        end = time.monotonic() + 5
+        while "No link is shown" not in str(others) and time.monotonic() < end:
+            time.sleep(0.05)
+    assert "No link is shown" in str(others) and "X-Amz-Signature" not in str(others)
+
+
+@pytest.fixture(scope="module")
+def volume(start_comfy, s3, tmp_path_factory):
+    """A server on a volume without file locks, whose profiles are in a file."""
+    folder = tmp_path_factory.mktemp("volume")
+    profile = folder / "r2.toml"
+    keys = f'access_key_id = "{s3.key_id}"\nsecret_access_key = "{s3.secret}"\n'
+    tables = [f'[{name}]\nendpoint = "{s3.endpoint}"\n{keys}' for name in ("payroll", "boss")]
+    profile.write_text(f'{tables[0]}buckets = ["renders", "cayman"]\n{tables[1]}bucket = "renders"\n')
+    profile.chmod(0o600)
+    (folder / "sitecustomize.py").write_text(
+        "import errno, fcntl, os, sys\n"
+        "real = fcntl.flock\n"
+        "def flock(*file_and_how):\n"
+        "    if sys._getframe(1).f_globals['__name__'].endswith('.base.lock'):\n"
+        "        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))\n"
+        "    return real(*file_and_how)\n"
+        "fcntl.flock = flock\n"
+    )
+    return start_comfy(variables={"STEADYDANCER_R2_CONFIG": str(profile), "PYTHONPATH": str(folder)})
+
+
+def test_a_volume_without_locks_saves_and_sends(volume, s3):
+    for number in range(2):
+        result = volume.succeed(graph("unlocked", color=number))
+        assert s3.body(key_of(result)) == result.files[0].read_bytes()
+    assert volume.log().count("Files cannot be locked on this volume") == 1
+
+
+def test_nobody_is_told_where_others_save(volume):
+    from support.client import Refused
+
+    told = json.dumps([volume.object_info(), volume.get("/steadydancer/r2")])
+    with pytest.raises(Refused) as refused:
+        volume.queue(graph("x", profile="nobody"))
+    for name in ("payroll", "boss", "cayman"):
+        assert name not in told + str(refused.value)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["node", "command", "sync"])), ids="-".join)
+def test_files_of_equal_name_size_and_time_are_objects_of_their_own(pod, s3, order):
+    """Whoever sends first, and though each local file is deleted once it was sent."""
+    home, contents = pod.base_directory, {}
+    for number, door in enumerate(order):
+        path = home / "output" / "-".join(order) / door / f"{''.join(order)}.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(bytes([65 + number]) * 5000)
+        os.utime(path, ns=(17 * 10**17, 17 * 10**17))
+        contents[door] = path.read_bytes()
+        if door == "node":
+            pod.succeed(upload_graph(path.relative_to(home / "output").as_posix()))
+        else:
+            what = ["upload", path] if door == "command" else ["sync", path.parent]
+            command = [sys.executable, ROOT / "cli.py", "r2", *what, "--comfyui", home]
+            subprocess.run(command, env=os.environ | s3.profile, check=True)
+        path.unlink()
+    stored = [s3.body(key) for key in s3.objects if "".join(order) in key]
+    assert sorted(stored) == sorted(contents.values())
 
 
 def test_system_user_folder_is_not_served(pod):

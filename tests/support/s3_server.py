@@ -15,6 +15,7 @@ import struct
 import threading
 import time
 import uuid
+import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -33,7 +34,7 @@ MIB = 1024 * 1024
 class Fault:
     """What goes wrong: `action` happens to the next `times` requests whose operation is `operation` (or any)."""
 
-    action: str  # reset, 500, 503, 429, 403, expired, stall, lost-reply
+    action: str  # reset, 500, 501, 503, 429, 403, expired, stall, lost-reply
     operation: str = ""  # PutObject, UploadPart, CompleteMultipartUpload, HeadObject …
     times: int = 1
     after_bytes: int = 0  # for reset and stall: how much of the body is read first
@@ -57,6 +58,9 @@ class StrictS3:
     faults: list[Fault] = field(default_factory=list)
     clock: float = 0.0  # seconds that the server's clock is ahead
     bytes_per_second: float = 0.0  # shared by all connections; 0: unlimited
+    conditions: str = "kept"  # If-None-Match and If-Match; or "ignored", or "refused" with 501 as some services do
+    etags: str = "md5"  # or "other": of a kind that tells nothing about the bytes
+    may_delete: bool = True
     keep_bodies: bool = True  # off: only size and hash are kept, for big benchmarks
     port: int = 0
     requests: list[tuple[str, str]] = field(default_factory=list)  # (operation, key)
@@ -68,6 +72,7 @@ class StrictS3:
         self.objects: dict[str, dict] = {}
         self.uploads: dict[str, dict] = {}
         self.lock = threading.Lock()
+        self.commit = threading.Lock()
         self.clear_to_send = 0.0
 
     @property
@@ -202,6 +207,7 @@ class Handler(BaseHTTPRequestHandler):
             "503": Refusal(503, "SlowDown", "Reduce your request rate. (10001)"),
             "429": Refusal(429, "TooManyRequests", "Reduce your concurrent request rate for the same object. (10058)"),
             "403": Refusal(403, "AccessDenied", "Access Denied (10003)"),
+            "501": Refusal(501, "NotImplemented", "This operation is not implemented."),
             "expired": Refusal(400, "ExpiredToken", "The provided token has expired."),
         }
         if fault.action in answers:
@@ -268,11 +274,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def condition(self, key: str) -> None:
         there = self.server.state.objects.get(key)
+        asked = "If-None-Match" in self.headers or "If-Match" in self.headers
+        if asked and self.server.state.conditions == "refused":
+            raise Refusal(501, "NotImplemented", "A header you provided implies functionality that is not implemented")
+        if self.server.state.conditions != "kept":
+            return
         if self.headers.get("If-None-Match") == "*" and there:
             raise Refusal(
                 412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold. (10031)"
             )
-        if (wanted := self.headers.get("If-Match")) and (not there or wanted.strip('"') != there["etag"]):
+        if (wanted := self.headers.get("If-Match")) and (not there or wanted != self.etag(there["etag"])):
             raise Refusal(
                 412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold. (10031)"
             )
@@ -282,9 +293,10 @@ class Handler(BaseHTTPRequestHandler):
     def PutObject(self, key):
         self.condition(key)
         file, size, md5 = self.store_body()
-        self.condition(key)
-        self.keep(key, file, size, md5, self.stored_headers())
-        self.result = 200, "", {"ETag": f'"{md5}"'}
+        with self.server.state.commit:  # of two at once one wins
+            self.condition(key)
+            self.keep(key, file, size, md5, self.stored_headers())
+        self.result = 200, "", {"ETag": self.etag(md5)}
 
     def CreateMultipartUpload(self, key):
         upload = uuid.uuid4().hex
@@ -339,13 +351,18 @@ class Handler(BaseHTTPRequestHandler):
 
     def HeadObject(self, key):
         there = self.object(key)
-        self.result = 200, there["size"], {**there["headers"], "ETag": f'"{there["etag"]}"'}
+        self.result = 200, there["size"], {**there["headers"], "ETag": self.etag(there["etag"])}
 
     def GetObject(self, key):
         there = self.object(key)
-        self.result = 200, there["file"].read_bytes(), {**there["headers"], "ETag": f'"{there["etag"]}"'}
+        data = there["file"].read_bytes()
+        if self.headers.get("Range") == "bytes=0-0":
+            data = data[:1]
+        self.result = 200, data, {**there["headers"], "ETag": self.etag(there["etag"])}
 
     def DeleteObject(self, key):
+        if not self.server.state.may_delete:
+            raise Refusal(403, "AccessDenied", "Access Denied (10003)")
         with self.server.state.lock:
             self.server.state.objects.pop(key, None)
         self.result = 204, "", {}
@@ -381,6 +398,10 @@ class Handler(BaseHTTPRequestHandler):
         if there is None:
             raise Refusal(404, "NoSuchKey", "The specified key does not exist. (10007)")
         return there
+
+    def etag(self, md5: str) -> str:
+        """As an object's answers have it; a part's ETag stays its MD5, nobody but the server reads it."""
+        return f'"{md5}"' if self.server.state.etags == "md5" else f'"0x8D{zlib.crc32(md5.encode()):X}"'
 
     def stored_headers(self) -> dict:
         return {

@@ -40,6 +40,73 @@ def test_test_walks_through_every_right(r2, s3):
     assert done.returncode == 0, done.stderr
     assert re.findall(r"^(\w+) +ok, \d+ ms$", done.stdout, re.M) == ["write", "read", "list", "delete"]
     assert not s3.objects and s3.secret not in done.stdout + done.stderr
+    assert "conditions kept" in done.stdout and "ETags    MD5" in done.stdout and "parts    possible" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "switches, told",
+    [
+        ({"conditions": "refused"}, "conditions refused"),
+        ({"conditions": "ignored"}, "conditions ignored"),
+        ({"etags": "other"}, "ETags    of another kind: uploads are read back"),
+    ],
+)
+def test_test_says_what_the_service_can_do_and_keeps_it(r2, s3, tmp_path, switches, told):
+    for name, value in switches.items():
+        setattr(s3, name, value)
+    comfyui = tmp_path / "comfyui"
+    done = r2("test", "--comfyui", comfyui)
+    assert done.returncode == 0 and told in done.stdout and not s3.objects, done.stderr
+    journal = (comfyui / "user" / "__steadydancer" / "r2_journal.jsonl").read_text()
+    assert f'"keeps_conditions": {str("conditions" not in switches).lower()}' in journal
+
+
+def test_test_with_a_token_that_may_not_delete(r2, s3):
+    s3.may_delete = False
+    for _ in range(2):
+        done = r2("test", R2_SESSION_TOKEN="")
+        assert done.returncode == 0, done.stderr
+        assert re.findall(r"^(\w+) +ok, \d+ ms$", done.stdout, re.M) == ["write", "read", "list"]
+        assert "delete   not possible, and not needed" in done.stdout and "steadydancer-test.json" in done.stdout
+        assert list(s3.objects) == ["steadydancer-test.json"]  # one, however often
+
+
+def test_test_stays_below_the_prefix_and_lists_the_profiles(r2, s3, tmp_path):
+    config = tmp_path / "mine.toml"
+    keys = f'access_key_id = "{s3.key_id}"\nsecret_access_key = "{s3.secret}"\n'
+    table = f'endpoint = "{s3.endpoint}"\nbuckets = ["renders", "drafts"]\nprefix = "pod 1"\n{keys}'
+    config.write_text(f"[work]\n{table}[home]\n{table}")
+    config.chmod(0o600)
+    done = r2("test", "--profile", "work", "--config", config)
+    assert done.returncode == 0 and set(s3.writes) == {"pod 1/steadydancer-test.json"}
+    assert "profiles auto, env, work, work:drafts, home, home:drafts" in done.stdout
+
+
+def test_an_endpoint_without_encryption_is_said_to_be_one(r2, s3):
+    there = {"R2_ENDPOINT": s3.endpoint.replace("127.0.0.1", "127.0.0.2")}  # not the usual address of this machine
+    done = r2("test", **there)
+    assert ", not encrypted" in done.stdout and done.stderr.count("can be read and changed on the way") == 1
+    assert "encrypted" not in r2("test").stdout
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        {"AWS_PROFILE": "work"},
+        {"AWS_CONFIG_FILE": "BROKEN", "AWS_SHARED_CREDENTIALS_FILE": "BROKEN"},
+        {"AWS_CA_BUNDLE": "/nonexistent.pem", "REQUESTS_CA_BUNDLE": "/nonexistent.pem"},
+        {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_RETRY_MODE": "nonsense"},
+        {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"},
+        {"http_proxy": "socks5://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9"},
+    ],
+    ids=lambda foreign: "+".join(foreign),
+)
+def test_what_other_jobs_left_in_the_environment_breaks_nothing(r2, tmp_path, foreign):
+    (tmp_path / "broken").write_text("[default]\nregion = us-east-1\n[broken\n")
+    done = r2(
+        "test", **{name: str(tmp_path / "broken") if value == "BROKEN" else value for name, value in foreign.items()}
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_test_that_fails_half_way_leaves_nothing(r2, s3):
@@ -89,13 +156,40 @@ def test_sync_right_after_a_render_waits_for_the_newest_file(r2, s3, tmp_path):
     output = tmp_path / "comfyui" / "output"
     old_file(output / "a.png")
     old_file(output / "empty.png", b"")
-    os.utime(old_file(output / "new.png"), (time.time() + 1,) * 2)
+    os.utime(old_file(output / "new.png"), (time.time() + 600,) * 2)  # a clock that is ahead
     done = r2("sync", output)
     assert "2 sent, 1 left" in done.stderr and "still being written" in done.stderr
+    assert done.returncode == 1 and "empty.png: It is empty." in done.stderr
     (output / "empty.png").unlink()
     (output / "newer.png").write_bytes(b"x")
     done = r2("sync", output)
     assert done.returncode == 0 and "1 sent, 0 left" in done.stderr and len(s3.objects) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system takes fewer names")
+def test_odd_names_and_what_is_no_file_end_no_sync(r2, s3, tmp_path):
+    output = tmp_path / "comfyui" / "output"
+    old_file(output / "good.png")
+    old_file(output / os.fsdecode(b"no utf8 \xe9.png"), b"1")
+    old_file(output / "line\nbreak.png", b"2")
+    (output / "passwd.png").symlink_to("/etc/passwd")
+    os.mkfifo(output / "pipe.mp4")
+    done = r2("sync", output, LC_ALL="C", PYTHONIOENCODING="ascii")
+    assert done.returncode == 1 and "3 sent, 2 left" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        "passwd.png: It is a link that leads out" in done.stderr and "pipe.mp4: It is no file but a pipe" in done.stderr
+    )
+    assert len(done.stdout.splitlines()) == 3 and len(s3.objects) == 3
+    done = r2("upload", output / os.fsdecode(b"no utf8 \xe9.png"), output / "line\nbreak.png")
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 2, done.stderr
+
+
+@pytest.mark.parametrize("name", ["none.png", "n" * 300, "line\nbreak.png", os.fsdecode(b"\xe9.png")])
+def test_a_name_that_is_no_file_is_a_sentence(r2, name):
+    for arguments in (["upload", name], ["sync", name], ["test", "--config", name]):
+        done = r2(*arguments)
+        assert done.returncode == 1 and "Errno" not in done.stderr and "Traceback" not in done.stderr
+        assert len(done.stderr.splitlines()) == 1 and done.stderr.rstrip("\n").isprintable(), done.stderr
 
 
 def test_sync_that_leaves_something_behind_is_exit_code_1(r2, tmp_path):

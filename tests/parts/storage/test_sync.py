@@ -1,7 +1,9 @@
 """The journal and the folder sync: everything once, nothing half-written, failures again and again."""
 
+import errno
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -9,6 +11,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
+from steadydancer.base import lock
 from steadydancer.storage.journal import Journal
 from steadydancer.storage.sync import Sync, media_files
 from steadydancer.storage.upload import deliver
@@ -283,6 +286,171 @@ def test_status_holds_no_secret_and_no_path(s3, sync, make, output):
     text = str(sync.status())
     assert "No space left" in text and "Object Read & Write" in text
     assert s3.secret not in text and s3.key_id not in text and str(output) not in text and s3.endpoint not in text
+
+
+def reasons(sync) -> dict[str, str]:
+    return {item["file"]: item["reason"] for item in sync.status()["failed"]}
+
+
+def test_only_files_of_the_folder_are_taken_and_the_rest_is_named(s3, sync, make, output, tmp_path, caplog):
+    make("good.png", b"good")
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"private")
+    (output / "out.png").symlink_to(secret)
+    (output / "passwd.png").symlink_to("/etc/passwd")
+    (output / "nowhere.mp4").symlink_to(tmp_path / "none.mp4")
+    (output / "loop.mp4").symlink_to(output / "loop.mp4")
+    (output / "inside.png").symlink_to(make("sub/real.png", b"real"))
+    (output / "folder.mp4").mkdir()
+    make("folder.mp4/frame.png", b"frame")
+    make("empty.png", b"")
+    os.mkfifo(output / "pipe.mp4")
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(output / "s.wav"))
+    assert sync.round() == 4
+    assert sorted(stored(s3).values()) == [b"frame", b"good", b"real", b"real"]
+    told = reasons(sync)
+    assert {name: reason.split(".")[0] for name, reason in told.items()} == {
+        "out.png": "It is a link that leads out of this folder",
+        "passwd.png": "It is a link that leads out of this folder",
+        "nowhere.mp4": "It is a link that leads nowhere",
+        "loop.mp4": "It is a link that leads nowhere",
+        "folder.mp4": "It is no file but a folder",
+        "empty.png": "It is empty",
+        "pipe.mp4": "It is no file but a pipe",
+        "s.wav": "It is no file but a socket",
+    }
+    assert all(name in caplog.text for name in told)
+    lines = len(caplog.records)
+    assert sync.round() == 0 and len(caplog.records) == lines, "each is logged once"
+    assert sync.unfinished == 0, "nothing of this is waited for"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="another user is needed")
+def test_what_may_not_be_read_is_named(s3, make, output, tmp_path):
+    make("good.png")
+    make("closed/inside.png")
+    make("mine.png")
+    code = (
+        "import importlib.util, json, os, sys; from pathlib import Path\n"
+        "spec = importlib.util.spec_from_file_location('cli', sys.argv[1]); cli = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(cli); cli.load_package()\n"
+        "from steadydancer.storage import client, profiles, sync, upload\n"
+        "from steadydancer.storage.journal import Journal\n"
+        "bucket = client.Bucket(profiles.find('env', Path('none')))\n"
+        "upload.upload(bucket, Path(sys.argv[2], 'good.png'), 'warm.png')  # what is loaded late is in root's folder\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "look = sync.Sync(Path(sys.argv[2]), bucket, Journal(Path(sys.argv[3])))\n"
+        "print(json.dumps([look.round(), look.status()]))\n"
+    )
+    for folder in (output, *output.parents[:4]):
+        folder.chmod(0o755)
+    (output / "closed").chmod(0o700)
+    (output / "mine.png").chmod(0o600)
+    import json
+
+    import steadydancer
+
+    cli = os.path.join(os.path.dirname(steadydancer.__file__), "cli.py")
+    command = [sys.executable, "-c", code, cli, str(output), str(tmp_path / "user" / "j.jsonl")]
+    done = subprocess.run(command, env=os.environ | s3.profile, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    sent, status = json.loads(done.stdout)
+    told = {item["file"]: item["reason"] for item in status["failed"]}
+    assert sent == 1 and told.keys() == {"closed", "mine.png"}
+    assert "could not be read: Permission denied" in told["closed"] and "may not be read" in told["mine.png"]
+
+
+ODD_NAMES = [
+    b"not utf8 \xe9.png",
+    b"line\nbreak.png",
+    b"bell\x07\x1b[31m.png",
+    "half \ud800.png".encode("utf-8", "surrogatepass"),
+    b"x" * 250 + b".png",
+    "舞".encode() * 80 + b".png",
+    b"con.png",
+    "right\u202eto left.png".encode(),
+    "two\u2028lines.png".encode(),
+    b" .png",
+    b"'\"<>|?*%s{}.png",
+    b"-rf.png",
+    "never\uffff.png".encode(),
+]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system takes fewer names")
+@pytest.mark.parametrize("fault", [None, "403"])
+def test_no_name_ends_the_sync_for_the_others(s3, sync, output, make, fault, caplog):
+    for number in range(5):
+        make(f"good_{number}.png")
+    for number, name in enumerate(ODD_NAMES):
+        path = os.path.join(os.fsencode(output), name)
+        with open(path, "wb") as file:
+            file.write(b"%d" % number)
+        os.utime(path, (time.time() - 60,) * 2)
+    if fault:
+        s3.faults.append(Fault(fault, "PutObject", 999))
+        assert sync.round() == 0 and len(sync.status()["failed"]) == 5 + len(ODD_NAMES)
+        shown = "".join(item["file"] for item in sync.status()["failed"])
+        assert shown.isprintable() and caplog.text.replace("\n", "").isprintable()
+        shown.encode(), caplog.text.encode()
+    else:
+        assert sync.round() == 5 + len(ODD_NAMES)
+        assert all(key.isprintable() and len(key.encode()) < 300 for key in s3.objects)
+        assert len(list(sync.bucket.list())) == 5 + len(ODD_NAMES)
+
+
+def test_what_claim_raises_is_that_files_failure(s3, sync, make, monkeypatch, caplog):
+    make("a.png")
+    make("b.png")
+    whole = sync.journal.claim
+    error = UnicodeEncodeError("utf-8", "\udce9", 0, 1, "surrogates not allowed")
+    monkeypatch.setattr(sync.journal, "claim", lambda path: throw(error) if path.name == "a.png" else whole(path))
+    assert sync.round() == 1 and list(reasons(sync)) == ["a.png"] and "a.png" in caplog.text
+
+
+@pytest.mark.parametrize("code", ["ENOLCK", "EOPNOTSUPP", "ENOSYS", "EPERM"])
+def test_a_volume_without_locks_sends_everything(s3, sync, make, monkeypatch, caplog, code):
+    def refuse(*_):
+        raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+
+    lock._tell.cache_clear()
+    monkeypatch.setattr("fcntl.flock", refuse)
+    for number in range(20):
+        make(f"{number}.png", b"%d" % number)
+    assert sync.round() == 20 and len(stored(s3)) == 20
+    assert [record.levelname for record in caplog.records] == ["WARNING"] and "The work goes on" in caplog.text
+
+
+def test_what_another_sends_or_writes_is_named_and_logged_when_it_lasts(s3, sync, make, monkeypatch, caplog):
+    path = make("sent.png")
+    make("written.png", age=-5)
+    with Journal(sync.journal.path).claim(path):
+        sync.round()
+        assert reasons(sync) == {
+            "sent.png": "Another ComfyUI or command is sending it.",
+            "written.png": "It is still being written.",
+        }
+        assert not caplog.records
+    assert sync.round() == 1 and list(reasons(sync)) == ["written.png"]
+    later = time.monotonic() + 61
+    monkeypatch.setattr(sync, "_is_settled", lambda *file: False)
+    monkeypatch.setattr("steadydancer.storage.sync.time.monotonic", lambda: later)
+    sync.round()
+    assert "written.png. It is still being written" in caplog.text
+
+
+def test_one_cause_is_one_line_whatever_the_days_and_folders(s3, sync, make, caplog):
+    for number in range(6):
+        make(f"{number}/clip.png", age=60 + 86400 * number)
+    s3.faults.append(Fault("403", "HeadObject", 999))
+    assert sync.round() == 0 and len(caplog.records) == 1
+    assert "0/clip.png, " in caplog.text and "and 1 more" in caplog.text
+
+
+def test_times_that_no_calendar_has(s3, sync, make):
+    os.utime(make("old.png"), (-(10**11), -(10**11)))
+    assert sync.round() == 1
 
 
 def test_linked_folders_are_not_followed(output, make, tmp_path):

@@ -165,6 +165,7 @@ def test_bytes_that_changed_on_the_way_are_found_and_removed(s3, bucket, make_fi
 
     def rot(operation):
         if operation == "HeadObject" and KEY in s3.objects:
+            s3.objects[KEY]["file"].write_bytes(os.urandom(SMALL))
             s3.objects[KEY]["etag"] = "0" * 32
         return original(operation)
 
@@ -204,6 +205,83 @@ def test_a_file_that_grows_while_sent_is_refused(s3, small_parts, bucket, make_f
     with pytest.raises(StorageError, match="changed while it was being sent"):
         upload(bucket, path, KEY, progress=progress)
     assert grown.is_set() and not s3.objects and not s3.uploads
+
+
+def change_while_sent(s3, bucket, path, change, rate=40e6):
+    """Uploads `path` and calls `change()` once some of it was read."""
+    s3.bytes_per_second, done = rate, []
+
+    def progress(count, total):
+        if count and not done:
+            done.append(change())
+
+    try:
+        return upload(bucket, path, KEY, progress=progress)
+    finally:
+        assert done
+
+
+def shorten(path, to):
+    os.truncate(path, to)
+
+
+@pytest.mark.parametrize("size, to", [(9 * MIB, 5 * MIB), (LARGE, 6 * MIB), (9 * MIB, 0)])
+def test_a_file_that_shrinks_while_sent_is_refused_at_once(s3, small_parts, bucket, make_file, size, to):
+    path = make_file(size)
+    with pytest.raises(StorageError, match="changed while it was being sent"):
+        change_while_sent(s3, bucket, path, lambda: shorten(path, to), rate=8e6)
+    s3.bytes_per_second = 0
+    end = time.monotonic() + 20
+    while s3.uploads and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not s3.objects and not s3.uploads
+    assert upload(bucket, path, KEY).size == to  # what it is now goes
+
+
+def test_a_file_that_vanishes_while_sent_is_whole_in_the_bucket_or_an_error(s3, small_parts, bucket, make_file):
+    path = make_file(9 * MIB)
+    whole = path.read_bytes()
+    change_while_sent(s3, bucket, path, path.unlink)  # an open file is still there to be read
+    assert s3.body(KEY) == whole
+    s3.objects.clear()
+    path = make_file(60 * MIB)  # the parts at its end are opened later
+    with pytest.raises(StorageError, match="no longer there"):
+        change_while_sent(s3, bucket, path, path.unlink)
+    assert not s3.objects
+
+
+def test_a_file_rewritten_with_the_same_size_and_time_is_not_taken_for_what_was_read(
+    s3, small_parts, bucket, make_file
+):
+    path = make_file(9 * MIB)
+    before = path.stat()
+
+    def rewrite():
+        path.write_bytes(os.urandom(9 * MIB))
+        os.utime(path, ns=(before.st_mtime_ns, before.st_mtime_ns))
+
+    with pytest.raises(StorageError, match="other bytes|changed while"):
+        change_while_sent(s3, bucket, path, rewrite, rate=8e6)
+    assert not s3.objects and path.exists()
+
+
+def test_what_could_not_be_removed_is_named(s3, small_parts, bucket, make_file):
+    path, s3.may_delete = make_file(LARGE), False
+
+    def grow():
+        with path.open("ab") as file:
+            file.write(b"more")
+
+    original = bucket.head
+
+    def head(key):
+        if key in s3.objects:
+            grow()
+        return original(key)
+
+    bucket.head = head
+    with pytest.raises(StorageError, match=f"changed while .* may not remove it: delete '{KEY}' yourself"):
+        upload(bucket, path, KEY)
 
 
 class Interrupt(BaseException):

@@ -21,7 +21,7 @@ public_url = "https://cdn.example.com/"
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch, tmp_path):
-    for name in [*ENV, "R2_SESSION_TOKEN", "STEADYDANCER_R2_CONFIG"]:
+    for name in [*ENV, "R2_SESSION_TOKEN", "R2_CA_BUNDLE", "STEADYDANCER_R2_CONFIG"]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws"))
 
@@ -130,6 +130,107 @@ def test_keys_of_an_aws_profile_come_from_its_credentials_file(monkeypatch, tmp_
     client = Bucket(profiles.find("r2", config())).client
     assert client._request_signer._credentials.secret_key == "CANARY"
     assert client.meta.endpoint_url == R2
+
+
+# What other jobs left in the environment, and what it would change.
+FOREIGN = {
+    "AWS_PROFILE": "work",
+    "AWS_DEFAULT_PROFILE": "work",
+    "AWS_CA_BUNDLE": "/nonexistent.pem",
+    "REQUESTS_CA_BUNDLE": "/nonexistent.pem",
+    "AWS_ACCESS_KEY_ID": "OTHER",
+    "AWS_SECRET_ACCESS_KEY": "OTHER",
+    "AWS_SESSION_TOKEN": "OTHER",
+    "AWS_DEFAULT_REGION": "eu-west-1",
+    "AWS_REGION": "eu-west-1",
+    "AWS_ENDPOINT_URL": "https://other.example",
+    "AWS_ENDPOINT_URL_S3": "https://other.example",
+    "AWS_USE_FIPS_ENDPOINT": "true",
+    "AWS_USE_DUALSTACK_ENDPOINT": "true",
+    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_supported",
+    "AWS_RETRY_MODE": "nonsense",
+    "AWS_MAX_ATTEMPTS": "nonsense",
+    "AWS_DEFAULTS_MODE": "nonsense",
+    "AWS_DATA_PATH": "/nonexistent",
+}
+BROKEN = {
+    "no section's end": "[default]\nregion = us-east-1\n[broken\n",
+    "no key": "[default]\n= x\nno value\n",
+    "twice": "[default]\n[default]\n",
+    "another profile's process": "[default]\ncredential_process = /bin/false\nregion = eu-west-1\nca_bundle = /none.pem\n",
+}
+
+
+def facts(client) -> tuple:
+    keys = client._request_signer._credentials
+    config = client.meta.config
+    return (
+        (keys.access_key, keys.secret_key, keys.token, client.meta.endpoint_url, config.region_name)
+        + (config.retries, config.request_checksum_calculation, config.s3.get("addressing_style"))
+        + (client._endpoint.http_session._verify,)
+    )
+
+
+@pytest.fixture
+def complete():
+    from steadydancer.storage.client import Bucket
+
+    return lambda: (
+        Bucket(profiles.Profile("x", ("renders",), R2, access_key_id="ID", secret_access_key="CANARY")).client
+    )
+
+
+@pytest.mark.parametrize("name", [*FOREIGN, "all"])
+def test_a_complete_profile_takes_nothing_from_the_environment(monkeypatch, complete, name):
+    for variable in FOREIGN:
+        monkeypatch.delenv(variable, raising=False)
+    alone = facts(complete())
+    for variable in FOREIGN if name == "all" else [name]:
+        monkeypatch.setenv(variable, FOREIGN[variable])
+    assert facts(complete()) == alone
+
+
+@pytest.mark.parametrize("variable", ["AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"])
+@pytest.mark.parametrize("text", BROKEN.values(), ids=BROKEN)
+def test_a_complete_profile_reads_no_aws_file(monkeypatch, complete, tmp_path, variable, text):
+    alone = facts(complete())
+    (tmp_path / "other").write_text(text)
+    monkeypatch.setenv(variable, str(tmp_path / "other"))
+    assert facts(complete()) == alone
+    monkeypatch.setenv(variable, "~nobody-here/config")
+    assert facts(complete()) == alone and profiles.names(tmp_path / "none.toml") == ["auto", "env"]
+
+
+def test_a_certificate_file_of_the_profiles_own(monkeypatch, config, tmp_path):
+    from steadydancer.storage.client import Bucket
+
+    own = tmp_path / "company.pem"
+    with pytest.raises(ValueError, match="there is no file .*company.pem. Correct ca_bundle"):
+        profiles.find("work", config(TOML + f'ca_bundle = "{own}"\n'))
+    own.write_text("a certificate")
+    client = Bucket(profiles.find("work", config(TOML + f'ca_bundle = "{own}"\n'))).client
+    assert client._endpoint.http_session._verify == str(own)
+    monkeypatch.setenv("R2_CA_BUNDLE", str(own))
+    assert profiles.find("auto", config()).name == "work"  # alone it is no profile
+    for name, value in ENV.items():
+        monkeypatch.setenv(name, value)
+    assert profiles.find("auto", config()).ca_bundle == str(own)
+
+
+def test_no_message_lists_where_others_save(config):
+    for name in ("home", "work:other"):
+        with pytest.raises(ValueError) as caught:
+            profiles.find(name, config(TOML + '[boss]\nbucket = "payroll"\n'))
+        assert not {"boss", "payroll", "drafts", "renders"} & set(str(caught.value).replace("'", " ").split())
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"a = " + b"[" * 100_000, b"[a]\nx = 9" + b"9" * 10_000])
+def test_a_damaged_file_is_said_to_be_no_toml(config, tmp_path, content):
+    path = config()
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is not valid TOML|has an unknown setting"):
+        profiles.find("auto", path)
+    assert profiles.names(path)[:2] == ["auto", "env"]
 
 
 @pytest.mark.parametrize(
