@@ -219,6 +219,7 @@ def test_torch_compile_does_not_trace_how_kernels_are_tried(comfyui, monkeypatch
 
     monkeypatch.setattr(trials, "capable", lambda device, dtype: True)
     monkeypatch.setattr(trials, "works", found_out)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
     graphs = []
     compiled = torch.compile(
         lambda x: x + 1 if layout.multiplies_8_bits(x.device, x.dtype) else x - 1,
