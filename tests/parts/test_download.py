@@ -928,6 +928,19 @@ def test_real_volumes_that_refuse(hub, tmp_path, volume, sentence):
     assert said.stdout.startswith("DownloadError ") and sentence in said.stdout, said.stderr
 
 
+@pytest.mark.parametrize("name", ["ENOLCK", "EOPNOTSUPP", "ENOSYS"])
+def test_a_volume_without_locks(hub, models, monkeypatch, name):
+    fcntl = pytest.importorskip("fcntl", reason="Windows has no such volumes")
+    pytest.importorskip("steadydancer.base.lock", reason="the lock that goes on without one is not here yet")
+
+    def refuse(*args):
+        raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert ensure(model_file(), models).read_bytes() == DATA
+    assert on_disk(models) == [TOY]
+
+
 def disk(total: int, free: int):
     """What shutil.disk_usage would say of such a disk."""
     return lambda path: shutil._ntuple_diskusage(total, total - free, free)
