@@ -14,7 +14,11 @@ from ..catalog.catalog import ModelFile, Source, catalogue
 from ..progress import program_ends
 from ..quant import model_file
 from . import hub, places, room
+<<<<<<< HEAD
 from .errors import Changed, DownloadCancelled, DownloadError, NoRoom, disk_fault, unexpected
+=======
+from .errors import Changed, DownloadCancelled, DownloadError, NoRoom, disk_fault, printable, unexpected
+>>>>>>> download
 from .lock import held
 from .places import Places
 from .transfer import Cancelled, Patience, Progress, Remote, Transfer, notes_of
@@ -182,7 +186,9 @@ def published(file: ModelFile, patience: Patience, cancelled: Cancelled) -> int:
     """Bytes of a file as its publisher states them; 0 where it cannot be asked: the download will say why."""
     try:
         remotes = hub.resolve(file, file.sources[0], patience, cancelled)
-    except DownloadError:
+    except DownloadCancelled:
+        raise
+    except Exception:
         return 0
     return sum(remote.size or 0 for remote in remotes)
 
@@ -203,7 +209,9 @@ def inside(folder: Path, name: str) -> Path:
     """`folder`/`name`, unless the name, which a server gave, leads out of the folder (on Windows, by backslashes)."""
     target = Path(os.path.abspath(folder / name))
     if not target.is_relative_to(os.path.abspath(folder)):
-        raise DownloadError(f"{name} cannot be fetched: its name leads out of {folder}. Place the file by hand.")
+        raise DownloadError(
+            f"{printable(name)} cannot be fetched: its name leads out of {folder}. Place the file by hand."
+        )
     return target
 
 
@@ -236,7 +244,7 @@ def fetch(
     with held(target, cancelled, lambda: progress(other_transfer(part), remote.size or file.size)):
         if target.is_file() and stamp(target) != before:
             return target  # another prompt or process has just fetched it
-        transfer = Transfer(remote, part, patience, limit=file.bytes or 2 * file.size)
+        transfer = Transfer(remote, part, patience, limit=file.bytes or 2 * file.size or None)
         transfer.resume()
         room.check({target: remote.size or file.size}, target.name)
         sha256 = transfer.run(progress, cancelled)
@@ -303,15 +311,22 @@ def place(part: Path, target: Path, format: str) -> None:
             time.sleep(0.1)  # Windows: a virus scanner looks at every new file for a moment
 
 
+def is_here(remote: Remote, target: Path) -> bool:
+    """Whether a file of a snapshot was fetched by an earlier run."""
+    known = places.recorded(target) if target.is_file() else {}
+    return bool(known) and known["size"] == remote.size and (remote.sha256 or known["sha256"]) == known["sha256"]
+
+
 def fetch_snapshot(
     file: ModelFile, root: Path, remotes: list[Remote], progress: Progress, cancelled: Cancelled, patience: Patience
 ) -> Path:
     """Fetches every file of a repository into `root`; the record's last entry says that it is whole."""
     total, done = sum(remote.size or 0 for remote in remotes), 0
-    for remote in remotes:
-        target = inside(root, remote.name)
-        old = places.recorded(target) if target.is_file() else {}
-        if not old or old["size"] != remote.size or (remote.sha256 and old["sha256"] != remote.sha256):
+    targets = {remote: inside(root, remote.name) for remote in remotes}
+    missing = {remote: target for remote, target in targets.items() if not is_here(remote, target)}
+    room.check({target: remote.size or 0 for remote, target in missing.items()}, root.name)
+    for remote, target in targets.items():
+        if remote in missing:
             report = partial(lambda base, count, _: progress(base + count, total), done)
             fetch(remote, file, target, stamp(target), report, cancelled, patience)
         done += remote.size or 0

@@ -88,7 +88,7 @@ def seconds(retry_after: str | None) -> float | None:
     """A Retry-After header, seconds or a date, as seconds from now."""
     if not retry_after:
         return None
-    if retry_after.strip().isdigit():
+    if re.fullmatch(r"\s*\d+\s*", retry_after, re.ASCII):
         return float(retry_after)
     with contextlib.suppress(TypeError, ValueError):
         return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
@@ -105,7 +105,8 @@ class Transfer:
         self, remote: Remote, part: Path, patience: Patience, connections: int = CONNECTIONS, limit: int | None = None
     ):
         """`limit`: bytes that are too many to be the file, where its server does not say how many there are."""
-        self.remote, self.part, self.patience, self.limit = remote, part, patience, remote.size or limit
+        self.remote, self.part, self.patience = remote, part, patience
+        self.limit = limit if remote.size is None else remote.size
         self.notes = part.with_name(part.name + ".json")
         self.whole = not remote.ranges or not remote.size
         self.piece = (remote.size or 1) if self.whole else PIECE
@@ -129,7 +130,7 @@ class Transfer:
         """Takes up what an earlier run left of the same version. Returns the bytes that are there."""
         notes = notes_of(self.part)
         same = notes.get("version") == self.version and notes.get("piece") == self.piece
-        filled, served = notes.get("filled"), notes.get("served")
+        filled, served = notes.get("filled"), notes.get("served", "")
         if not (same and isinstance(filled, list) and len(filled) == len(self.filled) and isinstance(served, str)):
             return 0
         with contextlib.suppress(OSError, TypeError):

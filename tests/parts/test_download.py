@@ -175,6 +175,7 @@ UNPROVED = {
     "begins elsewhere": (Fault(shifted=9), "sends other bytes than those that were asked for", RESUMED),
     "packed": (Fault(packed="gzip"), r"sends it packed \(gzip\)", RESUMED),
     "packed, no parts": (Fault(packed="br", no_ranges=True), r"sends it packed \(br\)", []),
+    "no length": (Fault(no_ranges=True, endless=True, ends=True), DATA, [TOY]),
     "no length and no end": (Fault(endless=True, no_ranges=True), "sent more than asked for", []),
     "login page": (Fault(page="here"), "answered with a web page in its place", []),
     "redirect to a login page": (Fault(page="away"), "mostly a login page", []),
@@ -930,6 +931,19 @@ def test_real_volumes_that_refuse(hub, tmp_path, volume, sentence):
     assert said.stdout.startswith("DownloadError ") and sentence in said.stdout, said.stderr
 
 
+@pytest.mark.parametrize("name", ["ENOLCK", "EOPNOTSUPP", "ENOSYS"])
+def test_a_volume_without_locks(hub, models, monkeypatch, name):
+    fcntl = pytest.importorskip("fcntl", reason="Windows has no such volumes")
+    pytest.importorskip("steadydancer.base.lock", reason="the lock that goes on without one is not here yet")
+
+    def refuse(*args):
+        raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert ensure(model_file(), models).read_bytes() == DATA
+    assert on_disk(models) == [TOY]
+
+
 def disk(total: int, free: int):
     """What shutil.disk_usage would say of such a disk."""
     return lambda path: shutil._ntuple_diskusage(total, total - free, free)
@@ -956,6 +970,18 @@ def test_the_room_of_the_whole_job_is_seen_to_before_a_byte(hub, models, monkeyp
     assert hub.sent == 0 and on_disk(models) == ["3.safetensors"]
     monkeypatch.setattr(shutil, "disk_usage", disk(10**8, 3 * len(DATA) + 2 * 10**6 + 1))
     assert len(ensure_all(files, models, patience=HASTY)) == 4
+
+
+def test_the_room_of_a_whole_snapshot_is_seen_to_before_a_byte(hub, models, monkeypatch):
+    for name in ("a.bin", "deep/b.bin", "c.bin"):
+        hub.put("owner/bundle", name, DATA)
+    file = model_file(name="Bundle", format="folder", sources=(Source("snapshot", "owner/bundle"),))
+    monkeypatch.setattr(shutil, "disk_usage", disk(10**8, 3 * len(DATA) + 10**6))
+    with pytest.raises(NoRoom, match="Not enough disk space for Bundle: it needs"):
+        ensure(file, models)
+    assert hub.sent == 0
+    monkeypatch.setattr(shutil, "disk_usage", disk(10**8, 3 * len(DATA) + 2 * 10**6))
+    assert (ensure(file, models) / "deep" / "b.bin").read_bytes() == DATA
 
 
 def test_an_estimate_alone_refuses_nothing(hub, models, monkeypatch):

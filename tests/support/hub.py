@@ -43,6 +43,7 @@ class Fault:
     shifted: int = 0  # bytes by which Content-Range and the bytes begin elsewhere than asked
     packed: str = ""  # the Content-Encoding that nobody asked for
     endless: bool = False  # no length, and after the file more and more
+    ends: bool = False  # with `endless`: the connection ends where the file does
     later: bytes = b""  # another version, which replaces the file once `after` bytes of it were sent
     after: int = 0
     no_etag: bool = False
@@ -261,7 +262,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "GET":
             self.body(source, start, end + 1, fault, fault.drop_at * size)
-            while fault.endless and self.hub.sent < ENDLESS:
+            while fault.endless and not fault.ends and self.hub.sent < ENDLESS:
                 self.wfile.write(bytes(1 << 16))
                 self.hub.sent += 1 << 16
 
