@@ -1,4 +1,7 @@
-"""The subcommands of cli.py, one file each: `add_parser(subparsers)` declares it, `run(args) -> int` does it."""
+"""The subcommands of cli.py, one file each: `add_parser(subparsers)` declares it, `run(args) -> int` does it.
+
+server.py is no subcommand: it is the ComfyUI that `queue` talks to.
+"""
 
 import os
 import sys

@@ -9,6 +9,7 @@ import socket
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from urllib.parse import quote, unquote, urlsplit
 
 AGENT = "SteadyDancer"  # front ends of the usual kind refuse the name by which Python's urllib goes
@@ -34,7 +35,7 @@ class Server:
     Raises ValueError, without saying what was given, for an address or a header that cannot be.
     """
 
-    def __init__(self, address: str, headers: list[str] = ()):
+    def __init__(self, address: str, headers: Sequence[str] = ()):
         scheme, rest = address.strip().split("://", 1) if "://" in address else ("http", address.strip())
         try:
             parts = urlsplit(f"{scheme.lower()}://{rest}")
@@ -101,6 +102,7 @@ class Server:
         return status, found
 
     def odd(self, why: str) -> Trouble:
+        """An answer that ComfyUI does not give."""
         return Trouble(
             f"{self.address} does not answer as ComfyUI does: {why}. Look at the address; where a login stands before "
             "ComfyUI, give it as user:password@ in the address or with --header."
@@ -190,6 +192,7 @@ def is_this_machine(host: str) -> bool:
 
 
 def body_of(err: urllib.error.HTTPError) -> bytes:
+    """What came with a refusal, nothing where it broke off."""
     try:
         return err.read()
     except (OSError, http.client.HTTPException):

@@ -221,11 +221,15 @@ def test_cores_guidance_nodes_work_on_the_text_and_the_pose_comes_on_top(model, 
 
 @pytest.mark.parametrize(
     "names",
-    [*((name,) for name in GUIDANCE_NODES), ("SkipLayerGuidanceDiTSimple", "APG", "RescaleCFG", "CFGZeroStar")],
+    [
+        ("SkipLayerGuidanceDiTSimple", "APG", "RescaleCFG", "CFGZeroStar"),
+        ("SkipLayerGuidanceDiT", "TCFG", "VideoLinearCFGGuidance", "CFGNorm"),
+        ("NAGuidance", "FreSca", "Mahiro", "EpsilonScaling"),
+    ],
     ids="+".join,
 )
 def test_a_whole_run_with_cores_guidance_nodes(model, golden, names):
-    """Inside and outside of the pose's steps, alone and together; without a pose it is what core's guider makes of it."""
+    """Inside and outside of the pose's steps, several together; without a pose it is what core's guider makes of it."""
     import comfy.samplers
     from steadydancer.dancer.sampling import steadydancer_sigmas
 
