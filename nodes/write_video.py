@@ -107,8 +107,13 @@ def write_video(
     try:
         return write(video, path, tags, share_safe, crf, progress)
     except BaseException:
-        path.unlink(missing_ok=True)
+        _remove(path)
         raise
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # its folder may not be there
+        path.unlink()
 
 
 def _write_frames(video, path: Path, tags: dict, share_safe: bool, crf: int, progress) -> list[str]:
@@ -119,7 +124,7 @@ def _write_frames(video, path: Path, tags: dict, share_safe: bool, crf: int, pro
         raise
     except Exception as err:
         log.warning("The video could not be encoded.", exc_info=True)
-        path.unlink(missing_ok=True)  # it takes room that the pictures need
+        _remove(path)  # it takes room that the pictures need
         raise ValueError(_as_pictures(parts, path, tags, _reason(err))) from err
 
 
@@ -160,7 +165,7 @@ def _write_file(video, path: Path, tags: dict, share_safe: bool, crf: int, progr
         raise
     except Exception as err:
         log.warning("The video could not be encoded.", exc_info=True)
-        path.unlink(missing_ok=True)
+        _remove(path)
         raise ValueError(_source_kept(source, path, kind, _reason(err))) from err
 
 

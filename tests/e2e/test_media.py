@@ -241,11 +241,14 @@ def test_cancel_ends_the_encoding_of_a_file(comfy):
 
 
 def test_frames_that_no_encoder_takes_are_there_as_pictures(comfy):
-    result = comfy.run(
-        frames_with(
-            {"class_type": "OddAudio", "inputs": {"kind": "three channels"}}, width=16, height=16400, batch_size=3
-        )
+    """Higher than H.264 can be, and than ComfyUI's nodes make a picture in one step."""
+    graph = frames_with(
+        {"class_type": "OddAudio", "inputs": {"kind": "three channels"}}, width=16, height=16384, batch_size=3
     )
+    border = {"image": ["1", 0], "left": 0, "top": 0, "right": 0, "bottom": 16, "feathering": 0}
+    graph["6"] = {"class_type": "ImagePadForOutpaint", "inputs": border}
+    graph["3"]["inputs"]["images"] = ["6", 0]
+    result = comfy.run(graph)
     assert "could not be encoded" in result.error and "its 3 frames are pictures in media/clip_" in result.error
     folder = comfy.base_directory / "output" / "media"
     (pictures,) = folder.glob("*frames")
