@@ -18,6 +18,7 @@ from ..quant import model_file, pickle_file
 from ..quant.fp8 import with_true_formats
 from ..quant.ops import packed_operations
 from ..quant.patches import with_packed_patches
+from ..quant.safetensors_file import quantisation_formats
 from .meter import Meter
 from .places import Places
 from .read import diffusion_tensors, text_encoder_tensors
@@ -136,7 +137,7 @@ def require_known_formats(paths: list[Path]) -> None:
     """Raises ValueError for a format of layers that this ComfyUI does not have."""
     for path in paths:
         if model_file.FORMATS.get(path.suffix.lower()) == "safetensors":
-            unknown = model_file.quantisation_formats(path) - QUANT_ALGOS.keys()
+            unknown = quantisation_formats(path) - QUANT_ALGOS.keys()
             if unknown:
                 raise ValueError(
                     f"{path.name} has layers in the format {min(unknown)}, which this ComfyUI does not know. "

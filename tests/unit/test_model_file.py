@@ -18,8 +18,8 @@ from steadydancer.quant.model_file import (
     parts,
     require_complete,
     require_diffusion,
-    safetensors_header,
 )
+from steadydancer.quant.safetensors_file import quantisation_formats, safetensors_header
 from support.gguf_writer import quantise, write_gguf
 
 
@@ -189,11 +189,11 @@ def test_mlx_and_8_bits_without_a_description_are_named(tmp_path):
     described = {"a.comfy_quant": torch.tensor(list(b'{"format": "int8_tensorwise"}'), dtype=torch.uint8)}
     save_file({"a.weight": torch.zeros(2, 2, dtype=torch.int8), "a.weight_scale": torch.ones(2, 1), **described}, path)
     assert foreign(safetensors_header(path)) == ""
-    assert model_file.quantisation_formats(path) == {"int8_tensorwise"}
+    assert quantisation_formats(path) == {"int8_tensorwise"}
     layers = json.dumps({"layers": {"a": {"format": "nvfp4"}, "b": {"format": "tomorrow"}}})
     save_file({"a.weight": torch.zeros(2, 2, dtype=torch.uint8)}, path, {"_quantization_metadata": layers})
     assert foreign(safetensors_header(path)) == ""
-    assert model_file.quantisation_formats(path) == {"nvfp4", "tomorrow"}
+    assert quantisation_formats(path) == {"nvfp4", "tomorrow"}
 
 
 def wan(blocks: int) -> list[str]:
