@@ -172,16 +172,19 @@ def load_shards(paths: list[str], disable_dynamic: bool = False) -> ModelPatcher
     """A MODEL from files that each hold a part of the tensors. float32 shards run in bfloat16, as published."""
     tensors = {}
     for path in paths:
-        part = comfy.utils.load_torch_file(path)
+        part, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
+        if "_quantization_metadata" in (metadata or {}):  # of this part's layers
+            part, _ = comfy.utils.convert_old_quants(part, "", metadata=metadata)
         if twice := tensors.keys() & part.keys():
             raise ValueError(
                 f"{Path(path).name} has '{min(twice)}' like another part of the same model. Download the parts again."
             )
         tensors.update(part)
-    options = {"dtype": torch.bfloat16}
-    return known(
-        detected(tensors, paths[0], model_options=options, disable_dynamic=disable_dynamic), paths, load_shards
-    )
+    plain = all(tensor.dtype in (torch.float32, torch.bfloat16) for tensor in tensors.values())
+    options = {"dtype": torch.bfloat16} if plain else {}
+    tensors = with_true_formats(tensors, Path(paths[0]).name)
+    model = detected(tensors, paths[0], model_options=options, disable_dynamic=disable_dynamic)
+    return known(model, paths, load_shards)
 
 
 def detected(tensors: dict[str, torch.Tensor], path: str, **given) -> ModelPatcher | None:

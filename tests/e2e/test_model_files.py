@@ -153,6 +153,22 @@ def test_any_part_of_a_split_file_loads_all(folder, golden, chosen):
     assert error(load(*arguments), golden) < 0.01, "ComfyUI loads it again for another device"
 
 
+@pytest.mark.parametrize("described", ["beside the weight", "in the header"])
+def test_parts_of_a_quantised_file_load_as_the_whole_one(folder, golden, described):
+    tensors = packed_by_core("int8 convrot", tiny.weights(KEYS))
+    save_file(tensors, folder / "whole.safetensors")
+    keys = sorted(tensors)
+    for part in (0, 1):
+        these, metadata = {key: tensors[key] for key in keys if (".bias" in key) == bool(part)}, {}
+        if described == "in the header":
+            named = [key for key in these if key.endswith(".comfy_quant")]
+            layers = {key.removesuffix(".comfy_quant"): json.loads(bytes(these.pop(key).tolist())) for key in named}
+            metadata = {"_quantization_metadata": json.dumps({"layers": layers})}
+        save_file(these, folder / f"mine-0000{part + 1}-of-00002.safetensors", metadata)
+    whole, split = choose("whole.safetensors"), choose("mine-00001-of-00002.safetensors")
+    assert torch.equal(velocity(split, golden), velocity(whole, golden))
+
+
 def test_two_equal_parts_are_told(folder):
     for part in (1, 2):
         save_file(half(), folder / f"mine-0000{part}-of-00002.safetensors")
