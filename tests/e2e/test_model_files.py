@@ -366,6 +366,43 @@ def test_int8_of_rows_with_a_scale_beside_it_is_multiplied(comfyui):
         assert (sd["x.weight"] - exact).norm() < 0.01 * exact.norm() and list(sd) == ["x.weight"]
 
 
+def test_load_pose_reads_only_what_can_be_a_pose(comfyui):
+    """The file is chosen by its name: 10 GB of something else, a pipe, a link that leads nowhere, deep brackets."""
+    import folder_paths
+    from steadydancer.nodes.pose_file import SteadyDancerPoseLoad
+
+    folder = Path(folder_paths.get_input_directory())
+    folder.mkdir(exist_ok=True)
+    huge, pipe, link, deep = (folder / f"odd-{name}.json" for name in ("huge", "pipe", "link", "deep"))
+    with open(huge, "wb") as file:
+        file.truncate(10 << 30)
+    os.mkfifo(pipe)
+    link.symlink_to(folder / "gone")
+    deep.write_text("[" * 200_000)
+    expected = {
+        huge: "odd-huge.json has 10,737,418,240 bytes, and poses take up to",
+        pipe: "odd-pipe.json is not a file",
+        link: "odd-link.json is not a file",
+        deep: "This is not a pose: the text is not valid JSON",
+    }
+    try:
+        for path, words in expected.items():
+            SteadyDancerPoseLoad.fingerprint_inputs(path.name)
+            with pytest.raises(ValueError, match=words):
+                SteadyDancerPoseLoad.execute(path.name)
+    finally:
+        for path in expected:
+            path.unlink()
+
+
+def test_pictures_that_memory_cannot_hold_are_not_drawn(comfyui):
+    from steadydancer.nodes.pose import read, require_room
+
+    frames = [{"people": [], "canvas_width": 16384, "canvas_height": 16384}, *[{}] * 15_000]
+    with pytest.raises(ValueError, match=r"15,001 pictures of 16384×16384 take \d+\.\d GB, and .* of memory are free"):
+        require_room(read(frames))
+
+
 def test_both_programs_find_models_in_the_same_folders(comfyui, tmp_path):
     """The yaml through ComfyUI's own reader, and through cli.py's."""
     import folder_paths
