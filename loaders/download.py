@@ -212,8 +212,9 @@ def make_room(file: ModelFile, remote: Remote, target: Path, part: Path) -> None
 
 def check(file: ModelFile, remote: Remote, part: Path, sha256: str, notes: Path) -> None:
     """Compares what arrived with what was promised; what is wrong is kept under a name that nothing loads."""
-    wrong = next((hash for hash in (file.sha256, remote.sha256) if hash and not sha256.startswith(hash)), "")
-    cut = "" if wrong else places.cut_short(part, file.format)
+    hashes = [hash for hash in (file.sha256, remote.sha256) if hash]
+    wrong = next((hash for hash in hashes if not sha256.startswith(hash)), "")
+    cut = "" if hashes else places.cut_short(part, file.format)
     if not wrong and not cut:
         return
     aside = part.with_name(f"{part.name.removesuffix('.part')}.wrong-{sha256[:12]}")
