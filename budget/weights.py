@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..loaders.catalog import catalogue
 from ..quant.gguf_file import open_gguf
+from ..quant.model_file import damage
 from ..quant.safetensors_file import safetensors_header
 from ..toml import read_toml
 
@@ -176,7 +177,7 @@ def header(path: Path) -> dict:
     try:
         return safetensors_header(path)
     except ValueError as err:
-        raise ValueError(f"{path.name} is damaged: it {err}. Download it again.") from err
+        raise ValueError(f"{path.name} is damaged: it {damage(path) or err}. Download it again.") from err
     except OSError as err:
         raise ValueError(f"{path} cannot be read ({err.strerror}). Choose another file.") from err
 

@@ -145,12 +145,16 @@ def require_known_formats(paths: list[Path]) -> None:
                 )
 
 
+def tensors_of(path: str) -> tuple[dict[str, torch.Tensor], dict | None]:
+    """Tensors and metadata of a safetensors file, or the tensors of a pickled one, of which nothing is run."""
+    if Path(path).suffix.lower() in model_file.PICKLED:
+        return pickle_file.weights(Path(path)), None
+    return comfy.utils.load_torch_file(path, return_metadata=True)
+
+
 def load_one(path: str, disable_dynamic: bool = False) -> ModelPatcher:
     """A MODEL from a safetensors file, or a pickled one. Scaled fp8 keeps the format that its tensors have."""
-    if Path(path).suffix.lower() in model_file.PICKLED:
-        tensors, metadata = pickle_file.weights(Path(path)), None
-    else:
-        tensors, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
+    tensors, metadata = tensors_of(path)
     if "_quantization_metadata" not in (metadata or {}):
         tensors = with_true_formats(tensors, Path(path).name)
     return known(detected(tensors, path, metadata=metadata, disable_dynamic=disable_dynamic), path, load_one)
@@ -172,7 +176,7 @@ def load_shards(paths: list[str], disable_dynamic: bool = False) -> ModelPatcher
     """A MODEL from files that each hold a part of the tensors. float32 shards run in bfloat16, as published."""
     tensors = {}
     for path in paths:
-        part, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
+        part, metadata = tensors_of(path)
         if "_quantization_metadata" in (metadata or {}):  # of this part's layers
             part, _ = comfy.utils.convert_old_quants(part, "", metadata=metadata)
         if twice := tensors.keys() & part.keys():

@@ -153,6 +153,16 @@ def test_any_part_of_a_split_file_loads_all(folder, golden, chosen):
     assert error(load(*arguments), golden) < 0.01, "ComfyUI loads it again for another device"
 
 
+def test_pickled_parts_are_read_like_one_pickled_file(folder, golden):
+    keys = sorted(tiny.weights(KEYS))
+    for part in (0, 1):
+        torch.save({key: half()[key] for key in keys[part::2]}, folder / f"mine-0000{part + 1}-of-00002.bin")
+    assert error(choose("mine-00001-of-00002.bin"), golden) < 0.01
+    torch.save({"w": torch.zeros(1).expand(100_000, 100_000)}, folder / "mine-00002-of-00002.bin")
+    with pytest.raises(ValueError, match="mine-00002-of-00002.bin holds 'w' in a form that its size does not allow"):
+        choose("mine-00001-of-00002.bin")
+
+
 @pytest.mark.parametrize("described", ["beside the weight", "in the header"])
 def test_parts_of_a_quantised_file_load_as_the_whole_one(folder, golden, described):
     tensors = packed_by_core("int8 convrot", tiny.weights(KEYS))

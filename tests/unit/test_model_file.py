@@ -180,6 +180,18 @@ def test_other_quantisers_are_named(tmp_path, kind):
     assert kind in str(caught.value) and "Choose a file of another kind" in str(caught.value)
 
 
+def test_the_planner_says_the_same(tmp_path):
+    from steadydancer.budget.weights import header
+
+    path = tmp_path / "page.safetensors"
+    path.write_bytes(b"<!DOCTYPE html><html>" + b"x" * 2000)
+    with pytest.raises(ValueError, match="page.safetensors is damaged: it is a web page and not a model"):
+        header(path)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"page.safetensors cannot be read \(No such file or directory\)"):
+        header(path)
+
+
 def test_mlx_and_8_bits_without_a_description_are_named(tmp_path):
     path = tmp_path / "theirs.safetensors"
     save_file({"a.weight": torch.zeros(2, 2), "a.scales": torch.zeros(2)}, path, {"format": "mlx"})
