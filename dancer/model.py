@@ -125,9 +125,7 @@ def decoded(sd: dict, key: str, shape: torch.Size) -> torch.Tensor:
     naming the format, where neither can.
     """
     tensor, layer = sd[key], key.removesuffix("weight")
-    if hasattr(tensor, "tensor_type") and hasattr(
-        tensor, "tensor_shape"
-    ):  # ComfyUI-GGUF's: ggml's bytes and their shape
+    if hasattr(tensor, "tensor_type") and hasattr(tensor, "tensor_shape"):  # ComfyUI-GGUF's
         return unpacked_ggml(tensor, key)
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         return unpacked_by_itself(tensor, key, shape)
@@ -154,9 +152,9 @@ def undecodable(key: str, why: str) -> ValueError:
 
 def unpacked_by_itself(tensor: torch.Tensor, key: str, shape: torch.Size) -> torch.Tensor:
     """The numbers of a tensor of ComfyUI's or another pack's own class."""
+    if isinstance(tensor, QuantizedTensor):
+        return tensor.to(torch.float32).dequantize()
     try:
-        if isinstance(tensor, QuantizedTensor):
-            tensor = tensor.to(torch.float32)
         plain = tensor.dequantize().to(torch.float32)
     except Exception as err:  # another pack's class may fail in any way
         raise undecodable(key, f"it is a {type(tensor).__name__} of another pack") from err
@@ -186,13 +184,12 @@ def unpacked_ggml(tensor: torch.Tensor, key: str) -> torch.Tensor:
 
 def unpacked_by_comfyui(sd: dict, key: str, shape: torch.Size) -> torch.Tensor:
     """The numbers of a weight that `comfy_quant` describes, by the code that loads such layers."""
-    side = {
-        name: sd[key.removesuffix("weight") + name] for name in SIDE_KEYS if key.removesuffix("weight") + name in sd
-    }
-    weight = sd[key] if sd[key].ndim == 2 else sd[key].flatten(1)
+    layer = key.removesuffix("weight")
+    side = {name: sd[layer + name] for name in SIDE_KEYS if layer + name in sd}
     operations = comfy.ops.mixed_precision_ops(compute_dtype=torch.float32)
     linear = operations.Linear(shape.numel() // shape[0], shape[0], bias=False, device="cpu")
     try:
+        weight = sd[key] if sd[key].ndim == 2 else sd[key].flatten(1)
         linear.load_state_dict({**side, "weight": weight}, strict=False)
         numbers = linear.weight.dequantize().to(torch.float32)
     except Exception as err:  # a format of a newer ComfyUI, or what is no description

@@ -18,6 +18,7 @@ from ..quant import model_file, pickle_file
 from ..quant.fp8 import with_true_formats
 from ..quant.ops import packed_operations
 from ..quant.patches import with_packed_patches
+from ..quant.safetensors_file import quantisation_formats
 from .meter import Meter
 from .places import Places
 from .read import diffusion_tensors, text_encoder_tensors
@@ -136,7 +137,7 @@ def require_known_formats(paths: list[Path]) -> None:
     """Raises ValueError for a format of layers that this ComfyUI does not have."""
     for path in paths:
         if model_file.FORMATS.get(path.suffix.lower()) == "safetensors":
-            unknown = model_file.quantisation_formats(path) - QUANT_ALGOS.keys()
+            unknown = quantisation_formats(path) - QUANT_ALGOS.keys()
             if unknown:
                 raise ValueError(
                     f"{path.name} has layers in the format {min(unknown)}, which this ComfyUI does not know. "
@@ -144,12 +145,16 @@ def require_known_formats(paths: list[Path]) -> None:
                 )
 
 
+def tensors_of(path: str) -> tuple[dict[str, torch.Tensor], dict | None]:
+    """Tensors and metadata of a safetensors file, or the tensors of a pickled one, of which nothing is run."""
+    if Path(path).suffix.lower() in model_file.PICKLED:
+        return pickle_file.weights(Path(path)), None
+    return comfy.utils.load_torch_file(path, return_metadata=True)
+
+
 def load_one(path: str, disable_dynamic: bool = False) -> ModelPatcher:
     """A MODEL from a safetensors file, or a pickled one. Scaled fp8 keeps the format that its tensors have."""
-    if Path(path).suffix.lower() in model_file.PICKLED:
-        tensors, metadata = pickle_file.weights(Path(path)), None
-    else:
-        tensors, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
+    tensors, metadata = tensors_of(path)
     if "_quantization_metadata" not in (metadata or {}):
         tensors = with_true_formats(tensors, Path(path).name)
     return known(detected(tensors, path, metadata=metadata, disable_dynamic=disable_dynamic), path, load_one)
@@ -170,12 +175,15 @@ def load_shards(paths: list[str], disable_dynamic: bool = False) -> ModelPatcher
     """A MODEL from files that each hold a part of the tensors, computing in the type that ComfyUI chooses for the whole."""
     tensors = {}
     for path in paths:
-        part = comfy.utils.load_torch_file(path)
+        part, metadata = tensors_of(path)
+        if "_quantization_metadata" in (metadata or {}):  # of this part's layers
+            part, _ = comfy.utils.convert_old_quants(part, "", metadata=metadata)
         if twice := tensors.keys() & part.keys():
             raise ValueError(
                 f"{Path(path).name} has '{min(twice)}' like another part of the same model. Download the parts again."
             )
         tensors.update(part)
+    tensors = with_true_formats(tensors, Path(paths[0]).name)
     return known(detected(tensors, paths[0], disable_dynamic=disable_dynamic), paths, load_shards)
 
 

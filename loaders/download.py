@@ -14,11 +14,7 @@ from ..catalog.catalog import ModelFile, Source, catalogue
 from ..progress import program_ends
 from ..quant import model_file
 from . import hub, places, room
-<<<<<<< HEAD
-from .errors import Changed, DownloadCancelled, DownloadError, NoRoom, disk_fault, unexpected
-=======
 from .errors import Changed, DownloadCancelled, DownloadError, NoRoom, disk_fault, printable, unexpected
->>>>>>> download
 from .lock import held
 from .places import Places
 from .transfer import Cancelled, Patience, Progress, Remote, Transfer, notes_of
@@ -270,8 +266,9 @@ def other_transfer(part: Path) -> int:
 
 def check(file: ModelFile, remote: Remote, part: Path, sha256: str, notes: Path) -> None:
     """Compares what arrived with what was promised; what is wrong is kept under a name that nothing loads."""
-    wrong = next((hash for hash in (file.sha256, remote.sha256) if hash and not sha256.startswith(hash)), "")
-    cut = "" if wrong else places.cut_short(part, file.format)
+    hashes = [hash for hash in (file.sha256, remote.sha256) if hash]
+    wrong = next((hash for hash in hashes if not sha256.startswith(hash)), "")
+    cut = "" if hashes else places.cut_short(part, file.format)
     if not wrong and not cut:
         return
     aside = part.with_name(f"{part.name.removesuffix('.part')}.wrong-{sha256[:12]}")

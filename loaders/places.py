@@ -145,10 +145,12 @@ def broken(path: Path, file: ModelFile) -> str:
     """Why the file at `path` cannot be what the catalogue means, by its size and header alone, in words that follow "it"."""
     if file.format == "folder" and path.is_dir():
         return ""
-    # a conversion was checked when it was made
-    reason = model_file.damage(path, "safetensors" if path.name == file.converted else file.format)
-    if reason or path.name == file.converted or recorded(path).get("trusted"):
-        return reason
+    entry = recorded(path) if path.is_file() else {}
+    if not entry.get("sha256"):  # else it is what was looked at when it was hashed
+        reason = model_file.damage(path, "safetensors" if path.name == file.converted else file.format)
+        # a conversion was checked when it was made
+        if reason or path.name == file.converted or entry.get("trusted"):
+            return reason
     if read(path.parent).get(path.name, {}).get("size", 0) > path.stat().st_size:
         return "is cut short"
     size = path.stat().st_size

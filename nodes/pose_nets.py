@@ -139,9 +139,7 @@ class Session:
             raise ValueError("onnxruntime reads .onnx files only. Choose the runtime torch, or an .onnx file.")
         self.options = onnxruntime.RunOptions
         try:
-            onnx_file.read(
-                Path(path)
-            )  # a few bytes can make onnxruntime take gigabytes: it gets what has been looked at
+            onnx_file.read(Path(path))  # a few bytes can make onnxruntime take gigabytes
         except onnx_file.Unusable:
             pass  # by us; onnxruntime can run a quantised net
         except ValueError as err:

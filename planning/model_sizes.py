@@ -6,8 +6,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..catalog.catalog import catalogue
-from ..quant import model_file
 from ..quant.gguf_file import open_gguf
+from ..quant.model_file import damage
+from ..quant.safetensors_file import safetensors_header
 from ..toml import read_toml
 
 BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
@@ -174,9 +175,9 @@ def tensors(path: Path):
 def header(path: Path) -> dict:
     """The header that a safetensors file begins with. Raises ValueError where it is cut off or not JSON."""
     try:
-        return model_file.safetensors_header(path)
+        return safetensors_header(path)
     except ValueError as err:
-        raise ValueError(f"{path.name} is damaged: it {err}. Download it again.") from err
+        raise ValueError(f"{path.name} is damaged: it {damage(path) or err}. Download it again.") from err
     except OSError as err:
         raise ValueError(f"{path} cannot be read ({err.strerror}). Choose another file.") from err
 

@@ -3,7 +3,6 @@
 Only headers are read, in time and memory that a file of its size deserves. Needs nothing but the standard library.
 """
 
-import json
 import re
 import stat
 import struct
@@ -12,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .gguf_file import GGUFError, open_gguf
+from .safetensors_file import safetensors_damage, safetensors_header
 
 AGAIN = "Download the file again, or choose another variant."
 ANOTHER = "Choose a file of another kind, such as fp16, scaled fp8 or GGUF."
@@ -19,11 +19,6 @@ PICKLED = (".pth", ".pt", ".ckpt", ".bin", ".pt2", ".pkl")
 FORMATS = {".safetensors": "safetensors", ".sft": "safetensors", ".gguf": "gguf", ".onnx": "onnx"} | dict.fromkeys(
     PICKLED, "pickle"
 )
-BITS = {
-    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4, "C64": 64,
-    "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8,
-}  # fmt: skip
-PLAIN_HEADER = 2 << 20  # bytes; a longer one must be small beside the data that it describes
 LARGEST_DIRECTORY = 32 << 20
 LARGEST_MESSAGE = 1000  # fields of an ONNX file's outermost message; there are about ten
 
@@ -213,7 +208,8 @@ def check(path: Path, format: str) -> None:
         ending = {"safetensors": ".safetensors", "gguf": ".gguf", "pickle": ".pth"}[kind]
         raise Other(f"is another kind of file under this name: let it end in {ending}")
     if format == "safetensors":
-        check_safetensors(path)
+        if reason := safetensors_damage(path):
+            raise Wrong(reason)
     elif format == "gguf":
         check_gguf(path)
     elif format == "onnx":
@@ -243,65 +239,6 @@ def kind_of(begin: bytes, size: int) -> str:
     if not any(begin):
         raise Wrong("begins with nothing but zeros: its download did not end")
     return ""
-
-
-def check_safetensors(path: Path) -> None:
-    try:
-        header = safetensors_header(path)
-    except ValueError as err:
-        raise Wrong(*err.args) from err
-    with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-    end = 0
-    spans = sorted((*entry["data_offsets"], name) for name, entry in header.items() if name != "__metadata__")
-    for start, stop, name in spans:
-        entry, count = header[name], 1
-        for size in entry["shape"]:
-            count *= size
-        bits = BITS.get(entry["dtype"])
-        if start != end or stop < start or (bits and (count * bits + 7) // 8 != stop - start):
-            raise Wrong(f"says of '{name}' what cannot be")
-        end = stop
-    size, whole = path.stat().st_size, 8 + length + end
-    if size != whole:
-        raise Wrong("is cut short" if size < whole else f"is {size - whole:,} bytes longer than its header says")
-
-
-def safetensors_header(path: Path) -> dict[str, dict]:
-    """The header of a safetensors file: name → dtype, shape, data_offsets; and `__metadata__`, name → text.
-
-    Raises ValueError in words that follow "it" where it cannot be read or is longer than a header of such a file can be.
-    """
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        begin = file.read(8)
-        length = struct.unpack("<Q", begin)[0] if len(begin) == 8 else size
-        if length > size - 8:
-            raise ValueError("is cut short")
-        if length > max(PLAIN_HEADER, size // 8):
-            raise ValueError(f"has a header of {length:,} bytes, too long for what it describes")
-        text = file.read(length)
-    try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as err:
-        raise ValueError("has a header that cannot be read") from err
-    if not isinstance(header, dict) or not all(
-        well_formed(entry) for name, entry in header.items() if name != "__metadata__"
-    ):
-        raise ValueError("has a header that cannot be read")
-    if not isinstance(header.get("__metadata__", {}), dict):
-        raise ValueError("has a header that cannot be read")
-    return header
-
-
-def well_formed(entry) -> bool:
-    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
-        return False
-    shape, offsets = entry.get("shape"), entry.get("data_offsets")
-    numbers = (
-        [*shape, *offsets] if isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2 else [""]
-    )
-    return len(numbers) < 12 and all(type(number) is int and 0 <= number < 1 << 63 for number in numbers)
 
 
 def check_gguf(path: Path) -> None:
@@ -380,33 +317,3 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 128:
             return value, at
     raise IndexError
-
-
-def quantisation_formats(path: Path) -> set[str]:
-    """The names of the formats that ComfyUI's own description (`comfy_quant`) gives to layers of a safetensors file."""
-    header = safetensors_header(path)
-    texts = [
-        json.dumps(layer) for layer in layers_of(header.get("__metadata__", {}).get("_quantization_metadata", "{}"))
-    ]
-    with open(path, "rb") as file:
-        base = 8 + struct.unpack("<Q", file.read(8))[0]
-        for name, entry in header.items():
-            if name.endswith(".comfy_quant"):
-                start, end = entry["data_offsets"]
-                file.seek(base + start)
-                texts.append(file.read(min(end - start, 4096)).decode("utf-8", "replace"))
-    return {format for text in texts if (format := format_in(text))}
-
-
-def layers_of(text: str) -> list:
-    try:
-        return list(json.loads(text).get("layers", {}).values())
-    except (ValueError, RecursionError, AttributeError):
-        return []
-
-
-def format_in(text: str) -> str:
-    try:
-        return str(json.loads(text).get("format", ""))
-    except (ValueError, RecursionError, AttributeError):
-        return "an unreadable description"

@@ -17,9 +17,12 @@ NAMES = {
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint, mapped: those of its `state_dict` where it has one. Raises ValueError with what to do."""
+    """The tensors of a checkpoint, mapped: those of its `state_dict`, or of the only entry that it has, as ComfyUI takes
+    them. Raises ValueError with what to do."""
     found = unpickled(path)
     state = found.get("state_dict", found) if isinstance(found, dict) else None
+    if isinstance(state, dict) and len(state) == 1 and isinstance(only := next(iter(state.values())), dict):
+        state = only
     if not isinstance(state, dict):
         raise ValueError(f"{path.name} is not a list of tensors. Choose another file.")
     return require_plain({name: value for name, value in state.items() if isinstance(value, torch.Tensor)}, path)

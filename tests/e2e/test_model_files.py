@@ -153,6 +153,32 @@ def test_any_part_of_a_split_file_loads_all(folder, golden, chosen):
     assert error(load(*arguments), golden) < 0.01, "ComfyUI loads it again for another device"
 
 
+def test_pickled_parts_are_read_like_one_pickled_file(folder, golden):
+    keys = sorted(tiny.weights(KEYS))
+    for part in (0, 1):
+        torch.save({key: half()[key] for key in keys[part::2]}, folder / f"mine-0000{part + 1}-of-00002.bin")
+    assert error(choose("mine-00001-of-00002.bin"), golden) < 0.01
+    torch.save({"w": torch.zeros(1).expand(100_000, 100_000)}, folder / "mine-00002-of-00002.bin")
+    with pytest.raises(ValueError, match="mine-00002-of-00002.bin holds 'w' in a form that its size does not allow"):
+        choose("mine-00001-of-00002.bin")
+
+
+@pytest.mark.parametrize("described", ["beside the weight", "in the header"])
+def test_parts_of_a_quantised_file_load_as_the_whole_one(folder, golden, described):
+    tensors = packed_by_core("int8 convrot", tiny.weights(KEYS))
+    save_file(tensors, folder / "whole.safetensors")
+    keys = sorted(tensors)
+    for part in (0, 1):
+        these, metadata = {key: tensors[key] for key in keys if (".bias" in key) == bool(part)}, {}
+        if described == "in the header":
+            named = [key for key in these if key.endswith(".comfy_quant")]
+            layers = {key.removesuffix(".comfy_quant"): json.loads(bytes(these.pop(key).tolist())) for key in named}
+            metadata = {"_quantization_metadata": json.dumps({"layers": layers})}
+        save_file(these, folder / f"mine-0000{part + 1}-of-00002.safetensors", metadata)
+    whole, split = choose("whole.safetensors"), choose("mine-00001-of-00002.safetensors")
+    assert torch.equal(velocity(split, golden), velocity(whole, golden))
+
+
 def test_two_equal_parts_are_told(folder):
     for part in (1, 2):
         save_file(half(), folder / f"mine-0000{part}-of-00002.safetensors")
@@ -348,6 +374,43 @@ def test_int8_of_rows_with_a_scale_beside_it_is_multiplied(comfyui):
         sd = {"x.weight": (exact / scale).round().to(torch.int8), "x.weight_scale": side}
         restore_float32(sd, "x.weight", exact.shape)
         assert (sd["x.weight"] - exact).norm() < 0.01 * exact.norm() and list(sd) == ["x.weight"]
+
+
+def test_load_pose_reads_only_what_can_be_a_pose(comfyui):
+    """The file is chosen by its name: 10 GB of something else, a pipe, a link that leads nowhere, deep brackets."""
+    import folder_paths
+    from steadydancer.nodes.pose_file import SteadyDancerPoseLoad
+
+    folder = Path(folder_paths.get_input_directory())
+    folder.mkdir(exist_ok=True)
+    huge, pipe, link, deep = (folder / f"odd-{name}.json" for name in ("huge", "pipe", "link", "deep"))
+    with open(huge, "wb") as file:
+        file.truncate(10 << 30)
+    os.mkfifo(pipe)
+    link.symlink_to(folder / "gone")
+    deep.write_text("[" * 200_000)
+    expected = {
+        huge: "odd-huge.json has 10,737,418,240 bytes, and poses take up to",
+        pipe: "odd-pipe.json is not a file",
+        link: "odd-link.json is not a file",
+        deep: "This is not a pose: the text is not valid JSON",
+    }
+    try:
+        for path, words in expected.items():
+            SteadyDancerPoseLoad.fingerprint_inputs(path.name)
+            with pytest.raises(ValueError, match=words):
+                SteadyDancerPoseLoad.execute(path.name)
+    finally:
+        for path in expected:
+            path.unlink()
+
+
+def test_pictures_that_memory_cannot_hold_are_not_drawn(comfyui):
+    from steadydancer.nodes.pose import read, require_room
+
+    frames = [{"people": [], "canvas_width": 16384, "canvas_height": 16384}, *[{}] * 15_000]
+    with pytest.raises(ValueError, match=r"15,001 pictures of 16384×16384 take \d+\.\d GB, and .* of memory are free"):
+        require_room(read(frames))
 
 
 def test_both_programs_find_models_in_the_same_folders(comfyui, tmp_path):

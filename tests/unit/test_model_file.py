@@ -18,8 +18,8 @@ from steadydancer.quant.model_file import (
     parts,
     require_complete,
     require_diffusion,
-    safetensors_header,
 )
+from steadydancer.quant.safetensors_file import quantisation_formats, safetensors_header
 from support.gguf_writer import quantise, write_gguf
 
 
@@ -180,6 +180,18 @@ def test_other_quantisers_are_named(tmp_path, kind):
     assert kind in str(caught.value) and "Choose a file of another kind" in str(caught.value)
 
 
+def test_the_planner_says_the_same(tmp_path):
+    from steadydancer.budget.weights import header
+
+    path = tmp_path / "page.safetensors"
+    path.write_bytes(b"<!DOCTYPE html><html>" + b"x" * 2000)
+    with pytest.raises(ValueError, match="page.safetensors is damaged: it is a web page and not a model"):
+        header(path)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"page.safetensors cannot be read \(No such file or directory\)"):
+        header(path)
+
+
 def test_mlx_and_8_bits_without_a_description_are_named(tmp_path):
     path = tmp_path / "theirs.safetensors"
     save_file({"a.weight": torch.zeros(2, 2), "a.scales": torch.zeros(2)}, path, {"format": "mlx"})
@@ -189,11 +201,11 @@ def test_mlx_and_8_bits_without_a_description_are_named(tmp_path):
     described = {"a.comfy_quant": torch.tensor(list(b'{"format": "int8_tensorwise"}'), dtype=torch.uint8)}
     save_file({"a.weight": torch.zeros(2, 2, dtype=torch.int8), "a.weight_scale": torch.ones(2, 1), **described}, path)
     assert foreign(safetensors_header(path)) == ""
-    assert model_file.quantisation_formats(path) == {"int8_tensorwise"}
+    assert quantisation_formats(path) == {"int8_tensorwise"}
     layers = json.dumps({"layers": {"a": {"format": "nvfp4"}, "b": {"format": "tomorrow"}}})
     save_file({"a.weight": torch.zeros(2, 2, dtype=torch.uint8)}, path, {"_quantization_metadata": layers})
     assert foreign(safetensors_header(path)) == ""
-    assert model_file.quantisation_formats(path) == {"nvfp4", "tomorrow"}
+    assert quantisation_formats(path) == {"nvfp4", "tomorrow"}
 
 
 def wan(blocks: int) -> list[str]:

@@ -93,6 +93,14 @@ def test_strides_of_nothing_are_refused(tmp_path):
     assert set(pickle_file.weights(tied)) == {"a", "b", "c"}
 
 
+def test_the_ways_in_which_people_wrap_their_tensors(tmp_path):
+    tensors = {"a": torch.ones(3), "b": torch.zeros(2)}
+    for wrapped in (tensors, {"state_dict": tensors, "meta": {"epoch": 3}}, {"model": tensors}, {**tensors, "step": 7}):
+        assert set(pickle_file.weights(saved(tmp_path / "w.pth", wrapped))) == {"a", "b"}
+    with pytest.raises(ValueError, match="list.pth is not a list of tensors"):
+        pickle_file.weights(saved(tmp_path / "list.pth", [torch.ones(3)]))
+
+
 def test_unusual_tensors_are_refused(tmp_path):
     sparse = saved(tmp_path / "sparse.pth", {"w": torch.zeros(10, 10).to_sparse()})
     complex_numbers = saved(tmp_path / "complex.pth", {"w": torch.zeros(4, dtype=torch.complex64)})
