@@ -23,12 +23,12 @@ def test_int8_runs_as_it_is_stored_from_ampere_on(gpu, runs):
     assert (block_seconds(job, card, model) < 0.9 * block_seconds(job, card, dense)) is runs
 
 
-@pytest.mark.parametrize("gpu", ["RTX 3090", "A100"])
 def test_int8_is_unpacked_on_b200():
     card = replace(gpus.card("H100"), sm=100)
     assert not native(model_of(INT8, []), card)
 
 
+@pytest.mark.parametrize("gpu", ["RTX 3090", "A100"])
 def test_fp8_needs_units_of_its_own(gpu):
     model = replace(model_of(INT8, []), format="fp8")
     assert not native(model, gpus.card(gpu))

@@ -181,7 +181,7 @@ def test_other_quantisers_are_named(tmp_path, kind):
 
 
 def test_the_planner_says_the_same(tmp_path):
-    from steadydancer.budget.weights import header
+    from steadydancer.planning.model_sizes import header
 
     path = tmp_path / "page.safetensors"
     path.write_bytes(b"<!DOCTYPE html><html>" + b"x" * 2000)
