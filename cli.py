@@ -4,11 +4,12 @@
 import argparse
 import importlib
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
 
-COMMANDS = ("queue", "download", "list", "verify", "select", "plan", "r2")
+COMMANDS = ("queue", "download", "list", "verify", "select", "plan", "r2", "env")
 ROOT = Path(__file__).resolve().parent
 
 
@@ -30,20 +31,33 @@ def load_package() -> ModuleType:
 def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand and returns its exit code: 0 done, 1 failed with a sentence on stderr, 2 wrong usage."""
     load_package()
-    parser = argparse.ArgumentParser(prog="cli.py", description=__doc__)
-    subparsers = parser.add_subparsers(dest="command", required=True)
-    for name in COMMANDS:
-        command = importlib.import_module(f"steadydancer.commands.{name}")
-        command.add_parser(subparsers).set_defaults(run=command.run)
-    args = parser.parse_args(argv)
+    reason = importlib.import_module("steadydancer.reason").reason
     try:
-        return args.run(args)
+        try:
+            return command(argv)
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
-    except (OSError, ValueError, RuntimeError) as err:
-        print(err, file=sys.stderr)
+    except BrokenPipeError:  # whoever reads our output has enough of it: head, less
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):  # what they still hold is written at the exit
+            os.dup2(nowhere, stream.fileno())
+        return 141  # as the system's own programs end then
+    except (OSError, ValueError, RuntimeError, LookupError, ImportError) as err:
+        print(reason(err), file=sys.stderr)
         return 1
+
+
+def command(argv: list[str] | None) -> int:
+    parser = argparse.ArgumentParser(prog="cli.py", description=__doc__)
+    subparsers = parser.add_subparsers(dest="command", required=True)
+    for name in COMMANDS:
+        module = importlib.import_module(f"steadydancer.commands.{name}")
+        module.add_parser(subparsers).set_defaults(run=module.run)
+    args = parser.parse_args(argv)
+    return args.run(args)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,12 @@ from pathlib import Path
 try:
     import tomllib
 except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib
+    try:
+        import tomli as tomllib
+    except ModuleNotFoundError as err:
+        raise ModuleNotFoundError(
+            "Python 3.10 cannot read TOML files by itself. Run `pip install tomli`, or use Python 3.11 or newer."
+        ) from err
 
 
 def read_toml(path: Path) -> dict:

@@ -100,7 +100,7 @@ def download_ours(folder: str, url: str) -> None:
     import filelock  # noqa: F401
     import huggingface_hub  # noqa: F401
     import requests  # noqa: F401
-    from steadydancer.loaders.catalog import ModelFile, Source
+    from steadydancer.catalog.catalog import ModelFile, Source
     from steadydancer.loaders.download import ensure
 
     source = Source("hub", REPO, path=NAME)

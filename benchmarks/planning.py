@@ -33,8 +33,8 @@ def main() -> None:
     cold = [seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)) for _ in range(5)]
     print(f"{'cli.py plan, a new process':<28} {1000 * statistics.median(cold):>8.1f} ms")
     runpy.run_path(str(ROOT / "cli.py"))["load_package"]()
-    from steadydancer.budget import gpus
-    from steadydancer.budget.planner import job_for, plan_job
+    from steadydancer.machine import gpus
+    from steadydancer.planning.planner import job_for, plan_job
 
     for name, variant, gpu, width, height, frames in JOBS:
         job, card = job_for(variant, width, height, frames), gpus.card(gpu)

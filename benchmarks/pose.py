@@ -29,7 +29,6 @@ from steadydancer.pose.align import align  # noqa: E402
 from steadydancer.pose.draw import draw  # noqa: E402
 from steadydancer.pose.estimate import Net, Settings, estimate  # noqa: E402
 from steadydancer.pose.keypoints import FACE, FROM_COCO, NECK, Poses  # noqa: E402
-from steadydancer.pose.raster import NumpyPainter, OpenCVPainter  # noqa: E402
 from steadydancer.pose.rtmpose import PoseNet  # noqa: E402
 from steadydancer.pose.styles import STYLES  # noqa: E402
 from steadydancer.pose.yolox import YOLOX  # noqa: E402
@@ -131,7 +130,7 @@ def main() -> None:
             args.frames,
         )
         whole += add("align", lambda: align(poses, reference, WIDTH, HEIGHT), args.frames)
-        whole += add("draw (own rasteriser, 2x)", lambda: draw(poses, style, NumpyPainter), args.frames)
+        whole += add("draw (own rasteriser, 2x)", lambda: draw(poses, style), args.frames)
         rows.append(("all of it, every frame detected", *whole))
         if args.peer:
             time_peer(add, args.peer, frames, nets)
@@ -180,15 +179,14 @@ def time_peer(add, folder: str, frames: torch.Tensor, nets: tuple[Net, Net]) -> 
             out[i] = torch.from_numpy(drawn.astype(np.float32) / 255.0)
         return out
 
-    def ours(make_painter) -> torch.Tensor:
+    def ours() -> torch.Tensor:
         keypoints = interchange.write(estimate(frames, *nets, Settings(detect_every=1)))
-        return torch.from_numpy(draw(interchange.read(keypoints), STYLES["controlnet_aux"], make_painter))
+        return torch.from_numpy(draw(interchange.read(keypoints), STYLES["controlnet_aux"]))
 
-    same = (ours(OpenCVPainter) - theirs()).abs().amax(-1) < 2 / 255
+    same = (ours() - theirs()).abs().amax(-1) < 2 / 255
     print(f"pixels that both draw alike: {same.float().mean():.4%}")
     add("side by side: controlnet_aux, with OpenCV", theirs, len(frames))
-    add("side by side: ours, with OpenCV", lambda: ours(OpenCVPainter), len(frames))
-    add("side by side: ours, without OpenCV", lambda: ours(NumpyPainter), len(frames))
+    add("side by side: ours, without OpenCV", ours, len(frames))
 
 
 def time_nets(add, frames: torch.Tensor, device: torch.device) -> None:
@@ -216,7 +214,7 @@ def time_nets(add, frames: torch.Tensor, device: torch.device) -> None:
     nets = Net(detector, device, 16 if half else 1), Net(pose, device, 64 if half else 4, 288, 384)
 
     def run() -> None:
-        draw(estimate(frames, *nets, Settings(detect_every=5)), STYLES["SteadyDancer"], NumpyPainter)
+        draw(estimate(frames, *nets, Settings(detect_every=5)), STYLES["SteadyDancer"])
 
     add("end to end: YOLOX-l every 5, DWPose-l, drawing", run, len(frames))
 

@@ -17,10 +17,10 @@ GIB, MIB = 1 << 30, 1 << 20
 
 def sampling(variant: str, width: int, height: int, kept: int) -> float:
     """Bytes by the planner's arithmetic with one block on its way, as the wrapper does it, and without slack."""
-    from steadydancer.budget import gpus
-    from steadydancer.budget.estimate import activation_bytes
-    from steadydancer.budget.planner import job_for
-    from steadydancer.budget.weights import model_of
+    from steadydancer.machine import gpus
+    from steadydancer.planning.estimate import activation_bytes
+    from steadydancer.planning.model_sizes import model_of
+    from steadydancer.planning.planner import job_for
 
     model, card = model_of(variant, []), replace(gpus.card("RTX 4090"), fused=True)
     activations = activation_bytes(job_for(variant, width, height, 81), card, model, branches=1)
@@ -28,13 +28,13 @@ def sampling(variant: str, width: int, height: int, kept: int) -> float:
 
 
 def weights(variant: str) -> float:
-    from steadydancer.budget.weights import model_of
+    from steadydancer.planning.model_sizes import model_of
 
     return model_of(variant, []).bytes
 
 
 def vae(direction: str, pixels: int, frames: int) -> float:
-    from steadydancer.budget.estimate import activations_table
+    from steadydancer.planning.estimate import activations_table
 
     row = activations_table()["vae"]["wan"]["bf16"][direction]
     return pixels * (row["pixel"] + row["frame"] * frames)

@@ -42,6 +42,7 @@ def state_dict(keys: str, kind: str, blocks: int = 40, peer: bool = False) -> di
     from steadydancer.quant.layout import packed
 
     tensors = {}
+    maker = "cuda" if torch.cuda.is_available() else "cpu"  # a CPU takes minutes to draw them
     for line in (ROOT / f"tests/golden/steadydancer_{keys}.keys.tsv").read_text("utf-8").splitlines():
         if not line.strip():
             continue
@@ -52,13 +53,15 @@ def state_dict(keys: str, kind: str, blocks: int = 40, peer: bool = False) -> di
         if kind != "bf16" and key.startswith("blocks.") and key.endswith(".weight") and len(shape) == 2:
             block = BY_NAME[kind]
             number = next(number for number, entry in BLOCKS.items() if entry is block)
-            data = torch.randint(0, 256, (shape[0], shape[1] // block.weights, block.bytes), dtype=torch.uint8)
+            data = torch.randint(
+                0, 256, (shape[0], shape[1] // block.weights, block.bytes), dtype=torch.uint8, device=maker
+            )
             data.view(torch.float16).clamp_(-1e-3, 1e-3).nan_to_num_(1e-3)
-            data = data.view(shape[0], -1)
+            data = data.view(shape[0], -1).cpu()
             tensors[key] = peers_tensor(data, number, shape) if peer else packed(data, number, torch.bfloat16)
         else:
             scale = max(1, shape[-1]) ** -0.5
-            tensors[key] = (torch.randn(shape) * scale).to(torch.bfloat16)
+            tensors[key] = (torch.randn(shape, device=maker) * scale).to(torch.bfloat16).cpu()
     return tensors
 
 

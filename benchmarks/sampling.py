@@ -3,8 +3,9 @@
     python dev.py run -- python benchmarks/sampling.py              tiny weights on the CPU
     python benchmarks/sampling.py --comfyui PATH [--quick]          14B random weights on a GPU
 
-On a GPU it needs only ComfyUI's own Python. It runs bf16 and scaled fp8 at 832×480×81 and 1024×576×81 (latent
-21×104×60 and 21×128×72), whole on the card and with half of the blocks streamed from host memory.
+On a GPU it needs only ComfyUI's own Python. It runs fp16 (which ComfyUI chooses for Wan), bf16 and scaled fp8 at 832×480×81
+and 1024×576×81 (latent 21×104×60 and 21×128×72): under dynamic memory, which is what users have, and statically, whole on
+the card where it fits and with half of the blocks streamed from host memory.
 The floor is FLOPs over the rate of a large bf16 matrix product measured in the same run.
 """
 
@@ -12,7 +13,6 @@ import argparse
 import contextlib
 import importlib.util
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -38,14 +38,20 @@ def main() -> None:
     rate = matmul_rate(torch, gpu)
     print(f"large matrix product: {rate / 1e12:.2f} TFLOP/s\n")
     print(f"{'dtype':<12}{'size':<14}{'placement':<12}{'s/evaluation':>13}{'floor s':>9}{'of floor':>9}{'peak GB':>9}")
-    dtypes = ["bf16", "fp8 scaled"] if gpu else ["fp32"]
+    dtypes = ["fp16", "bf16", "fp8 scaled"] if gpu else ["fp32"]
+    dynamic = start_dynamic_memory() if gpu else False
     sizes = SIZES if gpu else TINY_SIZES
     if arguments.quick:
         dtypes, sizes = dtypes[:1], dict(list(sizes.items())[:1])
     layout = LAYOUT_14B if gpu else LAYOUT_TINY
     for dtype in dtypes:
-        for placement in ("resident", "streamed") if gpu else ("resident",):
+        for placement in ("dynamic", "resident", "streamed") if gpu else ("resident",):
+            if placement == "dynamic" and not dynamic:
+                print("dynamic memory does not start here: what users have is not measured")
+                continue
             model = build(torch, layout, dtype, placement)
+            if placement == "resident" and model.loaded_size() < model.model_size():
+                placement = "partly"
             for name, size in sizes.items():
                 seconds, peak = measure(torch, model, size)
                 floor = flops(layout, size) / rate
@@ -62,6 +68,9 @@ def load_package(comfyui: str | None) -> None:
         sys.exit("Say where ComfyUI is: --comfyui PATH, or run this through `python dev.py run --`.")
     sys.path[:] = [comfyui, *(entry for entry in sys.path if Path(entry or ".").resolve() != ROOT)]
     sys.argv = sys.argv[:1]
+    import comfy_aimdo.control
+
+    comfy_aimdo.control.init()  # as ComfyUI's main.py does, before torch is there
     from comfy.cli_args import args
 
     import_torch = importlib.import_module("torch")
@@ -75,6 +84,18 @@ def load_package(comfyui: str | None) -> None:
     register()
 
 
+def start_dynamic_memory() -> bool:
+    """Dynamic memory as ComfyUI's main.py starts it; False where its library does not work."""
+    import comfy.model_management
+    import comfy_aimdo.control
+
+    devices = [device.index for device in comfy.model_management.get_all_torch_devices()]
+    if not comfy_aimdo.control.init_devices(devices):
+        return False
+    comfy_aimdo.control.set_log_warning()
+    return True
+
+
 def matmul_rate(torch, gpu: bool) -> float:
     """FLOP/s of one large product in the working dtype."""
     n, dtype, device = (8192, torch.bfloat16, "cuda") if gpu else (2048, torch.float32, "cpu")
@@ -86,7 +107,9 @@ def matmul_rate(torch, gpu: bool) -> float:
 
 
 def build(torch, layout: dict, dtype: str, placement: str):
-    """A ModelPatcher with random weights, loaded as ComfyUI loads a file."""
+    """A ModelPatcher with random weights, loaded as ComfyUI loads a file: `placement` dynamic, resident or streamed."""
+    import comfy.memory_management
+    import comfy.model_patcher
     import comfy.sd
     from comfy.ops import disable_weight_init
     from steadydancer.dancer.network import SteadyDancerModel
@@ -95,7 +118,7 @@ def build(torch, layout: dict, dtype: str, placement: str):
         shapes = SteadyDancerModel(
             model_type="i2v", dtype=torch.bfloat16, operations=disable_weight_init, **layout
         ).state_dict()
-    kind = torch.float32 if dtype == "fp32" else torch.bfloat16
+    kind = {"fp32": torch.float32, "fp16": torch.float16}.get(dtype, torch.bfloat16)
     tensors, maker = {}, "cuda" if torch.cuda.is_available() else "cpu"  # 16 billion random numbers take a CPU minutes
     for key, meta in shapes.items():
         kept = key.startswith(("patch_embedding", "condition_embedding_"))
@@ -106,7 +129,12 @@ def build(torch, layout: dict, dtype: str, placement: str):
         tensors[key] = tensor.cpu()
     if dtype == "fp8 scaled":
         tensors["scaled_fp8"] = torch.zeros(2, dtype=torch.float8_e4m3fn)
-    model = comfy.sd.load_diffusion_model_state_dict(tensors, model_options={} if dtype != "fp32" else {"dtype": kind})
+    options = {} if dtype == "fp8 scaled" else {"dtype": kind}
+    dynamic = placement == "dynamic"
+    comfy.memory_management.aimdo_enabled = dynamic
+    patcher = comfy.model_patcher.ModelPatcherDynamic if dynamic else comfy.model_patcher.ModelPatcher
+    comfy.model_patcher.CoreModelPatcher = patcher
+    model = comfy.sd.load_diffusion_model_state_dict(tensors, model_options=options, disable_dynamic=not dynamic)
     if placement == "streamed":
         model.load(device_to=model.load_device, lowvram_model_memory=model.model_size() // 2)
     else:
@@ -138,8 +166,21 @@ def measure(torch, model, size: tuple[int, int, int], runs: int = 3) -> tuple[fl
     with torch.inference_mode():
         seconds = min(timed(torch, lambda: model.model.diffusion_model(**inputs)) for _ in range(runs))
     if gpu:
-        return seconds, torch.cuda.max_memory_allocated() / 1e9
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        pages = model.loaded_size() if model.is_dynamic() else 0  # of which torch's allocator does not know
+        return seconds, (torch.cuda.max_memory_allocated() + pages) / 1e9
+    return seconds, process_peak() / 1e9
+
+
+def process_peak() -> int:
+    """Bytes of memory that this process had at most."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def timed(torch, work) -> float:

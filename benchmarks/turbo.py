@@ -5,7 +5,8 @@
     python dev.py run -- python benchmarks/turbo.py                       the CPU's table, small sizes, tiny models
     python benchmarks/turbo.py --comfyui PATH [--peer PATH] [--part …]    a GPU's, in one command of less than 8 minutes
 
-On a GPU it needs only ComfyUI's own Python with Triton, 50 GB of RAM and no disk. It first checks the kernels against torch.
+On a GPU it needs only ComfyUI's own Python with Triton, 50 GB of RAM and no disk. It first checks the kernels against torch;
+a part that fails is printed, and the next one runs.
 --peer is a checkout of thu-ml/SLA, whose Triton kernel is timed beside ours and compared with it. Goals on a GPU at top-k 0.1:
 attention 3× SDPA at 32,760 tokens and 6× at 75,600; 1.2× the peer; 8-bit layers 1.5× bf16.
 """
@@ -15,6 +16,7 @@ import gc
 import importlib.util
 import os
 import sys
+import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,7 +54,10 @@ def main() -> None:
             continue  # the unit tests do it, in Triton's interpreter
         print()
         with torch.inference_mode():
-            work[part]()
+            try:
+                work[part]()
+            except Exception:  # what comes after it can still tell something
+                traceback.print_exc()
         gc.collect()
         if gpu:
             torch.cuda.empty_cache()
@@ -72,7 +77,8 @@ def best(timed, torch, work, runs: int = 3) -> float:
 
 
 def check(torch) -> None:
-    """What the kernels compute against what torch does. Stops where they do not agree: times would mean nothing."""
+    """What the kernels compute against what torch does. A kernel that differs is named, and the others are still checked and
+    timed: its own times mean nothing."""
     from steadydancer.quant import int8, triton_int8
     from steadydancer.turbo import attention, triton_norms, triton_sla
 
@@ -81,9 +87,8 @@ def check(torch) -> None:
 
     def agree(name, ours, exact, limit):
         error = ((ours.float() - exact.float()).norm() / exact.float().norm()).item()
-        print(f"{name:<40}{error:>10.1e}{limit:>10.0e}", flush=True)
-        if not error <= limit:
-            sys.exit(f"{name}: the kernel does not compute what torch does. Nothing is timed.")
+        verdict = "" if error <= limit else "  DIFFERS: its times below mean nothing"
+        print(f"{name:<40}{error:>10.1e}{limit:>10.0e}{verdict}", flush=True)
 
     print(f"{'kernel against torch':<40}{'error':>10}{'limit':>10}")
     q, k, v = (random(2, 1000, 3, 128) for _ in range(3))
@@ -105,6 +110,7 @@ def check(torch) -> None:
 
 
 def attention(torch, timed, gpu: bool, peer) -> None:
+    from comfy.ldm.modules.attention import attention_pytorch
     from steadydancer.turbo.sla import sparse_attention
 
     heads, lengths = (40, LENGTHS) if gpu else (2, (4096, 8190))
@@ -117,7 +123,8 @@ def attention(torch, timed, gpu: bool, peer) -> None:
         q, k, v = (torch.randn(1, length, heads, 128, dtype=kind, device=device) for _ in range(3))
         projection = tuple(torch.randn(shape, dtype=kind, device=device) * 0.01 for shape in ((128, 128), (128,)))
         dense = [x.transpose(1, 2) for x in (q, k, v)]
-        sdpa = best(timed, torch, lambda: torch.nn.functional.scaled_dot_product_attention(*dense))
+        # ComfyUI's own order of backends, which torch's is not on every card
+        sdpa = best(timed, torch, lambda: attention_pytorch(*dense, heads, skip_reshape=True, skip_output_reshape=True))
         for topk in (0.1, 0.15):
             ours = best(timed, torch, lambda topk=topk: sparse_attention(q, k, v, projection, topk))
             theirs = difference = float("nan")

@@ -7,6 +7,7 @@ show what the calibration is worth. On a CPU it runs (`--keys tiny`) and measure
 """
 
 import argparse
+from dataclasses import replace
 from functools import partial
 
 import activations
@@ -24,6 +25,20 @@ def fp8(tensors: dict) -> dict:
         key: value.to(torch.float8_e4m3fn) if key.startswith("blocks.") and value.ndim == 2 else value
         for key, value in tensors.items()
     }
+
+
+def present_card():
+    """The card of the planner's table that this is, or a computer without one."""
+    from steadydancer.machine import gpus
+    from steadydancer.planning.plan import Card
+
+    if not torch.cuda.is_available():
+        return Card("this computer", 0, 0, 0)
+    device = torch.cuda.get_device_properties(0)
+    sm = 10 * device.major + device.minor
+    card = gpus.known_as(torch.cuda.get_device_name()) or gpus.nearest(device.total_memory, sm)
+    # ComfyUI switches its own CUDA kernels on from CUDA 13.
+    return replace(card, sm=sm, fused=int((torch.version.cuda or "0").partition(".")[0]) >= 13)
 
 
 def model_of_kind(keys: str, kind: str):
@@ -69,10 +84,9 @@ def evaluate(model, width: int, height: int, frames: int) -> None:
 
 def sampling_rows(args):
     import comfy.model_management as mm
-    from steadydancer.budget.estimate import activation_bytes
-    from steadydancer.budget.planner import job_for
-    from steadydancer.budget.weights import model_of
-    from steadydancer.nodes.card import present_card
+    from steadydancer.planning.estimate import activation_bytes
+    from steadydancer.planning.model_sizes import model_of
+    from steadydancer.planning.planner import job_for
 
     card = present_card()
     for kind in args.kinds:
@@ -93,9 +107,8 @@ def sampling_rows(args):
 
 
 def vae_rows(args):
-    from steadydancer.budget.estimate import vae_bytes
-    from steadydancer.budget.planner import job_for
-    from steadydancer.nodes.card import present_card
+    from steadydancer.planning.estimate import vae_bytes
+    from steadydancer.planning.planner import job_for
 
     card = present_card()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -117,7 +130,7 @@ def vae_rows(args):
 
 def pose_rows():
     """The pose nets, whose batches are cut to what is free: their own number is what the plan reserves."""
-    from steadydancer.budget.weights import kinds
+    from steadydancer.planning.model_sizes import kinds
     from steadydancer.pose.rtmpose import PoseNet
     from steadydancer.pose.yolox import YOLOX
 

@@ -1,14 +1,23 @@
-"""The subcommands of cli.py, one file each: `add_parser(subparsers)` declares it, `run(args) -> int` does it."""
+"""The subcommands of cli.py, one file each: `add_parser(subparsers)` declares it, `run(args) -> int` does it.
 
+server.py is no subcommand: it is the ComfyUI that `queue` talks to.
+"""
+
+import os
 import sys
 from pathlib import Path
+
+from .. import environment
 
 ROOT = Path(__file__).absolute().parents[1]
 
 
 def comfyui() -> Path | None:
     """The base folder of the ComfyUI that this package is installed in, or None."""
-    called = Path(sys.argv[0]).absolute().parent  # the package may be linked into custom_nodes
+    # the package may be linked into custom_nodes, and the shell's name of the current folder keeps the link
+    shell = Path(environment.text("PWD", "."))
+    here = shell if shell.is_dir() and shell.samefile(".") else Path.cwd()
+    called = Path(os.path.abspath(here / sys.argv[0])).parent
     for folder in (called, ROOT):
         if folder.parent.name == "custom_nodes":
             return folder.parents[1]

@@ -7,12 +7,13 @@ import threading
 from pathlib import Path
 
 from .. import environment
+from ..catalog.catalog import ModelFile
+from ..catalog.names import files_of, profiles_from_environment
 from ..loaders import hub
-from ..loaders.catalog import ModelFile
 from ..loaders.download import ensure_all
 from ..loaders.errors import DownloadCancelled, DownloadError
-from ..loaders.names import files_of, profiles_from_environment
-from ..loaders.places import Places
+from ..loaders.extra_paths import extra_folders
+from ..loaders.places import Places, broken
 from ..loaders.transfer import Patience
 from ..progress import TerminalLine
 from . import comfyui
@@ -30,15 +31,43 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def add_models_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models-dir", type=Path, help="default: MODELS_DIR, else the models folder of this ComfyUI")
+    parser.add_argument("--comfyui", type=Path, help="the ComfyUI whose models and extra_model_paths.yaml are meant")
 
 
 def models(args) -> Places:
-    """The models folder: as asked, as the environment says, or of the ComfyUI that this package is installed in."""
-    if args.models_dir or environment.text("MODELS_DIR"):
-        return Places((args.models_dir or Path(environment.text("MODELS_DIR"))).expanduser())
-    if base := comfyui():
-        return Places(base / "models")
-    raise ValueError("Where the models belong is not known here. Give --models-dir or set MODELS_DIR.")
+    """Where the models are. Raises ValueError where nothing says it."""
+    found = known_models(args)
+    if found is None:
+        raise ValueError(
+            "Where the models belong is not known here. Give --models-dir or --comfyui, or set MODELS_DIR."
+        )
+    return found
+
+
+def known_models(args) -> Places | None:
+    """The models folder as asked, as the environment says, or of the ComfyUI that this package is installed in; and the
+    folders that this ComfyUI's extra_model_paths.yaml adds. None where nothing says it."""
+    if args.comfyui and not (args.comfyui / "main.py").is_file():
+        raise ValueError(f"There is no ComfyUI in {args.comfyui}: it has no main.py. Give the folder that has.")
+    base, flags = args.comfyui or comfyui(), server_flags()
+    extra = [path for path in [base and base / "extra_model_paths.yaml"] if path and path.is_file()]
+    extra += [Path(path) for paths in flags.extra_model_paths_config for path in paths]
+    found = [entry for path in extra for entry in extra_folders(path)]
+    named = args.models_dir or (environment.text("MODELS_DIR") if not args.comfyui else "")
+    if named:  # what is fetched goes there, whatever is_default says
+        return Places(Path(named).expanduser(), [(kind, path, False) for kind, path, _ in found])
+    if flags.models_directory or flags.base_directory:
+        return Places(flags.models_directory or flags.base_directory / "models", found)
+    return Places(base / "models", found) if base else None
+
+
+def server_flags() -> argparse.Namespace:
+    """Those of ComfyUI's flags in COMFYUI_ARGS that say where models are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--base-directory", type=Path)
+    parser.add_argument("--models-directory", type=Path)
+    parser.add_argument("--extra-model-paths-config", nargs="+", action="append", default=[])
+    return parser.parse_known_args(environment.text("COMFYUI_ARGS").split())[0]
 
 
 def run(args) -> int:
@@ -68,20 +97,37 @@ def run(args) -> int:
 
 
 def show(files: list[ModelFile], where: Places, patience: Patience) -> int:
-    """Prints the plan and returns how many files are missing. The publisher is asked for sizes the catalogue lacks."""
-    missing, bytes_missing, exact = 0, 0, True
+    """Prints the plan and returns how many files are missing or broken. The publisher is asked for sizes the catalogue
+    lacks."""
+    sizes: dict[str, list[tuple[int, bool]]] = {"missing": [], "broken": [], "present": []}
     print(f"{'file':<58} {'bytes':>16}  state")
     for file in files:
         path = where.find(file)
-        size, sure = (path.stat().st_size, True) if path and path.is_file() else published_size(file, patience)
-        if not path:
-            missing, bytes_missing, exact = missing + 1, bytes_missing + size, exact and sure
+        wrong = broken(path, file) if path else ""
+        if path is None:
+            state, size, sure = "missing", *published_size(file, patience)
+        elif wrong:
+            state, size, sure = "broken", file.size, file.bytes is not None
+        else:
+            state, size, sure = "present", bytes_of(path), True
+        sizes[state].append((size, sure))
         name = path.name if path else file.name or f"{file.id} (name from the listing)"
-        state = "present" if path else f"missing, from {file.sources[0].where}"
-        print(f"{file.folder + '/' + name:<58} {f'{size:,}' if sure else f'about {size:,}':>16}  {state}")
-    about = "" if exact else "about "
-    print(f"{missing} of {len(files)} files to fetch, {about}{bytes_missing:,} bytes, into {where.models_dir}")
-    return missing
+        why = f": {path}: it {wrong}" if wrong else ""
+        source = "" if state == "present" else f", from {file.sources[0].where}"
+        print(f"{file.folder + '/' + name:<58} {said(size, sure):>16}  {state}{why}{source}")
+    total = {state: said(sum(n for n, _ in found), all(sure for _, sure in found)) for state, found in sizes.items()}
+    missing, again = len(sizes["missing"]), len(sizes["broken"])
+    more = f"; {again} broken, {total['broken']} bytes to fetch again" if again else ""
+    print(f"{missing} of {len(files)} files to fetch, {total['missing']} bytes, into {where.models_dir}{more}")
+    return missing + again
+
+
+def said(size: int, sure: bool) -> str:
+    return f"{size:,}" if sure else f"about {size:,}"
+
+
+def bytes_of(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
 
 
 def published_size(file: ModelFile, patience: Patience) -> tuple[int, bool]:

@@ -1,10 +1,12 @@
 """Lists what can be fetched: profiles, variants with their sizes, and what is already here."""
 
 import argparse
+from pathlib import Path
 
-from ..loaders.catalog import catalogue
-from ..loaders.names import files_of
-from .download import add_models_dir, models
+from ..catalog.catalog import ModelFile, catalogue
+from ..catalog.names import files_of
+from ..loaders.places import broken
+from .download import add_models_dir, known_models
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -16,34 +18,41 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run(args) -> int:
     book = catalogue()
-    try:
-        where = models(args)
-    except ValueError:
-        where = None  # a list is useful anywhere
+    where = known_models(args)
+    paths = {file.id: where.find(file) if where else None for file in book.files.values()}
+    states = {id: state(path, book.files[id]) for id, path in paths.items()}
     if args.family and args.family not in book.families:
         raise ValueError(f"There is no family '{args.family}'. There are {', '.join(book.families)}.")
     if args.family:
-        print(f"{'file':<44} {'GB':>7}  {'here':<5} {'licence':<14} name")
+        print(f"{'file':<44} {'GB':>7}  {'here':<6} {'licence':<14} name")
         for file in book.files.values():
             if file.family == args.family:
-                here = "yes" if where and where.find(file) else ""
-                name = f"{file.folder}/{file.name or file.patterns[0]}"
-                print(f"{file.id:<44} {file.size / 1e9:>7.2f}  {here:<5} {file.licence:<14} {name}")
+                here, name = states[file.id], f"{file.folder}/{file.name or file.patterns[0]}"
+                print(f"{file.id:<44} {file.size / 1e9:>7.2f}  {here:<6} {file.licence:<14} {name}")
         print()
     else:
-        print(f"{'profile':<44} {'GB':>7}  {'here':<5} what it is")
+        print(f"{'profile':<44} {'GB':>7}  {'here':<6} what it is")
         for profile in book.profiles.values():
-            row(profile.name, profile.name, profile.title, where)
+            row(profile.name, profile.title, states)
         print()
-    print(f"{'variant':<44} {'GB':>7}  {'here':<5} what it is")
+    print(f"{'variant':<44} {'GB':>7}  {'here':<6} what it is")
     for variant in book.variants.values():
         if args.family in (None, variant.family):
             family = book.families[variant.family]
-            row(variant.id, variant.id, variant.title + ("" if family.loader else " (download only)"), where)
+            row(variant.id, variant.title + ("" if family.loader else " (download only)"), states)
     files = [file for file in book.files.values() if args.family in (None, file.family)]
-    here = [file for file in files if where and where.find(file)]
-    print(f"\n{len(files)} files, {gigabytes(files):.1f} GB; {len(here)} of them here, {gigabytes(here):.1f} GB")
+    here = [file for file in files if paths[file.id]]
+    print()
+    for file in here:
+        if states[file.id] == "broken":
+            print(f"broken: {paths[file.id]}: it {broken(paths[file.id], file)}")
+    print(f"{len(files)} files, {gigabytes(files):.1f} GB; {len(here)} of them here, {gigabytes(here):.1f} GB")
     return 0
+
+
+def state(path: Path | None, file: ModelFile) -> str:
+    """`yes` for a file that is here, `broken` where its size or header is wrong; cli.py verify reads all of it."""
+    return "" if path is None else "broken" if broken(path, file) else "yes"
 
 
 def gigabytes(files) -> float:
@@ -51,7 +60,8 @@ def gigabytes(files) -> float:
     return sum(file.size for file in files) / 1e9
 
 
-def row(label: str, name: str, title: str, where) -> None:
+def row(name: str, title: str, states: dict[str, str]) -> None:
     files = files_of([name])
-    here = "yes" if where and all(where.find(file) for file in files) else ""
-    print(f"{label:<44} {gigabytes(files):>7.1f}  {here:<5} {title}")
+    here = {states[file.id] for file in files}
+    word = "broken" if "broken" in here else "yes" if here == {"yes"} else ""
+    print(f"{name:<44} {gigabytes(files):>7.1f}  {word:<6} {title}")

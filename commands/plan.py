@@ -1,6 +1,6 @@
 """Says before a run whether it fits a GPU, what it peaks at in each phase, what to change, how long it takes and what it costs.
 
-Times and prices are estimates; budget/gpus.toml holds the rates and prices that they follow from.
+Times and prices are estimates; machine/gpus.toml holds the rates and prices that they follow from.
 """
 
 import argparse
@@ -8,16 +8,17 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from ..budget import gpus
-from ..budget.calibration import Calibration
-from ..budget.plan import Plan
-from ..budget.planner import job_for, plan_job
-from ..budget.report import matrix, table
-from ..budget.solve import Host
-from ..budget.weights import lora_bytes, plannable
-from ..loaders.catalog import catalogue
+from ..catalog.catalog import catalogue
+from ..machine import gpus
+from ..planning.calibration import Calibration
+from ..planning.model_sizes import lora_bytes, plannable
+from ..planning.plan import Plan
+from ..planning.planner import job_for, plan_job
+from ..planning.report import matrix, table
+from ..planning.solve import Host
+from ..quant import model_file
 from . import user_folder
-from .download import add_models_dir, models
+from .download import add_models_dir, known_models
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -46,7 +47,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 
 def run(args) -> int:
-    where = here(args)
+    where = known_models(args)
     calibration = Calibration(args.user_dir or user_folder(where and where.models_dir.parent))
     if args.reset_calibration:
         print(f"Forgot {calibration.reset()} measurements of {calibration.path}.")
@@ -69,18 +70,10 @@ def save_chart(plan: Plan, path: Path) -> None:
     try:
         from PIL import Image
 
-        from ..budget.chart import draw
+        from ..planning.chart import draw
     except ModuleNotFoundError as err:
         raise ValueError(f"--chart needs {err.name}. Install it, or run this with ComfyUI's Python.") from err
     Image.fromarray(draw(plan)).save(path)
-
-
-def here(args):
-    """The models folder, None where there is none: planning needs no files."""
-    try:
-        return models(args)
-    except ValueError:
-        return None
 
 
 def host(where) -> Host:
@@ -92,7 +85,9 @@ def finder(where):
 
     def find(name: str) -> Path | None:
         if name in catalogue().files:
-            return where.find(catalogue().files[name]) if where else None
+            file = catalogue().files[name]
+            path = where.find(file) if where else None
+            return None if path and model_file.damage(path, file.format) else path  # a damaged one is fetched again
         return Path(name) if Path(name).is_file() else None
 
     return find

@@ -6,17 +6,16 @@ failed, 2 wrong usage, 130 stopped by Ctrl-C, which also stops the run on the se
 
 import argparse
 import asyncio
-import http.client
 import json
 import sys
 import time
-import urllib.error
-import urllib.request
 import uuid
 from importlib.util import find_spec
 from pathlib import Path
 
 from .. import environment
+from ..plain import one_line, visible
+from .server import Server, Trouble
 
 # Environment variable → the inputs that it fills in, as (node class, input). The second table is for graphs of few steps.
 NUMBERS = {
@@ -34,6 +33,7 @@ TURBO_NUMBERS = {
 }
 TURBO_NODES = {"SteadyDancerRCMSchedule", "SteadyDancerTurboSampler", "SteadyDancerTurboLoader"}
 POLL_SECONDS = 1.0
+SOCKET_SECONDS = 10  # for what would only show the steps
 PATIENCE_SECONDS = 60  # with a server, or what stands before it, that does not answer during a run
 END_EVENTS = ("execution_success", "execution_error", "execution_interrupted")
 
@@ -52,7 +52,19 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         metavar="NODE.INPUT=VALUE",
         help="another value for an input; NODE is the node's id or its title. May be given often",
     )
-    parser.add_argument("--server", default="http://127.0.0.1:8188", help="the server's address (default: %(default)s)")
+    parser.add_argument(
+        "--server",
+        default="http://127.0.0.1:8188",
+        metavar="ADDRESS",
+        help="the server's address, with user:password@ before the host where it wants a login (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        metavar="'NAME: VALUE'",
+        help="is sent along with every question, for a login of another kind. May be given often",
+    )
     return parser
 
 
@@ -62,28 +74,22 @@ def run(args: argparse.Namespace) -> int:
         fill_from_environment(prompt)
         for assignment in args.set:
             set_input(prompt, assignment)
-    except UsageError as err:
-        print(err, file=sys.stderr)
+        server = Server(args.server, args.header)
+    except ValueError as err:
+        print(visible(str(err)), file=sys.stderr)
         return 2
-    job = Job(args.server.rstrip("/"), prompt)
+    job = Job(server, prompt)
     try:
         asyncio.run(job.follow())
     except KeyboardInterrupt:
         job.cancel()
         raise
-    except ValueError as err:
-        raise RuntimeError(f"{job.server} does not answer as ComfyUI does ({err}). Look at the address.") from err
-    except OSError as err:
-        if job.heard is not None:
-            raise RuntimeError(
-                f"{job.server} has not answered for {PATIENCE_SECONDS} seconds ({err}). If it still runs, the run goes on "
-                "there, and its result will be in its output folder."
-            ) from err
-        if isinstance(err, urllib.error.HTTPError):
-            raise RuntimeError(f"{job.server} refused with {err.code} ({err.reason}). Look at the address.") from err
+    except Trouble as err:
+        if job.heard is None:
+            raise
         raise RuntimeError(
-            f"No ComfyUI answers at {job.server} ({getattr(err, 'reason', err)}). Start it, or give its address with "
-            "--server."
+            f"{server.address} has not answered for {PATIENCE_SECONDS} seconds. If it still runs, the run goes on there, "
+            f"and its result will be in its output folder. {err}"
         ) from err
     return job.report()
 
@@ -94,11 +100,15 @@ def read_prompt(file: Path) -> dict:
     Raises UsageError when the file is not there or is not one.
     """
     try:
-        prompt = json.loads(file.read_text("utf-8"))
+        # By its first bytes: Windows writes UTF-8 and UTF-16 with a mark before the text.
+        prompt = json.loads(file.read_bytes())
     except OSError as err:
         raise UsageError(f"{file} cannot be read: {err.strerror}. Give the path of an API prompt.") from err
-    except ValueError as err:
-        raise UsageError(f"{file} is not JSON: {err}. Export it again from ComfyUI with Export (API).") from err
+    except UnicodeError as err:
+        raise UsageError(f"{file} is not text in UTF-8. Save it again as UTF-8.") from err
+    except (ValueError, RecursionError) as err:
+        where = f" (line {err.lineno})" if isinstance(err, json.JSONDecodeError) else ""
+        raise UsageError(f"{file} is not JSON{where}. Export it again from ComfyUI with Export (API).") from err
     if isinstance(prompt, dict) and "nodes" in prompt:
         raise UsageError(
             f"{file} is a workflow for the page, which holds no prompt. Open it there and use Export (API), or take the "
@@ -117,16 +127,13 @@ def fill_from_environment(prompt: dict) -> None:
 
     In a graph of few steps (a TurboDiffusion model or a step-distilled LoRA) the TURBO_ variables come last and win.
 
-    Raises UsageError for a variable that is not a number.
+    Raises ValueError for a variable that is not a number.
     """
     table = NUMBERS | TURBO_NUMBERS if is_turbo(prompt) else NUMBERS
     for variable, targets in table.items():
         if not environment.text(variable):
             continue
-        try:
-            value = environment.number(variable, 0)
-        except ValueError as err:
-            raise UsageError(str(err)) from err
+        value = environment.number(variable, 0)
         for node in prompt.values():
             for class_type, name in targets:
                 old = node["inputs"].get(name)
@@ -192,13 +199,14 @@ def find_input(prompt: dict, target: str) -> tuple[dict, str]:
 
 
 def title(node: dict) -> str:
-    return node.get("_meta", {}).get("title") or node["class_type"]
+    meta = node.get("_meta")
+    return str(isinstance(meta, dict) and meta.get("title") or node["class_type"])
 
 
 class Job:
     """One prompt on one server, from posting it to telling what came of it."""
 
-    def __init__(self, server: str, prompt: dict):
+    def __init__(self, server: Server, prompt: dict):
         self.server = server
         self.prompt = prompt
         self.id = str(uuid.uuid4())
@@ -206,16 +214,14 @@ class Job:
         self.heard = None  # when the server answered last, once it has the prompt
         self.history = None
         self.refusal = None
+        self.folders = {}
         self.shown = ""
 
-    def request(self, path: str, body: dict | None = None) -> dict:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.server + path, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read() or b"{}")
-
     async def follow(self) -> None:
-        """Posts the prompt and waits for its end. Where aiohttp is installed, every step is shown as it happens."""
+        """Posts the prompt and waits for its end. Where aiohttp is installed, every step is shown as it happens.
+
+        Raises Trouble when the server does not answer, or not as ComfyUI does.
+        """
         if find_spec("aiohttp"):
             await self.post_and_watch()
         if self.heard is None:
@@ -230,9 +236,16 @@ class Job:
         """
         import aiohttp
 
-        address = "ws" + self.server.removeprefix("http") + f"/ws?clientId={self.client_id}"
+        async def stay(*_):
+            raise aiohttp.ClientError("The login would go along to where this leads.")
+
+        address = "ws" + self.server.link(f"/ws?clientId={self.client_id}").removeprefix("http")
+        trace = aiohttp.TraceConfig()
+        trace.on_request_redirect.append(stay)
+        options = {"headers": self.server.headers, "proxy": self.server.proxy, "max_msg_size": 0}
         try:
-            async with aiohttp.ClientSession() as session, session.ws_connect(address, max_msg_size=0) as socket:
+            async with aiohttp.ClientSession(trace_configs=[trace]) as session:
+                socket = await asyncio.wait_for(session.ws_connect(address, **options), SOCKET_SECONDS)
                 self.post()
                 while self.refusal is None:
                     try:
@@ -242,48 +255,61 @@ class Job:
                             return
                         continue
                     if message.type == aiohttp.WSMsgType.TEXT:
-                        event = json.loads(message.data)
-                        self.show(event["type"], event["data"])
-                        if event["type"] in END_EVENTS and event["data"]["prompt_id"] == self.id:
+                        if self.told(json.loads(message.data)):
                             return
                     elif message.type != aiohttp.WSMsgType.BINARY:
                         return  # the server closed the connection
-        except aiohttp.ClientError:
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError):
             return
 
+    def told(self, event: dict) -> bool:
+        """Takes in what the page would be told. Whether the run has ended with it."""
+        data = event.get("data") if isinstance(event, dict) else None
+        if not isinstance(data, dict) or data.get("prompt_id") != self.id:
+            return False
+        self.show(event.get("type"), data)
+        return event.get("type") in END_EVENTS
+
     def post(self) -> None:
-        body = {"prompt": self.prompt, "prompt_id": self.id, "client_id": self.client_id}
-        try:
-            self.request("/prompt", body)
-        except urllib.error.HTTPError as err:
-            if err.code != 400:
-                raise
-            self.refusal = json.loads(err.read())
+        status, answer = self.server.request(
+            "/prompt", {"prompt": self.prompt, "prompt_id": self.id, "client_id": self.client_id}
+        )
+        if status == 400 and "error" in answer:
+            self.refusal = answer
+        elif status == 400 or "prompt_id" not in answer:
+            raise self.server.odd("it does not say whether it took the prompt")
         self.heard = time.monotonic()
 
     def finished(self) -> bool:
-        if self.refusal is not None:
+        """Whether the run has ended, one way or another; then `history` and `folders` say what came of it."""
+        if self.refusal is not None or self.history is not None:
             return True
         try:
-            queue = self.request("/queue")
-            waiting = any(item[1] == self.id for item in queue["queue_running"] + queue["queue_pending"])
-            self.history = self.request(f"/history/{self.id}").get(self.id)
-        except (OSError, ValueError, http.client.HTTPException):
+            _, queue = self.server.request("/queue")
+            _, history = self.server.request(f"/history/{self.id}")
+            try:
+                waiting = any(item[1] == self.id for item in queue["queue_running"] + queue["queue_pending"])
+            except (KeyError, TypeError, IndexError) as err:
+                raise self.server.odd("it has no queue") from err
+            if self.id in history:
+                self.folders = folders_of(self.server.request("/system_stats")[1])
+        except Trouble:
             if time.monotonic() - self.heard > PATIENCE_SECONDS:
                 raise
             return False
         self.heard = time.monotonic()
+        self.history = history.get(self.id)
         return self.history is not None or not waiting
 
     def show(self, event: str, data: dict) -> None:
         """One line for the node at work: rewritten on a terminal, printed once a node in a log."""
-        if event != "progress_state" or data["prompt_id"] != self.id:
+        if event != "progress_state" or not isinstance(data.get("nodes"), dict):
             return
         for key, state in data["nodes"].items():
             node = self.prompt.get(state.get("display_node_id") or key)
-            if state["state"] != "running" or node is None:
+            if state.get("state") != "running" or node is None:
                 continue
-            line = title(node)
+            line = one_line(title(node))
             if sys.stderr.isatty():
                 counted = f" {state['value']:.0f} of {state['max']:.0f}" if state["max"] > 1 else ""
                 print(f"\r\033[K{line}{counted}", end="", file=sys.stderr, flush=True)
@@ -294,52 +320,70 @@ class Job:
     def cancel(self) -> None:
         """Stops the run on the server, or takes it out of the queue."""
         try:
-            self.request(f"/api/jobs/{self.id}/cancel", {})
-        except OSError as err:
-            print(f"The server could not be told to stop: {err}", file=sys.stderr)
+            self.server.request(f"/api/jobs/{self.id}/cancel", {})
+        except Trouble as err:
+            print(f"The server could not be told to stop. {err}", file=sys.stderr)
 
     def report(self) -> int:
-        """Prints what came of it and returns the exit code."""
+        """Prints what came of it and returns the exit code. Raises Trouble where the server's record cannot be read."""
         if sys.stderr.isatty() and self.shown:
             print(file=sys.stderr)
+        try:
+            problems = self.problems()
+            results, texts = ([], []) if problems else self.results()
+        except (KeyError, TypeError, ValueError, AttributeError) as err:
+            raise self.server.odd("its record of the run cannot be read") from err
+        for line in problems or texts:
+            print(visible(line), file=sys.stderr)
+        for path in results:
+            name = one_line(path)
+            print(name)
+            if name != path:
+                print(
+                    f"The name of {name} has signs that no line can hold: they are written as \\… here.",
+                    file=sys.stderr,
+                )
+        return 1 if problems else 0
+
+    def problems(self) -> list[str]:
+        """What kept the run from its end, a sentence each."""
         if self.refusal is not None:
-            for sentence in refusal_sentences(self.refusal, self.prompt):
-                print(sentence, file=sys.stderr)
-            return 1
+            return refusal_sentences(self.refusal, self.prompt)
         # Taken out of the queue before its turn, a prompt leaves no trace.
         status = self.history["status"] if self.history else {"status_str": "error", "messages": []}
         messages = dict(status["messages"])
         if "execution_error" in messages:
             error = messages["execution_error"]
             node = self.prompt.get(error["node_id"])
-            print(
-                f"{title(node) if node else error['node_type']}: {error['exception_message'].strip()}", file=sys.stderr
-            )
-            return 1
-        if status["status_str"] != "success":
-            print("The run was cancelled on the server.", file=sys.stderr)
-            return 1
-        folders = self.folders()
+            return [f"{title(node) if node else error['node_type']}: {error['exception_message'].strip()}"]
+        return [] if status["status_str"] == "success" else ["The run was cancelled on the server."]
+
+    def results(self) -> tuple[list[str], list[str]]:
+        """The paths of the files made, and the texts shown under nodes."""
+        paths, texts = [], []
         for key, output in self.history["outputs"].items():
             for kind, items in output.items():
                 for item in items if isinstance(items, list) else ():
                     if isinstance(item, dict) and "filename" in item:
-                        print(folders(item["type"]) / item.get("subfolder", "") / item["filename"])
+                        kind_of_folder = item.get("type") or "output"
+                        folder = self.folders.get(kind_of_folder, Path(kind_of_folder))
+                        paths.append(str(folder / item.get("subfolder", "") / item["filename"]))
                     elif kind == "text":
-                        print(f"{title(self.prompt[key])}: {item}", file=sys.stderr)
-        return 0
+                        node = self.prompt.get(key)
+                        texts.append(f"{title(node) if node else key}: {item}")
+        return paths, texts
 
-    def folders(self):
-        """From "output" or "temp" to the folder on this machine where the server is on it, else to that word."""
-        arguments = self.request("/system_stats")["system"].get("argv", [])
-        given = dict(zip(arguments, arguments[1:]))
-        base = Path(given.get("--base-directory") or Path(arguments[0]).parent if arguments else "")
 
-        def folder(kind: str) -> Path:
-            path = Path(given.get(f"--{kind}-directory") or base / kind)
-            return path if path.is_absolute() and path.is_dir() else Path(kind)
-
-        return folder
+def folders_of(stats: dict) -> dict[str, Path]:
+    """From "output" or "temp" to the folder, where the server is on this machine, by what it was started with."""
+    system = stats.get("system")
+    arguments = system.get("argv") if isinstance(system, dict) else None
+    if not isinstance(arguments, list) or not arguments or not all(isinstance(part, str) for part in arguments):
+        return {}
+    given = dict(zip(arguments, arguments[1:]))
+    base = Path(given.get("--base-directory") or Path(arguments[0]).parent)
+    folders = {kind: Path(given.get(f"--{kind}-directory") or base / kind) for kind in ("input", "output", "temp")}
+    return {kind: path for kind, path in folders.items() if path.is_absolute() and path.is_dir()}
 
 
 def refusal_sentences(answer: dict, prompt: dict) -> list[str]:

@@ -9,6 +9,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ..plain import one_line
 from ..progress import TerminalLine, size
 from . import comfyui, user_folder
 
@@ -52,11 +53,10 @@ def run(args: argparse.Namespace) -> int:
 def _bucket(args: argparse.Namespace):
     from ..storage import profiles
     from ..storage.client import Bucket
-    from ..storage.keys import shown
 
     config = _config(args)
     if args.config and not os.path.isfile(args.config):
-        raise ValueError(f"There is no file {shown(str(args.config))}. Correct --config.")
+        raise ValueError(f"There is no file {one_line(str(args.config))}. Correct --config.")
     profile = profiles.find(args.profile, config)
     if profile is None:
         raise ValueError(
@@ -96,7 +96,7 @@ def _test(args: argparse.Namespace, bucket) -> int:
 
     profile = bucket.profile
     print(f"profile  {profile.name}")
-    print(f"profiles {', '.join(keys.shown(name) for name in profiles.names(_config(args)))}")
+    print(f"profiles {', '.join(one_line(name) for name in profiles.names(_config(args)))}")
     print(f"endpoint {urlsplit(profile.endpoint).netloc or 'AWS'}{', not encrypted' if bucket.plain_http else ''}")
     print(f"bucket   {bucket.name}")
     # One name for ever: a key that may not delete leaves one small object, and not one more each time.
@@ -148,11 +148,11 @@ def _upload(args: argparse.Namespace, bucket) -> int:
 
     missing = [path for path in args.files if not os.path.isfile(path)]
     if missing:
-        raise ValueError(f"There is no file {keys.shown(str(missing[0]))}. Nothing was sent.")
+        raise ValueError(f"There is no file {one_line(str(missing[0]))}. Nothing was sent.")
     journal, failed = _journal(_comfyui(args)), 0
     prefix = bucket.profile.prefix if args.prefix is None else args.prefix
     for path in (path.resolve() for path in args.files):
-        name = keys.shown(path.name)
+        name = one_line(path.name)
         try:
             with bucket.plain_errors(f"read {name}"):
                 times = keys.file_times(path.stat().st_mtime)
@@ -168,19 +168,18 @@ def _upload(args: argparse.Namespace, bucket) -> int:
 
 
 def _sync(args: argparse.Namespace, bucket) -> int:
-    from ..storage.keys import shown
     from ..storage.sync import Sync
 
     base = _comfyui(args)
     folder = args.folder or (base / "output" if base else None)
     if folder is None or not os.path.isdir(folder):
-        raise ValueError(f"There is no folder {shown(str(folder or 'to send'))}. Name one: cli.py r2 sync FOLDER")
+        raise ValueError(f"There is no folder {one_line(str(folder or 'to send'))}. Name one: cli.py r2 sync FOLDER")
     folder = folder.resolve()
     inside_comfyui = base or (folder.parent if (folder.parent / "user").is_dir() else folder)
     sync = Sync(folder, bucket, _journal(inside_comfyui))
 
     def sent(path: Path, key: str) -> None:
-        print(f"{shown(path.relative_to(folder).as_posix())} → {key}", flush=True)
+        print(f"{one_line(path.relative_to(folder).as_posix())} → {key}", flush=True)
 
     if args.watch:
         sync.run(threading.Event(), sent)
@@ -200,8 +199,7 @@ def _sync(args: argparse.Namespace, bucket) -> int:
 
 
 def _ls(args: argparse.Namespace, bucket) -> int:
-    from ..storage.keys import shown
 
     for item in bucket.list(args.prefix):
-        print(f"{item['LastModified']:%Y-%m-%d %H:%M:%S}  {size(item['Size']):>9}  {shown(item['Key'])}")
+        print(f"{item['LastModified']:%Y-%m-%d %H:%M:%S}  {size(item['Size']):>9}  {one_line(item['Key'])}")
     return 0

@@ -2,7 +2,9 @@
 
 import argparse
 
-from ..loaders import selector
+from ..catalog.catalog import Variant, catalogue
+from ..planning import selector
+from .download import add_models_dir, known_models
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -12,12 +14,18 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--gpu", help="a card by name, such as 'RTX 4090'")
     which.add_argument("--all-gpus", action="store_true", help="the table of all cards")
+    add_models_dir(parser)
     return parser
 
 
 def run(args) -> int:
+    where = known_models(args)
+
+    def here(variant: Variant) -> bool:
+        return where is not None and all(where.find(catalogue().files[file]) for file in variant.diffusion)
+
     if args.gpu:
-        choice = selector.select(args.family, selector.card(args.gpu), args.preference)
+        choice = selector.select(args.family, selector.card(args.gpu), args.preference, here)
         print(f"{choice.variant}\n{choice.reason}")
         return 0
     for line in table(args.family, args.preference):

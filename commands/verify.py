@@ -1,10 +1,11 @@
 """Checks the catalogue's files that are here against their published hashes, as far as these are known."""
 
 import argparse
+from pathlib import Path
 
+from ..catalog.catalog import ModelFile, catalogue
+from ..catalog.names import files_of
 from ..loaders import places
-from ..loaders.catalog import catalogue
-from ..loaders.names import files_of
 from ..loaders.places import damage, file_hash, record, recorded
 from .download import add_models_dir, models
 
@@ -28,16 +29,10 @@ def run(args) -> int:
                 failures += 1
                 print(f"missing  {file.folder}/{file.name or file.id}")
             continue
-        if path.is_dir():
-            names = places.read(path)[places.WHOLE]["files"]
-            size = sum((path / name).stat().st_size for name in names)
-            print(f"ok       {size:>16,}  {path}, {len(names)} files")
-            whole, total = whole + 1, total + size
-            continue
-        if args.trust:
-            record(path, "", trusted=True)
-        reason = damage(path, file, quiet, never) or changed(path)
-        size = path.stat().st_size
+        try:
+            size, reason = checked(path, file, args.trust)
+        except OSError as err:
+            size, reason = 0, f"cannot be read ({err.strerror})"
         if reason:
             failures += 1
             print(f"damaged  {size:>16,}  {path}: it {reason}")
@@ -48,7 +43,17 @@ def run(args) -> int:
     return 1 if failures else 0
 
 
-def changed(path) -> str:
+def checked(path: Path, file: ModelFile, trust: bool) -> tuple[int, str]:
+    """Bytes of a file or snapshot folder, and what is wrong with it. Raises OSError where it cannot be read."""
+    if file.format == "folder":
+        return sum((path / name).stat().st_size for name in places.read(path)[places.WHOLE]["files"]), ""
+    if trust and path.is_file():
+        record(path, "", trusted=True)
+    reason = damage(path, file, quiet, never)
+    return path.stat().st_size if path.is_file() else 0, reason or changed(path)
+
+
+def changed(path: Path) -> str:
     """Whether the bytes are no longer those that were hashed when the file was fetched."""
     entry = recorded(path)
     if entry.get("trusted") or not entry:

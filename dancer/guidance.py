@@ -25,17 +25,23 @@ class SteadyDancerGuider(comfy.samplers.CFGGuider):
         if pose_negative is None or self.pose_cfg == 0 or not self.start < progress_at(timestep, sigmas) < self.end:
             return super().predict_noise(x, timestep, model_options, seed)
 
-        evaluate = model_options.get("sampler_calc_cond_batch_function", evaluate_branches)
+        hook = model_options.get("sampler_calc_cond_batch_function")
         branches = {}
 
-        def evaluate_with_pose(args):
-            out = evaluate({**args, "conds": [*args["conds"], pose_negative]})
-            branches["c"], branches["p"] = out[0], out[-1]
-            return out[:-1]
+        def evaluate(args):
+            conds, plain = args["conds"], {**args, "model_options": model_options}
+            if branches:  # a function after the guidance evaluates something of its own
+                return (hook or evaluate_branches)({**plain, "conds": conds})
+            if hook:  # it is made for two conditions, and so gets the pose's in the place of the positive one
+                out = hook({**plain, "conds": conds})
+                branches["c"], branches["p"] = out[0], hook({**plain, "conds": [pose_negative, None]})[0]
+                return out
+            *out, branches["p"] = evaluate_branches({**plain, "conds": [*conds, pose_negative]})
+            branches["c"] = out[0]
+            return out
 
-        denoised = super().predict_noise(
-            x, timestep, {**model_options, "sampler_calc_cond_batch_function": evaluate_with_pose}, seed
-        )
+        with_pose = {**model_options, "sampler_calc_cond_batch_function": evaluate}
+        denoised = super().predict_noise(x, timestep, with_pose, seed)
         return denoised + self.pose_cfg * (branches["c"] - branches["p"])
 
 

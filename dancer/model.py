@@ -5,14 +5,21 @@ import logging
 import comfy.conds
 import comfy.context_windows
 import comfy.model_base
+import comfy.ops
 import comfy.supported_models
 import torch
 from comfy.quant_ops import QuantizedTensor
 
+from ..quant.blocks import BLOCKS, PLAIN, dequantise
+from ..quant.model_file import quantiser
 from .network import SteadyDancerModel
 
 MARKER = "{}patch_embedding_fuse.weight"
+OURS = ".dancer.model"
 KEPT_IN_FLOAT32 = ("condition_embedding_", "patch_embedding")
+SIDE_KEYS = (
+    "comfy_quant", "weight_scale", "weight_scale_2", "scale_weight", "input_scale", "scale_input", "pre_quant_scale",
+)  # fmt: skip
 
 
 class SteadyDancerBase(comfy.model_base.WAN21):
@@ -89,25 +96,107 @@ def restore_float32(sd: dict, key: str, shape: torch.Size) -> None:
 
     Converters quantise these small tensors, forget dimensions of size 1, or leave a scale beside them.
 
-    Raises ValueError when the file does not hold the tensor, or holds another number of values.
+    Raises ValueError when the file does not hold the tensor, holds another number of values, or packs them in a way that
+    cannot be decoded.
     """
-    tensor = sd.get(key)
-    if tensor is None or tensor.numel() != shape.numel():
-        raise ValueError(
-            f"This SteadyDancer file is damaged or incomplete: '{key}' is "
-            f"{'missing' if tensor is None else f'{list(tensor.shape)} where {list(shape)} is needed'}. "
-            "Download the file again, or choose another variant."
-        )
-    tensor = tensor.to(torch.float32)
-    if isinstance(tensor, QuantizedTensor):
-        tensor = tensor.dequantize()
+    if key not in sd:
+        if kind := quantiser(sd):
+            raise undecodable(key, f"this file {kind}")
+        raise damaged(f"'{key}' is missing")
+    tensor = decoded(sd, key, shape)
+    if tensor.numel() != shape.numel():
+        raise damaged(f"'{key}' is {list(tensor.shape)} where {list(shape)} is needed")
     if key.endswith("weight"):
-        layer = key.removesuffix("weight")
-        for scale in (sd.pop(layer + name, None) for name in ("weight_scale", "scale_weight")):
-            tensor = tensor if scale is None else tensor * scale.to(torch.float32)
-        for name in ("comfy_quant", "input_scale", "scale_input"):
-            sd.pop(layer + name, None)
+        for name in SIDE_KEYS:
+            sd.pop(key.removesuffix("weight") + name, None)
     sd[key] = tensor.reshape(shape).contiguous()
+
+
+def damaged(what: str) -> ValueError:
+    return ValueError(
+        f"This SteadyDancer file is damaged or incomplete: {what}. Download the file again, or choose another variant."
+    )
+
+
+def decoded(sd: dict, key: str, shape: torch.Size) -> torch.Tensor:
+    """`sd[key]` as plain float32 numbers, in whatever shape they are stored.
+
+    A packed tensor is asked to unpack itself; ComfyUI's own Linear unpacks what `comfy_quant` describes. Raises ValueError,
+    naming the format, where neither can.
+    """
+    tensor, layer = sd[key], key.removesuffix("weight")
+    if hasattr(tensor, "tensor_type") and hasattr(tensor, "tensor_shape"):  # ComfyUI-GGUF's
+        return unpacked_ggml(tensor, key)
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        return unpacked_by_itself(tensor, key, shape)
+    if key.endswith("weight") and layer + "comfy_quant" in sd:
+        return unpacked_by_comfyui(sd, key, shape)
+    scale = next((sd[layer + name] for name in ("weight_scale", "scale_weight") if layer + name in sd), None)
+    if not tensor.is_floating_point() and (scale is None or tensor.numel() != shape.numel()):
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise undecodable(key, f"it is {kind}, and how it is packed is not said")
+    tensor = tensor.to(torch.float32)
+    if scale is None or not key.endswith("weight") or tensor.numel() != shape.numel():
+        return tensor
+    if scale.numel() not in (1, shape[0]):
+        raise undecodable(key, f"it has {scale.numel():,} scales for its blocks")
+    return tensor.reshape(shape[0], -1) * scale.to(torch.float32).reshape(-1, 1)
+
+
+def undecodable(key: str, why: str) -> ValueError:
+    return ValueError(
+        f"'{key}' of this SteadyDancer file cannot be unpacked here: {why}. The pose needs it as it was trained. Load the "
+        "file with Load SteadyDancer, or choose another one: fp16, scaled fp8 or GGUF."
+    )
+
+
+def unpacked_by_itself(tensor: torch.Tensor, key: str, shape: torch.Size) -> torch.Tensor:
+    """The numbers of a tensor of ComfyUI's or another pack's own class."""
+    if isinstance(tensor, QuantizedTensor):
+        return tensor.to(torch.float32).dequantize()
+    try:
+        plain = tensor.dequantize().to(torch.float32)
+    except Exception as err:  # another pack's class may fail in any way
+        raise undecodable(key, f"it is a {type(tensor).__name__} of another pack") from err
+    if type(plain) is not torch.Tensor or plain.numel() != shape.numel():
+        raise undecodable(key, f"it is a {type(tensor).__name__} of another pack")
+    return plain
+
+
+def unpacked_ggml(tensor: torch.Tensor, key: str) -> torch.Tensor:
+    """The numbers of a tensor that holds ggml's bytes, or plain floats, and says which and of what shape."""
+    data, number = tensor.as_subclass(torch.Tensor), getattr(tensor.tensor_type, "value", tensor.tensor_type)
+    if data.is_floating_point():
+        return data.to(torch.float32)
+    shape = torch.Size(tensor.tensor_shape)
+    raw = data.contiguous().reshape(-1).view(torch.uint8)
+    if number in PLAIN:
+        numbers = raw.view(PLAIN[number]).to(torch.float32)
+    elif number in BLOCKS and raw.numel() % BLOCKS[number].bytes == 0:
+        count = raw.numel() // BLOCKS[number].bytes * BLOCKS[number].weights
+        numbers = dequantise(raw, BLOCKS[number], torch.empty(count))
+    else:
+        raise undecodable(key, f"it is {getattr(tensor.tensor_type, 'name', f'of the ggml type {number}')}")
+    if numbers.numel() != shape.numel():
+        raise damaged(f"'{key}' holds {numbers.numel():,} numbers where {list(shape)} is needed")
+    return numbers
+
+
+def unpacked_by_comfyui(sd: dict, key: str, shape: torch.Size) -> torch.Tensor:
+    """The numbers of a weight that `comfy_quant` describes, by the code that loads such layers."""
+    layer = key.removesuffix("weight")
+    side = {name: sd[layer + name] for name in SIDE_KEYS if layer + name in sd}
+    operations = comfy.ops.mixed_precision_ops(compute_dtype=torch.float32)
+    linear = operations.Linear(shape.numel() // shape[0], shape[0], bias=False, device="cpu")
+    try:
+        weight = sd[key] if sd[key].ndim == 2 else sd[key].flatten(1)
+        linear.load_state_dict({**side, "weight": weight}, strict=False)
+        numbers = linear.weight.dequantize().to(torch.float32)
+    except Exception as err:  # a format of a newer ComfyUI, or what is no description
+        described = bytes(side["comfy_quant"].to(torch.uint8).tolist()).decode("utf-8", "replace")
+        raise undecodable(key, f"this ComfyUI does not know its format, {described[:80]}") from err
+    smooth = getattr(linear, "pre_quant_scale", None)  # ComfyUI multiplies the layer's input with it
+    return numbers if smooth is None else numbers * smooth.to(torch.float32)
 
 
 class SteadyDancer(comfy.supported_models.WAN21_I2V):
@@ -126,8 +215,8 @@ def register() -> None:
     Steps aside where ComfyUI itself knows such files.
     """
     models = comfy.supported_models.models
-    if SteadyDancer in models:
-        return
+    # What a copy of this package that could not be loaded, or an earlier load of this one, has left.
+    models[:] = [model for model in models if model.__qualname__ != "SteadyDancer" or OURS not in model.__module__]
     if any(MARKER in model.required_keys for model in models):
         logging.info(
             "SteadyDancer: this ComfyUI loads SteadyDancer files itself; its own model is used, and may not fit our nodes."

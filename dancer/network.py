@@ -7,6 +7,7 @@ head and everything that ComfyUI attaches to them are ComfyUI's own.
 import torch
 from comfy.ldm.wan.model import MLPProj, WanModel
 
+from .cancel import prompt_cancel
 from .pose_modules import CHANNELS, AlignmentUnit, SpatialEmbedding, temporal_embedding
 
 PATCH = (1, 2, 2)
@@ -115,6 +116,8 @@ class SteadyDancerModel(WanModel):
         unused = torch.zeros_like(ref_latent)
         reference = torch.cat((ref_latent, ones, ref_latent, unused), dim=1)
         reference_pose = torch.cat((torch.zeros_like(x[:, :, :1]), ref_pose_latent), dim=1)
+        patches = transformer_options.get("patches", {})
+        patches = {**patches, "double_block": [*patches.get("double_block", []), prompt_cancel()]}
         clip_features = [features for features in (clip_fea, clip_fea_pose) if features is not None]
         # ComfyUI's own loop pads, numbers and finally drops what is handed over as `time_dim_concat`.
         return super()._forward(
@@ -123,6 +126,6 @@ class SteadyDancerModel(WanModel):
             context,
             clip_fea=torch.cat(clip_features, dim=-1) if clip_features else None,
             time_dim_concat=torch.cat((reference, reference_pose), dim=2),
-            transformer_options=transformer_options,
+            transformer_options={**transformer_options, "patches": patches},
             **kwargs,
         )

@@ -12,6 +12,7 @@ from comfy.ops import manual_cast as ops  # casts and offloads like the rest of 
 CHANNELS = 16
 ATTENTION_DIM = 128
 ATTENTION_HEADS = 8
+PIXELS = 1 << 13  # whose frames attend at a time: each is an item of a batch, and a GPU's kernels end at 65,535
 
 
 class TemporalConv(nn.Module):
@@ -117,13 +118,16 @@ class FrameAttention(nn.Module):
         weights = cast_to(self.in_proj_weight, query.dtype, query.device).chunk(3)
         biases = cast_to(self.in_proj_bias, query.dtype, query.device).chunk(3)
 
-        def heads(frames, weight, bias):
-            pixels = F.linear(frames.permute(2, 3, 0, 1).reshape(h * w, t, c), weight, bias)
-            return pixels.view(h * w, t, ATTENTION_HEADS, c // ATTENTION_HEADS).transpose(1, 2)
+        def heads(pixels, weight, bias):
+            pixels = F.linear(pixels, weight, bias)
+            return pixels.view(-1, t, ATTENTION_HEADS, c // ATTENTION_HEADS).transpose(1, 2)
 
-        q, k, v = (heads(x, weights[i], biases[i]) for i, x in enumerate((query, context, context)))
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(h * w, t, c)
-        return self.out_proj(attended).view(h, w, t, c).permute(2, 3, 0, 1)
+        query, context = (x.permute(2, 3, 0, 1).reshape(h * w, t, c) for x in (query, context))
+        parts = []
+        for few, theirs in zip(query.split(PIXELS), context.split(PIXELS)):
+            q, k, v = (heads(x, weights[i], biases[i]) for i, x in enumerate((few, theirs, theirs)))
+            parts.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, t, c))
+        return self.out_proj(torch.cat(parts)).view(h, w, t, c).permute(2, 3, 0, 1)
 
 
 class AlignmentUnit(nn.Module):

@@ -39,7 +39,7 @@ def corrector_weights(h: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
 def advance(x: torch.Tensor, sigma: torch.Tensor, next_sigma: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
     """Exactly from sigma to next_sigma, float64 scalars, if the clean video were `data` all the way."""
     decay = torch.expm1(log_snr(sigma) - log_snr(next_sigma))
-    return (next_sigma / sigma) * x - (1.0 - next_sigma) * decay * data
+    return float(next_sigma / sigma) * x - float((1.0 - next_sigma) * decay) * data
 
 
 def sample_flow_unipc(model, x, sigmas, extra_args=None, callback=None, disable=None):
@@ -51,7 +51,7 @@ def sample_flow_unipc(model, x, sigmas, extra_args=None, callback=None, disable=
     extra_args = {} if extra_args is None else extra_args
     if torch.count_nonzero(model.latent_image) == 0:
         x = x / sigmas[0]
-    exact = sigmas.double().cpu()
+    exact = sigmas.cpu().double()  # in this order, and plain numbers after it: MPS, XPU and DirectML have no float64
     lambdas = log_snr(exact)
     steps = len(sigmas) - 1
     order = 1
@@ -67,7 +67,7 @@ def sample_flow_unipc(model, x, sigmas, extra_args=None, callback=None, disable=
                 h = lambdas[i] - lambdas[i - 1]
                 ratio = (lambdas[i - 2] - lambdas[i - 1]) / h
                 old, new = corrector_weights(h, ratio)
-                data = newest + (old / ratio) * (older - newest) + new * (denoised - newest)
+                data = newest + float(old / ratio) * (older - newest) + float(new) * (denoised - newest)
             else:
                 data = 0.5 * (newest + denoised)
             x = advance(start, exact[i - 1], exact[i], data)
@@ -78,7 +78,7 @@ def sample_flow_unipc(model, x, sigmas, extra_args=None, callback=None, disable=
         data = newest
         if order == 2:
             ratio = (lambdas[i - 1] - lambdas[i]) / (lambdas[i + 1] - lambdas[i])
-            data = newest + (0.5 / ratio) * (older - newest)
+            data = newest + float(0.5 / ratio) * (older - newest)
         x = advance(start, exact[i], exact[i + 1], data)
     return x
 

@@ -1,6 +1,7 @@
 """From files to ComfyUI objects: models now, text encoders, image encoders and VAEs when somebody first uses them."""
 
 import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +12,13 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.quant_ops import QUANT_ALGOS
 
+from ..quant import model_file, pickle_file
 from ..quant.fp8 import with_true_formats
 from ..quant.ops import packed_operations
 from ..quant.patches import with_packed_patches
+from ..quant.safetensors_file import quantisation_formats
 from .meter import Meter
 from .places import Places
 from .read import diffusion_tensors, text_encoder_tensors
@@ -31,6 +35,18 @@ class ComfyPlaces(Places):
             return super().folders(folder)
         old = Path(folder_paths.models_dir, "unet")  # is searched, but nothing is put there
         return sorted(map(Path, folder_paths.get_folder_paths(folder)), key=lambda path: path == old)
+
+
+def own_file(folder: str, name: str) -> Path:
+    """A person's own file, as ComfyUI lists it. Raises ValueError where it is not there, or a link that leads nowhere."""
+    found = folder_paths.get_full_path(folder, name)
+    if found:
+        return Path(found)
+    listed = [Path(root, name) for root in folder_paths.get_folder_paths(folder)]
+    model_file.require_whole(path for path in listed if os.path.lexists(path))
+    raise ValueError(
+        f"{name} is not in models/{folder} any more. Press R to read the folders again, and choose another."
+    )
 
 
 class OnFirstUse:
@@ -103,41 +119,92 @@ class LazyVAE(OnFirstUse, comfy.sd.VAE):
 
 
 def load_diffusion(paths: list[Path]) -> ModelPatcher:
-    """A MODEL from one file, safetensors or GGUF, or from the shards of one. Raises ValueError where this cannot be."""
-    if len(paths) > 1:
-        return load_shards([str(path) for path in paths])
-    load = load_gguf if paths[0].suffix.lower() == ".gguf" else load_one
-    return load(str(paths[0]))
+    """A MODEL from one file, safetensors or GGUF, or from all parts of a split one.
+
+    One part of several stands for all that lie beside it. Raises ValueError, before anything is loaded, where a file is
+    damaged, or stored in a way that is not known here.
+    """
+    paths = model_file.parts(paths[0]) if len(paths) == 1 else paths
+    model_file.require_diffusion(paths)
+    names = [str(path) for path in paths]
+    if paths[0].suffix.lower() == ".gguf":
+        return load_gguf(names[0])
+    require_known_formats(paths)
+    return load_shards(names) if len(paths) > 1 else load_one(names[0])
+
+
+def require_known_formats(paths: list[Path]) -> None:
+    """Raises ValueError for a format of layers that this ComfyUI does not have."""
+    for path in paths:
+        if model_file.FORMATS.get(path.suffix.lower()) == "safetensors":
+            unknown = quantisation_formats(path) - QUANT_ALGOS.keys()
+            if unknown:
+                raise ValueError(
+                    f"{path.name} has layers in the format {min(unknown)}, which this ComfyUI does not know. "
+                    f"Update ComfyUI. {model_file.ANOTHER}"
+                )
+
+
+def tensors_of(path: str) -> tuple[dict[str, torch.Tensor], dict | None]:
+    """Tensors and metadata of a safetensors file, or the tensors of a pickled one, of which nothing is run."""
+    if Path(path).suffix.lower() in model_file.PICKLED:
+        return pickle_file.weights(Path(path)), None
+    return comfy.utils.load_torch_file(path, return_metadata=True)
 
 
 def load_one(path: str, disable_dynamic: bool = False) -> ModelPatcher:
-    """A MODEL from a safetensors file. Scaled fp8 keeps the format that its tensors have."""
-    tensors, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
+    """A MODEL from a safetensors file, or a pickled one. Scaled fp8 keeps the format that its tensors have."""
+    tensors, metadata = tensors_of(path)
     if "_quantization_metadata" not in (metadata or {}):
         tensors = with_true_formats(tensors, Path(path).name)
-    model = comfy.sd.load_diffusion_model_state_dict(tensors, metadata=metadata, disable_dynamic=disable_dynamic)
-    return known(model, path, load_one)
+    return known(detected(tensors, path, metadata=metadata, disable_dynamic=disable_dynamic), path, load_one)
 
 
 def load_gguf(path: str, disable_dynamic: bool = False) -> ModelPatcher:
-    """A MODEL from a GGUF file: whatever ComfyUI's detection knows. Computes in bfloat16 where the device can."""
-    device = comfy.model_management.get_torch_device()
-    dtype = torch.bfloat16 if comfy.model_management.should_use_bf16(device) else None
+    """A MODEL from a GGUF file and the other parts of a split one: whatever ComfyUI's detection knows. It computes in the type that ComfyUI chooses for such a
+    model: float16 for Wan on most cards, which is closer to float32 than bfloat16, or what the user's flags say."""
     operations = packed_operations()
-    options = {"custom_operations": operations} | ({"dtype": dtype} if dtype else {})
-    tensors = diffusion_tensors(Path(path), dtype or torch.float16)
-    model = comfy.sd.load_diffusion_model_state_dict(tensors, model_options=options, disable_dynamic=disable_dynamic)
+    options = {"custom_operations": operations}
+    # Packed weights stand for float32, which says nothing of a type that the file was made for.
+    tensors = diffusion_tensors(Path(path), torch.float32)
+    model = detected(tensors, path, model_options=options, disable_dynamic=disable_dynamic)
     return with_packed_patches(known(model, path, load_gguf), operations.scratch)
 
 
 def load_shards(paths: list[str], disable_dynamic: bool = False) -> ModelPatcher:
-    """A MODEL from files that each hold a part of the tensors. float32 shards run in bfloat16, as published."""
+    """A MODEL from files that each hold a part of the tensors, computing in the type that ComfyUI chooses for the whole."""
     tensors = {}
     for path in paths:
-        tensors.update(comfy.utils.load_torch_file(path))
-    options = {"dtype": torch.bfloat16}
-    model = comfy.sd.load_diffusion_model_state_dict(tensors, model_options=options, disable_dynamic=disable_dynamic)
-    return known(model, paths, load_shards)
+        part, metadata = tensors_of(path)
+        if "_quantization_metadata" in (metadata or {}):  # of this part's layers
+            part, _ = comfy.utils.convert_old_quants(part, "", metadata=metadata)
+        if twice := tensors.keys() & part.keys():
+            raise ValueError(
+                f"{Path(path).name} has '{min(twice)}' like another part of the same model. Download the parts again."
+            )
+        tensors.update(part)
+    tensors = with_true_formats(tensors, Path(paths[0]).name)
+    return known(detected(tensors, paths[0], disable_dynamic=disable_dynamic), paths, load_shards)
+
+
+def detected(tensors: dict[str, torch.Tensor], path: str, **given) -> ModelPatcher | None:
+    """What ComfyUI makes of the tensors of a file, None where it knows no such model; `given` is for its function.
+
+    Raises ValueError where something is missing, or has another shape than the model.
+    """
+    name = Path(path).name
+    model_file.require_complete(tensors.keys(), name)
+    try:
+        return comfy.sd.load_diffusion_model_state_dict(tensors, **given)
+    except (KeyError, IndexError, TypeError, AttributeError) as err:
+        what = f"'{err.args[0]}' is not in it" if isinstance(err, KeyError) else "its tensors do not fit together"
+        raise ValueError(f"{name} is not a whole model that ComfyUI knows: {what}. {model_file.AGAIN}") from err
+    except RuntimeError as err:
+        if "loading state_dict" not in str(err):
+            raise
+        raise ValueError(
+            f"{name} is not a whole model that ComfyUI knows: its tensors have other shapes. {model_file.AGAIN}"
+        ) from err
 
 
 def known(model: ModelPatcher | None, source: str | list[str], load: Callable[..., ModelPatcher]) -> ModelPatcher:
@@ -151,6 +218,7 @@ def known(model: ModelPatcher | None, source: str | list[str], load: Callable[..
 
 def with_lora(model: ModelPatcher, path: Path) -> ModelPatcher:
     """The MODEL with a LoRA at full strength."""
+    model_file.require_whole([path])
     lora = comfy.utils.load_torch_file(str(path), safe_load=True)
     return comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)[0]
 
@@ -158,6 +226,7 @@ def with_lora(model: ModelPatcher, path: Path) -> ModelPatcher:
 def load_clip(paths: list[Path], clip_type: str, options: dict | None = None) -> comfy.sd.CLIP:
     """A CLIP from the files of a text encoder; `options` are ComfyUI's model options, such as where it computes."""
     options = options or {}
+    model_file.require_whole(paths)
     kind = comfy.sd.CLIPType[clip_type.upper()]
     embeddings = folder_paths.get_folder_paths("embeddings")
     if paths[0].suffix.lower() == ".gguf":
@@ -191,6 +260,7 @@ def gguf_clip_patcher(
 
 
 def load_clip_vision(paths: list[Path]) -> comfy.clip_vision.ClipVisionModel:
+    model_file.require_whole(paths)
     model = comfy.clip_vision.load(str(paths[0]))
     if model is None:
         raise ValueError(f"{paths[0].name} is not an image encoder that ComfyUI knows. Fetch it again.")
@@ -198,6 +268,7 @@ def load_clip_vision(paths: list[Path]) -> comfy.clip_vision.ClipVisionModel:
 
 
 def load_vae(paths: list[Path]) -> comfy.sd.VAE:
+    model_file.require_whole(paths)
     tensors, metadata = comfy.utils.load_torch_file(str(paths[0]), return_metadata=True)
     vae = comfy.sd.VAE(sd=tensors, metadata=metadata)
     vae.throw_exception_if_invalid()

@@ -11,11 +11,11 @@ import comfy.model_management
 import psutil
 import torch
 
-from ..budget.calibration import Calibration, Measurement, measurement
-from ..budget.estimate import vae_bytes
-from ..budget.plan import Plan
-from ..budget.solve import NAMES
-from ..budget.weights import kind_of
+from ..planning.calibration import Calibration, Measurement, measurement
+from ..planning.estimate import vae_bytes
+from ..planning.model_sizes import kind_of
+from ..planning.plan import Plan
+from ..planning.solve import NAMES
 
 RAN_OUT = 1.25  # a phase that ran out of memory is planned with this much more the next time
 KEPT = 8
@@ -52,13 +52,15 @@ class Meter:
     @contextmanager
     def measured(self, phase: str, patcher=None):
         """Measures what happens inside as `phase`."""
-        if self.running:
-            yield  # a phase within a phase
+        device = comfy.model_management.get_torch_device()
+        # A phase within a phase; or one that runs elsewhere (--cpu-vae), of which the device would say that it takes nothing.
+        if self.running or (patcher is not None and patcher.load_device != device):
+            yield
             return
         self.running = True
         if phase not in self.fresh:
             self.tiled.discard(phase)
-        ledger = Ledger(comfy.model_management.get_torch_device())
+        ledger = Ledger(device)
         try:
             with ledger.open():
                 yield

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import struct
-import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,16 +12,13 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from ..quant import model_file, pickle_file
 from .errors import DownloadCancelled
 from .lock import held
 from .places import cut_short
 
 SOURCE, CONTENTS = "steadydancer.source", "steadydancer.contents"
 PIECE = 1 << 24
-NAMES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
-    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
-}  # fmt: skip
 
 
 def as_safetensors(
@@ -62,8 +58,10 @@ def as_safetensors(
 
 def metadata(path: Path) -> dict[str, str]:
     """The metadata of a safetensors file. Raises ValueError when it is damaged."""
-    if cut_short(path, "safetensors"):
-        raise ValueError(f"{path.name} is cut short or damaged. Delete it, and fetch or convert it again.")
+    if reason := cut_short(path, "safetensors"):
+        raise ValueError(
+            f"{path.name} cannot be loaded, because it {reason}. Delete it, and fetch or convert it again."
+        )
     with safe_open(path, "pt") as file:
         return file.metadata() or {}
 
@@ -88,28 +86,19 @@ def contents(path: Path) -> str:
     Raises ValueError where there is none: the file is cut short, or PyTorch's format before 1.6.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            listed = archive.infolist()
-    except zipfile.BadZipFile as err:
+        listed = model_file.zip_entries(path)
+    except model_file.Wrong as err:
         raise ValueError(f"{path.name} is damaged or no checkpoint of PyTorch. Delete it and fetch it again.") from err
     entries = sorted((entry.filename.partition("/")[2], entry.CRC, entry.file_size) for entry in listed)
     return f"{zlib.crc32(repr(entries).encode()):08x}-{path.stat().st_size}"
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a pickled file, mapped. Only plain tensors are let in: no code of the file is run."""
-    try:
-        found = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except (RuntimeError, EOFError, OSError) as err:
-        raise ValueError(f"{path.name} is damaged or no checkpoint of PyTorch. Delete it and fetch it again.") from err
-    except Exception as err:  # UnpicklingError, which only the pickle module has a name for
-        raise ValueError(
-            f"{path.name} holds more than plain tensors, and loading it could run foreign code. "
-            "Use the file of the original publisher, or its safetensors."
-        ) from err
+    """The tensors of a pickled file that holds nothing else, mapped. Raises ValueError with what to do."""
+    found = pickle_file.unpickled(path)
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise ValueError(f"{path.name} is not a plain list of tensors. Choose the published TurboWan file.")
-    return found
+    return pickle_file.require_plain(found, path)
 
 
 def convert(
@@ -126,7 +115,7 @@ def convert(
     for name in names:
         tensor = tensors[name]
         header[name] = {
-            "dtype": NAMES[tensor.dtype],
+            "dtype": pickle_file.NAMES[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [end, end + tensor.nbytes],
         }

@@ -10,7 +10,7 @@ from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
-from ..budget.plan import Plan
+from ..planning.plan import Plan
 from ..quant.patches import PackedPatcher
 from .meter import Meter
 
@@ -66,9 +66,8 @@ class LimitedPatcher:
         limit = self.model.resident_limit
         if self.is_dynamic():
             super().load(device_to, lowvram_model_memory, force_patch_weights, full_load, **kwargs)
-            space = self._vbar_get()
-            if hasattr(space, "set_watermark_limit"):
-                space.set_watermark_limit(limit)
+            # A ceiling, which each load lifts. `set_watermark_limit` is a floor: what may not be evicted when memory is short.
+            self._vbar_get().set_watermark(limit)
             return
         limit += self.model.lora_room  # which a patcher of packed weights takes off again
         allowed = lowvram_model_memory if 0 < lowvram_model_memory < limit else limit

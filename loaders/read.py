@@ -5,14 +5,16 @@ import re
 import struct
 import threading
 from collections.abc import Iterable
+from math import prod
 from pathlib import Path
 
 import comfy.memory_management
 import torch
 
 from ..quant.blocks import dequantise
-from ..quant.gguf_file import GGUFFile, TensorPlace, open_gguf, shaped
+from ..quant.gguf_file import GGUFError, GGUFFile, TensorPlace, open_gguf, shaped
 from ..quant.layout import packed
+from ..quant.model_file import parts
 
 TEXT_ENCODERS = ("t5", "t5encoder")
 LANGUAGE_MODELS = ("llama", "qwen2", "qwen2vl", "qwen3", "qwen3vl", "gemma2", "gemma3", "clip-vision", "mmproj")
@@ -33,18 +35,24 @@ T5_ENDS = {"token_embd.weight": "shared.weight", "enc.output_norm.weight": "enco
 
 
 def diffusion_tensors(path: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """All tensors of a diffusion model's file. Packed ones stand for `dtype`.
+    """All tensors of a diffusion model's file, or of all parts of the model that it is a part of. Packed ones stand for
+    `dtype`.
 
-    Raises ValueError when the file is damaged, of an unknown type, or of a text encoder.
+    Raises ValueError when a file is damaged, of an unknown type, or of a text encoder.
     """
-    file = open_gguf(path)
-    kind = file.metadata.get("general.architecture", "")
-    if kind in TEXT_ENCODERS or kind in LANGUAGE_MODELS:
-        raise ValueError(
-            f"{path.name} is a text encoder ({kind}), not a diffusion model. Put it into models/text_encoders, "
-            "and choose a diffusion model here."
-        )
-    return {name: tensor for name, tensor in tensors(file, dtype)}
+    found: dict[str, torch.Tensor] = {}
+    for part in parts(path):
+        file = open_gguf(part)
+        kind = file.metadata.get("general.architecture", "")
+        if kind in TEXT_ENCODERS or kind in LANGUAGE_MODELS:
+            raise ValueError(
+                f"{part.name} is a text encoder ({kind}), not a diffusion model. Put it into models/text_encoders, "
+                "and choose a diffusion model here."
+            )
+        if twice := found.keys() & file.tensors.keys():
+            raise ValueError(f"{part.name} has '{min(twice)}' like another part. Download the parts again.")
+        found |= tensors(file, dtype)
+    return found
 
 
 def text_encoder_tensors(path: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -61,7 +69,13 @@ def text_encoder_tensors(path: Path, dtype: torch.dtype) -> dict[str, torch.Tens
         )
     found = {t5_name(name): tensor for name, tensor in tensors(file, dtype)}
     if "tokenizer.ggml.tokens" in file.arrays:
-        found["spiece_model"] = torch.frombuffer(bytearray(sentencepiece_model(file)), dtype=torch.uint8)
+        try:
+            model = sentencepiece_model(file)
+        except (KeyError, TypeError, AttributeError, ValueError, struct.error) as err:
+            raise ValueError(
+                f"{path.name} has a tokenizer that cannot be read. Download the file again, or choose its safetensors file."
+            ) from err
+        found["spiece_model"] = torch.frombuffer(bytearray(model), dtype=torch.uint8)
     return found
 
 
@@ -76,14 +90,24 @@ def tensors(file: GGUFFile, dtype: torch.dtype) -> Iterable[tuple[str, torch.Ten
     """Name and tensor. Packed stays what a Linear or an Embedding can work with: a two-dimensional `.weight`."""
     raw = file_slices(file) if comfy.memory_management.aimdo_enabled else file.raw
     for name, place in file.tensors.items():
-        shape_key = f"comfy.gguf.orig_shape.{name}"
-        shape = tuple(file.array(shape_key)) if shape_key in file.arrays else place.shape
+        shape = true_shape(file, name)
         if place.block is None:
             yield name, raw(name).view(shape)
         elif name.endswith(".weight") and len(shape) == 2 and shape == place.shape:
             yield name, packed(raw(name), place.number, dtype)
         else:
             yield name, dequantise(raw(name), place.block, torch.empty(place.shape)).view(shape)
+
+
+def true_shape(file: GGUFFile, name: str) -> tuple[int, ...]:
+    """The tensor's shape, which some converters note beside it: GGUF has no more than four dimensions."""
+    key, stored = f"comfy.gguf.orig_shape.{name}", file.tensors[name].shape
+    if key not in file.arrays:
+        return stored
+    noted = file.array(key)
+    if not all(type(size) is int and size >= 0 for size in noted) or prod(noted) != prod(stored):
+        raise GGUFError(file.path, f"it notes another shape for '{name}' than it has numbers for")
+    return tuple(noted)
 
 
 def file_slices(file: GGUFFile):
@@ -118,18 +142,18 @@ def sentencepiece_model(file: GGUFFile) -> bytes:
     kinds = file.array("tokenizer.ggml.token_type") if "tokenizer.ggml.token_type" in file.arrays else [1] * len(tokens)
     out = bytearray()
     for token, score, kind in zip(tokens, scores, kinds):
-        piece = part(1, token.encode()) + b"\x15" + struct.pack("<f", score) + number(3, kind)
-        out += part(1, piece)
+        piece = message(1, token.encode()) + b"\x15" + struct.pack("<f", score) + number(3, kind)
+        out += message(1, piece)
     trainer = number(3, 1) + number(4, len(tokens)) + number(35, 1 if 6 in kinds else 0)
     ids = {"unknown": 40, "bos": 41, "eos": 42, "padding": 43}
     for name, field in ids.items():
         trainer += number(field, meta.get(f"tokenizer.ggml.{name}_token_id", -1))
-    out += part(2, trainer)
+    out += message(2, trainer)
     normalizer = number(3, int(meta.get("tokenizer.ggml.add_space_prefix", True)))
     normalizer += number(4, int(meta.get("tokenizer.ggml.remove_extra_whitespaces", True)))
     if "tokenizer.ggml.precompiled_charsmap" in file.arrays:
-        normalizer = part(2, bytes(file.array("tokenizer.ggml.precompiled_charsmap"))) + normalizer
-    return bytes(out + part(3, normalizer))
+        normalizer = message(2, bytes(file.array("tokenizer.ggml.precompiled_charsmap"))) + normalizer
+    return bytes(out + message(3, normalizer))
 
 
 def varint(value: int) -> bytes:
@@ -145,5 +169,5 @@ def number(field: int, value: int) -> bytes:
     return varint(field << 3) + varint(value)
 
 
-def part(field: int, content: bytes) -> bytes:
+def message(field: int, content: bytes) -> bytes:
     return varint(field << 3 | 2) + varint(len(content)) + content

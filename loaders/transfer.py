@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import errno
 import hashlib
 import json
 import logging
@@ -16,7 +15,20 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from .errors import DownloadCancelled, DownloadError, plain, refusal
+from . import room
+from .errors import (
+    Changed,
+    DownloadCancelled,
+    DownloadError,
+    NoRoom,
+    Passing,
+    bad_token,
+    disk_fault,
+    in_a_row,
+    printable,
+    refusal,
+)
+from .transfer_request import host, send, told, validator
 
 Progress = Callable[[int, int], None]
 Cancelled = Callable[[], bool]
@@ -27,14 +39,15 @@ BLOCK = 1 << 20
 READ = 1 << 16
 TICK = 0.1  # seconds between looks at the cancel button
 LONGEST_WAIT = 300  # seconds that a server may ask for
-RETRIED = (408, 425, 429, 500, 502, 503, 504)
+NOTES = 1 << 20  # bytes: what we wrote down of a transfer is far shorter
 
 
 @dataclass(frozen=True)
 class Remote:
     """A file as its server describes it.
 
-    `sha256` and `size` are what the server declares, `etag` its version, `token` goes to the host of `url` only.
+    `sha256` and `size` are what the server declares, `etag` its version. `token` goes to the host of `url` only, and
+    `token_origin` says where the user finds it.
     """
 
     url: str
@@ -44,6 +57,7 @@ class Remote:
     etag: str = ""
     ranges: bool = True
     token: str = field(default="", repr=False)
+    token_origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,22 +88,11 @@ def seconds(retry_after: str | None) -> float | None:
     """A Retry-After header, seconds or a date, as seconds from now."""
     if not retry_after:
         return None
-    if retry_after.strip().isdigit():
+    if re.fullmatch(r"\s*\d+\s*", retry_after, re.ASCII):
         return float(retry_after)
     with contextlib.suppress(TypeError, ValueError):
         return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
     return None
-
-
-def authorisation(token: str):
-    """A requests auth that sends our token or nothing; without one, requests would look into ~/.netrc."""
-
-    def sign(request):
-        if token:
-            request.headers["Authorization"] = f"Bearer {token}"
-        return request
-
-    return sign
 
 
 class Transfer:
@@ -98,8 +101,12 @@ class Transfer:
     `part`.json says which bytes of which version are there, so a killed process loses less than a second of work.
     """
 
-    def __init__(self, remote: Remote, part: Path, patience: Patience, connections: int = CONNECTIONS):
+    def __init__(
+        self, remote: Remote, part: Path, patience: Patience, connections: int = CONNECTIONS, limit: int | None = None
+    ):
+        """`limit`: bytes that are too many to be the file, where its server does not say how many there are."""
         self.remote, self.part, self.patience = remote, part, patience
+        self.limit = limit if remote.size is None else remote.size
         self.notes = part.with_name(part.name + ".json")
         self.whole = not remote.ranges or not remote.size
         self.piece = (remote.size or 1) if self.whole else PIECE
@@ -109,6 +116,8 @@ class Transfer:
         self.grown = threading.Condition()
         self.error: BaseException | None = None
         self.direct = ""  # where the last redirect led; asked without the token
+        self.token = remote.token  # none once the server has refused it
+        self.served = ""  # the version of the file that the first answer was of
         self.resume_at = 0.0  # nobody asks before: one refusal counts for every connection
         self.sha256 = ""
         self.whole_done = False
@@ -119,11 +128,15 @@ class Transfer:
 
     def resume(self) -> int:
         """Takes up what an earlier run left of the same version. Returns the bytes that are there."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            notes = json.loads(self.notes.read_text())
-            same = notes["version"] == self.version and notes["piece"] == self.piece
-            if same and self.part.stat().st_size == self.remote.size and len(notes["filled"]) == len(self.filled):
-                self.filled = [int(count) for count in notes["filled"]]
+        notes = notes_of(self.part)
+        same = notes.get("version") == self.version and notes.get("piece") == self.piece
+        filled, served = notes.get("filled"), notes.get("served", "")
+        if not (same and isinstance(filled, list) and len(filled) == len(self.filled) and isinstance(served, str)):
+            return 0
+        with contextlib.suppress(OSError, TypeError):
+            within = all(0 <= count <= self.length(index) for index, count in enumerate(filled))
+            if within and self.part.stat().st_size == self.remote.size:
+                self.filled, self.served = [int(count) for count in filled], served
         return self.done
 
     @property
@@ -134,7 +147,15 @@ class Transfer:
         """Writes down how far the file is. Only bytes that are already in it are counted."""
         if self.whole:
             return
-        text = json.dumps({"version": self.version, "piece": self.piece, "filled": self.filled, "done": self.done})
+        text = json.dumps(
+            {
+                "version": self.version,
+                "piece": self.piece,
+                "filled": self.filled,
+                "done": self.done,
+                "served": self.served,
+            }
+        )
         fresh = self.notes.with_name(self.notes.name + ".new")
         with contextlib.suppress(OSError):  # a full disk: the thread that writes the file says so
             fresh.write_text(text)
@@ -157,6 +178,7 @@ class Transfer:
         try:
             while any(thread.is_alive() for thread in threads) and not self.error:
                 self.note()
+                self.check_room()
                 progress(self.done, self.remote.size or self.done)
                 if cancelled():
                     raise DownloadCancelled
@@ -169,11 +191,26 @@ class Transfer:
             for thread in threads:  # one that waits for the network sees `stop` before it writes again
                 thread.join(max(0.0, until - time.monotonic()))
             self.note()
+            if self.whole and not self.sha256:
+                self.part.unlink(missing_ok=True)  # nothing of it can be taken up again
+        if not self.error:
+            flush.join()
         if self.error:
+            if isinstance(self.error, Changed):
+                self.notes.unlink(missing_ok=True)  # what is there is of a version that is gone
             raise self.error
-        flush.join()
         progress(self.done, self.remote.size or self.done)
         return self.sha256
+
+    def check_room(self) -> None:
+        """Raises NoRoom where others have filled the disk meanwhile."""
+        usage = room.usage(self.part)
+        taken = room.taken(self.part)
+        if usage.free < room.reserve(usage.total) and taken < (self.remote.size or self.done + 1):
+            raise NoRoom(
+                f"The disk is full while {self.remote.name} is downloaded: only {usage.free / 1e9:.1f} GB are left in "
+                f"{self.part.parent}. What was fetched is kept. Free some space and try again."
+            )
 
     def length(self, index: int) -> int:
         return min(self.piece, (self.remote.size or 0) - index * self.piece)
@@ -183,7 +220,6 @@ class Transfer:
         import requests
 
         with requests.Session() as session:
-            session.auth = authorisation("")
             while not self.stop.is_set() and not self.error:
                 try:
                     index = work.popleft()
@@ -196,13 +232,9 @@ class Transfer:
 
     def fetch_piece(self, session, index: int) -> None:
         """Repeats one piece's request until the piece is full; every new byte renews the patience."""
-        import requests
-        from urllib3.exceptions import HTTPError
-
         failures = 0
         while not self.stop.is_set():
             before = self.filled[index]
-            retry_after = None
             try:
                 if self.stop.wait(max(0.0, self.resume_at - time.monotonic())):
                     return
@@ -210,76 +242,111 @@ class Transfer:
                 with response:
                     if self.stop.is_set():  # the file may be another transfer's by now
                         return
-                    if response.status_code in RETRIED:
-                        retry_after = response.headers.get("Retry-After")
-                        raise requests.HTTPError(f"the server answered {response.status_code}")
                     self.receive(response, index)
                 if self.stop.is_set() or self.whole or self.filled[index] == self.length(index):
                     return
-                raise requests.ConnectionError("the connection ended early")
-            except (requests.RequestException, HTTPError, ConnectionError, TimeoutError) as err:
+                raise Passing("the connection was lost")
+            except Passing as err:
                 failures = 1 if self.filled[index] > before and not self.whole else failures + 1
                 self.direct = ""
                 if failures >= self.patience.attempts:
+                    kept = "" if self.whole else "What was fetched is kept. "
                     raise DownloadError(
-                        f"The download of {self.remote.name} broke off: {plain(err)}, {failures} times in a row. "
-                        "What was fetched is kept. Check the connection and try again."
-                    ) from None  # its text holds the signed address
-                delay = self.patience.delay(failures, retry_after)
-                logging.info("%s: %s, asking again in %.1f s", self.remote.name, plain(err), delay)
-                if retry_after:
+                        f"The download of {self.remote.name} broke off: {err}{in_a_row(failures)}. "
+                        f"{kept}Check the connection and try again."
+                    ) from None
+                delay = self.patience.delay(failures, err.retry_after)
+                logging.info("%s: %s, asking again in %.1f s", self.remote.name, err, delay)
+                if err.retry_after:
                     self.resume_at = max(self.resume_at, time.monotonic() + delay)
                 elif self.stop.wait(delay):
                     return
 
     def ask(self, session, index: int):
         """The response to a request for what is missing of a piece, its body not yet read."""
-        headers = {"Accept-Encoding": "identity"}
+        direct, headers = self.direct, {}
+        url = direct or self.remote.url
         if not self.whole:
             start = index * self.piece
             headers["Range"] = f"bytes={start + self.filled[index]}-{start + self.length(index) - 1}"
-        direct = self.direct
-        response = session.get(
-            direct or self.remote.url,
-            headers=headers,
-            stream=True,
-            timeout=(min(10.0, self.patience.timeout), self.patience.timeout),
-            auth=authorisation("" if direct else self.remote.token),
-        )
+            if self.served and not self.served.startswith("W/"):  # a weak one would never match
+                headers["If-Range"] = self.served
+        token = "" if direct else self.token
+        response = send(session, "GET", url, self.remote.name, token, headers, self.patience.timeout)
         if direct and response.status_code in (400, 401, 403, 404, 410):  # a signed address has run out
             response.close()
             self.direct = ""
+            return self.ask(session, index)
+        if response.status_code in (401, 403) and "Authorization" in response.request.headers:
+            response.close()
+            if self.token:
+                logging.warning("%s Asking for it without.", self.bad_token(response.url))
+            self.token = ""
             return self.ask(session, index)
         if response.history and response.ok:
             self.direct = response.url
         return response
 
+    def bad_token(self, url: str) -> str:
+        return bad_token(self.remote.token_origin, host(url), self.remote.name)
+
     def receive(self, response, index: int) -> None:
         """Writes a response's body to the piece's place in the file."""
-        if response.status_code not in (200, 206):
-            raise DownloadError(refusal(response.status_code, self.remote.url, self.remote.name))
+        self.check(response, index)
         if response.status_code == 200:  # the whole file, from its start
-            if not self.whole and self.remote.size > self.length(index):
-                raise DownloadError(
-                    f"{self.remote.name} cannot be fetched: its server stopped sending parts of files. Try again later."
-                )
             self.filled[index] = 0
-        else:
-            total = re.fullmatch(r"bytes \d+-\d+/(\d+)", response.headers.get("Content-Range", ""))
-            if not total or int(total[1]) != self.remote.size:
-                raise DownloadError(f"{self.remote.name} was changed by its publisher during the download. Try again.")
-        left = None if self.whole else self.length(index) - self.filled[index]
+        left = self.limit if self.whole else self.length(index) - self.filled[index]
         with open(self.part, "r+b", buffering=0) as file:
             file.seek(index * self.piece + self.filled[index])
             if self.whole:
                 file.truncate(0)
-            self.receive_body(response, index, file, left)
+            with told(response.url, self.remote.name):
+                self.receive_body(response, index, file, left)
         if self.whole:
             if self.remote.size and self.filled[0] != self.remote.size:
-                raise ConnectionError("the connection ended early")
+                raise Passing("the connection was lost")
             with self.grown:
                 self.whole_done = True
                 self.grown.notify_all()
+
+    def check(self, response, index: int) -> None:
+        """Raises where a response is not of the bytes that were asked for, or of another version of the file."""
+        name, status = self.remote.name, response.status_code
+        if status in (401, 403) and self.token != self.remote.token and not response.history:
+            raise DownloadError(self.bad_token(response.url))
+        if status == 416:
+            raise Changed(name)
+        if status not in (200, 206):
+            raise DownloadError(refusal(status, self.remote.url, name))
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            raise DownloadError(
+                f"{name} cannot be fetched: {host(response.url)} sends it packed ({printable(encoding)}), which was not "
+                "asked for. A proxy on the way may be the cause. Place the file by hand."
+            )
+        version = "" if self.remote.sha256 else validator(response)  # a hash proves the whole, whoever sent the parts
+        with self.grown:
+            self.served = self.served or version
+        if version and version != self.served:
+            raise Changed(name)
+        if status == 200 and not self.whole and self.remote.size > self.length(index):
+            raise DownloadError(
+                f"{name} cannot be fetched: its server stopped sending parts of files. Try again later."
+            )
+        if status == 200:
+            announced = response.headers.get("Content-Length", "")
+            if self.remote.size and announced.isdecimal() and int(announced) != self.remote.size:
+                raise Changed(name)
+            return
+        span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""), re.ASCII)
+        if span and span[3] not in ("*", str(self.remote.size)):
+            raise Changed(name)
+        start = index * self.piece
+        if not span or int(span[1]) != start + self.filled[index] or int(span[2]) >= start + self.length(index):
+            raise DownloadError(
+                f"{name} cannot be fetched: {host(response.url)} sends other bytes than those that were asked for. "
+                "A proxy on the way may be the cause. Try again later, or place the file by hand."
+            )
 
     def receive_body(self, response, index: int, file, left: int | None) -> None:
         """Reads small and writes big: both cost the least then, and a slow line still shows progress at every tick."""
@@ -332,9 +399,12 @@ class Transfer:
 
     def flush(self) -> None:
         """Sends what is written on to the disk while more arrives, so that the last flush has little left to do."""
-        with open(self.part, "r+b") as file:
-            while not self.stop.wait(0.5):
-                os.fsync(file.fileno())
+        try:
+            with open(self.part, "r+b") as file:
+                while not self.stop.wait(0.5):
+                    os.fsync(file.fileno())
+        except OSError as err:  # network volumes tell here that they are full
+            self.error = self.error or err
 
     def frontier(self) -> tuple[int, bool]:
         """Bytes from the start without a gap, and whether that is the whole file."""
@@ -348,15 +418,21 @@ class Transfer:
         return ready, True
 
 
+def notes_of(part: Path) -> dict:
+    """What was written down of the transfer into `part`; empty where that is damaged or not there."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        with open(part.with_name(part.name + ".json"), encoding="utf-8") as file:
+            found = json.loads(file.read(NOTES))
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
 def write(file, block: memoryview) -> None:
     """Writes all of `block` to an unbuffered file."""
     try:
         while block:
             block = block[file.write(block) :]
     except OSError as err:
-        if err.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DownloadError(
-                f"The disk is full while {Path(file.name).name.removesuffix('.part')} is downloaded. "
-                "What was fetched is kept. Free some space and try again."
-            ) from err
-        raise
+        path = Path(file.name)
+        raise DownloadError(disk_fault(err, path.with_name(path.name.removesuffix(".part")))) from err

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import comfy.sd
+import comfy.model_management
 import comfy.utils
 import torch
 
@@ -15,7 +15,7 @@ from ..turbo.keys import check, sorted_weights
 from ..turbo.model import as_turbo
 from ..turbo.ops import turbo_operations
 from . import pickled
-from .build import known
+from .build import detected, known
 from .errors import DownloadCancelled
 
 EXPERT = re.compile(r"(?<![a-z])(high|low)(?![a-z])", re.IGNORECASE)
@@ -113,8 +113,7 @@ def build(
         quantise_blocks(tensors, dtype, progress, cancelled)
     operations = turbo_operations()
     options = {"custom_operations": operations, "dtype": dtype}
-    model = comfy.sd.load_diffusion_model_state_dict(tensors, model_options=options, disable_dynamic=disable_dynamic)
-    model = known(model, name, load_again)
+    model = known(detected(tensors, name, model_options=options, disable_dynamic=disable_dynamic), name, load_again)
     return as_turbo(with_packed_patches(model, operations.scratch)), weights.projections
 
 
@@ -128,6 +127,9 @@ def quantise_blocks(tensors: dict, dtype: torch.dtype, progress=None, cancelled=
     layers = [
         key for key, t in tensors.items() if key.startswith("blocks.") and key.endswith(".weight") and t.ndim == 2
     ]
+    # A layer and its tiles in float32; ComfyUI puts models away that leave no room for them.
+    needed = max((12 * tensors[key].numel() for key in layers), default=0)
+    comfy.model_management.free_memory(needed + comfy.model_management.minimum_inference_memory(), device)
     for done, key in enumerate(layers, 1):
         codes, scale = int8.quantise(tensors[key].to(device))
         tensors[key] = packed_int8(codes.cpu(), scale.cpu(), dtype)

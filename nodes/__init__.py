@@ -1,8 +1,11 @@
 """What the user sees: schemas and wiring, one file a family. Algorithms live in the other rooms."""
 
+import logging
+
 from comfy_api.latest import ComfyExtension, io
 
 from ..dancer.model import register
+from ..reason import reason
 from . import r2_watch
 from .conditioning import SteadyDancerClipVision, SteadyDancerFitImage, SteadyDancerToVideo
 from .driving_video import SteadyDancerDrivingVideo
@@ -25,9 +28,16 @@ from .turbo_sampling import (
 
 class SteadyDancerExtension(ComfyExtension):
     async def on_load(self) -> None:
-        register()
-        place_example_inputs()
-        r2_watch.start()
+        """What is done once a process. ComfyUI drops every node where this fails, so nothing here may."""
+        for step, loss in (
+            (register, "SteadyDancer files load without the pose"),
+            (place_example_inputs, "the examples' inputs were not copied into the input folder"),
+            (r2_watch.start, "the output folder is not watched for R2"),
+        ):
+            try:
+                step()
+            except Exception as err:
+                logging.warning("SteadyDancer: %s. %s", loss, reason(err))
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

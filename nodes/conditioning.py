@@ -15,7 +15,7 @@ from ..dancer.conditioning import (
     resize,
     same_aspect,
 )
-from .progress import say
+from ..services.progress import say
 
 AREAS = {"480p (832×480)": 832 * 480, "576p (1024×576)": 1024 * 576, "720p (1280×720)": 1280 * 720}
 CUSTOM = "custom"
@@ -44,6 +44,7 @@ class SteadyDancerFitImage(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "width",
+                    display_name="custom width",
                     default=576,
                     min=SIZE_STEP,
                     max=MAX_SIDE,
@@ -52,6 +53,7 @@ class SteadyDancerFitImage(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "height",
+                    display_name="custom height",
                     default=1024,
                     min=SIZE_STEP,
                     max=MAX_SIDE,

@@ -1,11 +1,14 @@
 """The dance: a piece of a video as frames and sound."""
 
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import InputImpl, io
 
+from ..services.progress import NodeProgress, cancelled, say, stop
+from ..storage import encode
+from ..storage.container import opened
 from ..storage.memory import free_ram
 from ..storage.read_video import Stopped, read_clip
-from .progress import NodeProgress, cancelled, say, stop
+from .write_video import parts_of
 
 MODEL_FPS = "16 (the model's)"
 SOURCE_FPS = "the video's own"
@@ -60,15 +63,20 @@ class SteadyDancerDrivingVideo(io.ComfyNode):
 
     @classmethod
     def execute(cls, video, start, frames, fps, longest_side) -> io.NodeOutput:
-        begin, length = video.get_active_trim_window()
-        if length and start >= length:
-            raise ValueError(
-                f"The piece of the video is {length:.1f} s long, so nothing is left after {start:.1f} s. "
-                "Choose an earlier start."
-            )
         try:
+            if not isinstance(video, InputImpl.VideoFromFile):  # ComfyUI encodes it, and takes only some kinds of sound
+                parts = parts_of(video)
+                video = parts.video(encode.WatchedFrames(parts.frames, lambda done, total: None, cancelled))
+            source = video.get_stream_source()
+            with opened(source, cancelled):  # a playlist must be refused before ComfyUI opens it
+                begin, length = video.get_active_trim_window()
+            if length and start >= length:
+                raise ValueError(
+                    f"The piece of the video is {length:.1f} s long, so nothing is left after {start:.1f} s. "
+                    "Choose an earlier start."
+                )
             clip = read_clip(
-                video.get_stream_source(),
+                source,
                 begin + start,
                 frames,
                 16.0 if fps == MODEL_FPS else 0.0,
@@ -83,10 +91,11 @@ class SteadyDancerDrivingVideo(io.ComfyNode):
             raise
         count, height, width = clip.frames.shape[:3]
         ends = f"; the video ends here, {frames} were asked for" if count < frames else ""
-        heard = "with" if clip.sound is not None else "without"
+        heard = "with sound" if clip.sound is not None else "without sound"
+        note = f" ({clip.sound_note})" if clip.sound_note else ""
         say(
             cls.hidden.unique_id,
-            f"{count} frames of {width}×{height}, {count / clip.fps:.1f} s at {clip.fps:g} a second, {heard} sound{ends}",
+            f"{count} frames of {width}×{height}, {count / clip.fps:.1f} s at {clip.fps:g} a second, {heard}{note}{ends}",
         )
         audio = None
         if clip.sound is not None:

@@ -7,20 +7,22 @@ import folder_paths
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 from comfy_execution.utils import get_executing_context
+from server import PromptServer
 
-from ..budget.plan import Plan
+from ..catalog.catalog import Variant, catalogue
+from ..catalog.names import STEP_DISTILL, files_of, split
 from ..loaders import build, placement
-from ..loaders.catalog import Variant, catalogue
-from ..loaders.download import ensure_all
+from ..loaders.download import enough_room, ensure_all
 from ..loaders.errors import DownloadCancelled
 from ..loaders.meter import Meter, meter_of
-from ..loaders.names import STEP_DISTILL, files_of, split
-from .card import calibration, present_card
-from .progress import NodeProgress, cancelled, say, stop
+from ..planning.plan import Plan
+from ..services.progress import NodeProgress, cancelled, say, stop
+from ..services.this_machine import calibration, present_card
 from .selector import choose
 
 CATEGORY = "SteadyDancer"
 FAMILY = "steadydancer"
+OUTPUTS = ("diffusion", "text_encoder", "clip_vision", "vae")  # which part of a variant each output of a loader is
 PlanType = io.Custom("STEADYDANCER_PLAN")
 PLAN_INPUT = PlanType.Input(
     "plan",
@@ -39,6 +41,22 @@ def fetch(*ids: str) -> list[Path]:
     except DownloadCancelled:
         stop()
         raise
+
+
+def enough_room_for(chosen: str, outputs: tuple[str, ...], *more: str) -> None:
+    """Raises NoRoom, before anything is fetched, where what the prompt takes from a loader does not fit all together.
+
+    `outputs`: which part of the variant each output of the node stands for. `more`: ids of files beside the variant's.
+    """
+    variant, context = catalogue().variants.get(chosen), get_executing_context()
+    if variant is None:
+        return
+    running, _ = PromptServer.instance.prompt_queue.get_current_queue_volatile()
+    prompt = next((item[2] for item in running if item[1] == context.prompt_id), {})
+    inputs = [value for node in prompt.values() for value in node["inputs"].values()]
+    taken = {part for slot, part in enumerate(outputs) if [context.node_id, slot] in inputs}
+    ids = {*variant.diffusion, *more, *(file for part in taken for file in getattr(variant, part))}
+    enough_room([catalogue().files[id] for id in sorted(ids)], build.ComfyPlaces(), cancelled)
 
 
 def parts(variant: Variant, meter: Meter | None = None) -> tuple:
@@ -129,7 +147,7 @@ def diffusion_files(chosen: str) -> list[Path]:
     """The files of a variant, fetched if need be, or a user's own file."""
     if chosen in catalogue().variants:
         return fetch(*catalogue().variants[chosen].diffusion)
-    return [Path(folder_paths.get_full_path_or_raise("diffusion_models", chosen))]
+    return [build.own_file("diffusion_models", chosen)]
 
 
 class SteadyDancerLoader(io.ComfyNode):
@@ -187,6 +205,7 @@ class SteadyDancerLoader(io.ComfyNode):
             say(cls.hidden.unique_id, f"{chosen}: {choice.reason}")
         meter = accepted(plan, chosen)
         book = catalogue()
+        enough_room_for(chosen, OUTPUTS, *([STEP_DISTILL] if step_distill else []))
         model = build.load_diffusion(diffusion_files(chosen))
         if step_distill:
             model = build.with_lora(model, fetch(STEP_DISTILL)[0])
@@ -223,6 +242,7 @@ class SteadyDancerCatalogLoader(io.ComfyNode):
     @classmethod
     def execute(cls, variant, plan=None) -> io.NodeOutput:
         meter = accepted(plan, variant)
+        enough_room_for(variant, OUTPUTS)
         model = build.load_diffusion(diffusion_files(variant))
         found = parts(catalogue().variants.get(variant) or companions(model), meter)
         return io.NodeOutput(with_plan(model, meter), *found)

@@ -10,20 +10,21 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
-from ..budget import gpus
-from ..budget.plan import Plan
-from ..budget.planner import job_for, plan_job
-from ..budget.report import table
-from ..budget.solve import Host
-from ..budget.weights import lora_bytes, plannable
+from ..catalog.catalog import catalogue
+from ..catalog.names import STEP_DISTILL
 from ..loaders import build
-from ..loaders.catalog import catalogue
 from ..loaders.meter import RAN_OUT, meter_of
-from ..loaders.names import STEP_DISTILL
+from ..machine import gpus
+from ..planning.model_sizes import lora_bytes, plannable
+from ..planning.plan import Plan
+from ..planning.planner import job_for, plan_job
+from ..planning.report import table
+from ..planning.solve import Host
+from ..quant import model_file
+from ..services.progress import say
+from ..services.this_machine import calibration, present_card
 from ..storage.memory import total_ram
-from .card import calibration, present_card
 from .loaders import CATEGORY, PlanType, disk_files
-from .progress import say
 
 THIS_ONE = "this one"
 GUIDANCE = {"usual": None, "text and pose": 3, "text": 2, "none": 1}
@@ -35,7 +36,9 @@ FEW_PER_CENT = 1.1  # a correction up to this is no new plan
 def find(name: str) -> Path | None:
     """Path of a catalogue file id, or of a user's own file in diffusion_models."""
     if name in catalogue().files:
-        return build.ComfyPlaces().find(catalogue().files[name])
+        file = catalogue().files[name]
+        found = build.ComfyPlaces().find(file)
+        return None if found and model_file.damage(found, file.format) else found  # a damaged one is fetched again
     path = folder_paths.get_full_path("diffusion_models", name)
     return Path(path) if path else None
 
@@ -88,12 +91,14 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "lora",
+                    display_name="lora (own)",
                     options=[NO_LORA, *folder_paths.get_filename_list("loras")],
                     default=NO_LORA,
                     tooltip="A LoRA of your own that is applied to the model: it takes room too.",
                 ),
                 io.Combo.Input(
                     "gpu",
+                    display_name="GPU",
                     options=[THIS_ONE, *(card.name for card in gpus.cards())],
                     default=THIS_ONE,
                     tooltip="this one is the GPU of this computer. The others are for choosing what to buy or rent: "
@@ -101,6 +106,7 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "reserve",
+                    display_name="reserve (GB)",
                     default=0.0,
                     min=0.0,
                     max=1024.0,
@@ -162,7 +168,7 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
 
 def chart_image(plan: Plan) -> torch.Tensor:
     """The chart as IMAGE, [1, height, width, 3] in 0 to 1."""
-    from ..budget.chart import draw
+    from ..planning.chart import draw
 
     return torch.from_numpy(draw(plan).astype(np.float32) / 255)[None]
 

@@ -11,13 +11,14 @@ from ..pose import interchange, smooth
 from ..pose.align import align
 from ..pose.augment import augment
 from ..pose.draw import draw
-from ..pose.estimate import MISSING, NO_PERSON, Settings, Stopped, estimate, filled, rgb
-from ..pose.keypoints import Poses
+from ..pose.estimate import MISSING, NO_PERSON, Settings, estimate, filled, rgb
+from ..pose.keypoints import Poses, Stopped
 from ..pose.styles import STYLES
 from ..pose.track import track
+from ..services.progress import NodeProgress, cancelled, say, stop
+from ..storage.memory import free_ram
 from . import pose_nets
 from .pose_nets import AUTO, DETECTORS, POSE_NETS
-from .progress import NodeProgress, cancelled, say, stop
 
 CATEGORY = "SteadyDancer/pose"
 PoseKeypoint = io.Custom("POSE_KEYPOINT")
@@ -25,6 +26,25 @@ TORCH, ONNXRUNTIME = "torch", "onnxruntime on the CPU"
 FLAGS = {"detect_body": "DWPOSE_DETECT_BODY", "detect_hand": "DWPOSE_DETECT_HAND", "detect_face": "DWPOSE_DETECT_FACE"}
 RESOLUTION = "DWPOSE_RESOLUTION"
 SHEET = 8  # pictures of the preview
+
+
+def read(keypoints: list | dict | str) -> Poses:
+    """The clip in a POSE_KEYPOINT value. Raises ValueError in plain words, and ComfyUI's interrupt after Cancel."""
+    try:
+        return interchange.read(keypoints, cancelled)
+    except Stopped:
+        stop()
+        raise
+
+
+def require_room(poses: Poses) -> None:
+    """Raises ValueError where the pictures of a clip are more than the memory holds."""
+    needed, free = len(poses.points) * poses.height * poses.width * 12, free_ram()  # three float32 a pixel
+    if needed > free:
+        raise ValueError(
+            f"{len(poses.points):,} pictures of {poses.width}×{poses.height} take {needed / 1e9:.1f} GB, and "
+            f"{free / 1e9:.1f} GB of memory are free. Use fewer frames, or poses of a smaller picture."
+        )
 
 
 def _flag_input(name: str, what: str):
@@ -193,11 +213,10 @@ class SteadyDancerPoseEstimator(io.ComfyNode):
             flip_test=flip_test,
             no_person=no_person,
         )
-        onnx, finder = runtime == ONNXRUNTIME, None
         boxes = None if bboxes is None else given_boxes(bboxes, len(image))
-        if boxes is None:
-            finder = pose_nets.detector(pose_nets.path_of(detector, "yolox-l"), batch_size, onnx)
-        net = pose_nets.pose_net(pose_nets.path_of(pose_model, "dw-ll-ucoco-384"), batch_size, onnx)
+        finder = pose_nets.path_of(detector, "yolox-l") if boxes is None else None
+        net = pose_nets.path_of(pose_model, "dw-ll-ucoco-384")
+        finder, net = pose_nets.ready(finder, net, batch_size, runtime == ONNXRUNTIME)
         progress = NodeProgress(cls.hidden.unique_id)
         try:
             poses = estimate(image, finder, net, settings, boxes, progress, cancelled)
@@ -281,7 +300,7 @@ class SteadyDancerPoseTrack(io.ComfyNode):
 
     @classmethod
     def execute(cls, keypoints, max_people, fill_gaps, smoothing) -> io.NodeOutput:
-        poses = track(interchange.read(keypoints), max_people)
+        poses = track(read(keypoints), max_people)
         poses = smooth.fill_gaps(poses, fill_gaps)
         return io.NodeOutput(interchange.write(smooth.smooth(poses, smoothing) if smoothing > 2 else poses))
 
@@ -346,7 +365,7 @@ class SteadyDancerPoseAlign(io.ComfyNode):
 
     @classmethod
     def execute(cls, driving, reference, width, height, mode, measured_frames, seed) -> io.NodeOutput:
-        poses = align(interchange.read(driving), interchange.read(reference), width, height, mode, measured_frames)
+        poses = align(read(driving), read(reference), width, height, mode, measured_frames)
         return io.NodeOutput(interchange.write(poses), interchange.write(augment(poses, seed)))
 
 
@@ -385,7 +404,8 @@ class SteadyDancerPoseDraw(io.ComfyNode):
     def execute(cls, keypoints, style, threshold) -> io.NodeOutput:
         chosen = STYLES[style] if not threshold else replace(STYLES[style], threshold=threshold)
         progress = NodeProgress(cls.hidden.unique_id)
-        poses = interchange.read(keypoints)
+        poses = read(keypoints)
+        require_room(poses)
         if not poses.present.any():
             say(cls.hidden.unique_id, "There is nobody in these poses: the pictures are black.")
         images = draw(poses, chosen, progress=progress, cancelled=cancelled)

@@ -6,11 +6,12 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..pose import interchange
-from .pose import CATEGORY, PoseKeypoint, people
-from .progress import say
+from ..services.progress import say
+from .pose import CATEGORY, PoseKeypoint, people, read
+from .save_name import clean_prefix
 
 FOLDER = "pose"  # below the output folder
+LARGEST_FILE = 128 << 20  # bytes: ten minutes of one dancer
 
 
 class SteadyDancerPoseSave(io.ComfyNode):
@@ -37,12 +38,18 @@ class SteadyDancerPoseSave(io.ComfyNode):
 
     @classmethod
     def execute(cls, keypoints, filename_prefix) -> io.NodeOutput:
-        poses = interchange.read(keypoints)
+        poses = read(keypoints)
         output = folder_paths.get_output_directory()
-        folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, output)
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(clean_prefix(filename_prefix), output)
         path = Path(folder) / f"{name}_{counter:05}_.json"
         # as it came: writing the poses anew would hide or show points by another threshold
-        path.write_text(json.dumps(keypoints, default=lambda value: value.tolist()), encoding="utf-8")
+        text = json.dumps(keypoints, default=lambda value: value.tolist())
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as err:
+            raise ValueError(
+                f"The poses could not be written to {path} ({err.strerror}). Free or unlock it, and run again."
+            ) from err
         say(cls.hidden.unique_id, f"{len(poses.points)} frames saved as {path.relative_to(output).as_posix()}")
         return io.NodeOutput(str(path))
 
@@ -75,15 +82,31 @@ class SteadyDancerPoseLoad(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file):
-        return Path(folder_paths.get_annotated_filepath(file)).stat().st_mtime_ns
+        path = Path(folder_paths.get_annotated_filepath(file))
+        return path.stat().st_mtime_ns if path.is_file() else 0
 
     @classmethod
     def execute(cls, file) -> io.NodeOutput:
-        text = Path(folder_paths.get_annotated_filepath(file)).read_text("utf-8-sig", errors="replace")
-        poses = interchange.read(text)
+        text = _text(Path(folder_paths.get_annotated_filepath(file)))
+        poses = read(text)
         say(cls.hidden.unique_id, f"{len(poses.points)} frames of {poses.width}×{poses.height}, {people(poses)}")
         frames = json.loads(text)
         return io.NodeOutput(frames if isinstance(frames, list) else [frames])
+
+
+def _text(path: Path) -> str:
+    """What a file of poses says. Raises ValueError for a file that cannot be one."""
+    try:
+        if not path.is_file():
+            raise ValueError(f"{path.name} is not a file. Choose another one.")
+        if path.stat().st_size > LARGEST_FILE:
+            raise ValueError(
+                f"{path.name} has {path.stat().st_size:,} bytes, and poses take up to {LARGEST_FILE:,}. Choose a file of "
+                "poses, or split it."
+            )
+        return path.read_text("utf-8-sig", errors="replace")
+    except OSError as err:
+        raise ValueError(f"{path.name} cannot be read ({err.strerror}). Choose another file.") from err
 
 
 def _files() -> list[str]:

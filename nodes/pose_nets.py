@@ -8,14 +8,17 @@ import comfy.model_management as mm
 import comfy.model_patcher
 import folder_paths
 import torch
+from comfy.ops import manual_cast
 
+from ..catalog.catalog import catalogue
 from ..loaders.build import ComfyPlaces
-from ..loaders.catalog import catalogue
 from ..loaders.places import files_below
+from ..pose import onnx_file
 from ..pose.estimate import Net, Stopped
 from ..pose.weights import load_detector, load_pose_net
+from ..quant import model_file
+from ..services.progress import cancelled
 from .loaders import fetch
-from .progress import cancelled
 
 AUTO = "auto"
 DETECTORS, POSE_NETS = ("yolox",), ("dw-", "dwpose", "rtmw", "rtmpose")
@@ -50,27 +53,35 @@ def _files() -> list[Path]:
     return [path for path in found if path.suffix.lower() in SUFFIXES]
 
 
-def detector(path: Path, batch: int, onnxruntime: bool) -> Net:
-    """YOLOX ready to run, `batch` pictures at once (0 = as memory allows)."""
+def stamp(path: Path) -> int:
+    """Tells one state of the file from another. Raises ValueError where it is damaged or none."""
+    model_file.require_whole([path])
+    return path.stat().st_mtime_ns
+
+
+def ready(detector: Path | None, pose: Path, batch: int, onnxruntime: bool) -> tuple[Net | None, Net]:
+    """Detector and pose net of an estimate, loaded together and once for all of its batches.
+
+    `detector`: the weights of YOLOX, where people are to be looked for. `pose`: those of DWPose or RTMW. `batch`: pictures
+    or crops at once, 0 = as memory allows. Raises ValueError for a file that is damaged or no such model.
+    """
     if onnxruntime:
-        return _session(str(path), path.stat().st_mtime_ns, 1).net(batch or 1)
-    patched = _patched(str(path), path.stat().st_mtime_ns, load_detector)
-    return Net(patched, patched.device, batch or _batch(patched.device, DETECTOR_BYTES, DETECTOR_MOST, 1))
+        finder = _session(str(detector), stamp(detector), 1).net(batch or 1) if detector else None
+        return finder, _session(str(pose), stamp(pose), 2).net(batch or 4)
+    finder = _patched(str(detector), stamp(detector), load_detector) if detector else None
+    reader = _patched(str(pose), stamp(pose), load_pose_net)
+    mm.load_models_gpu([net.patcher for net in (finder, reader) if net])
+    if finder:
+        finder = Net(finder, finder.device, batch or _batch(finder.patcher, DETECTOR_BYTES, DETECTOR_MOST, 1))
+    size = reader.model.width, reader.model.height
+    return finder, Net(reader, reader.device, batch or _batch(reader.patcher, POSE_BYTES, POSE_MOST, 4), *size)
 
 
-def pose_net(path: Path, batch: int, onnxruntime: bool) -> Net:
-    """DWPose or RTMW ready to run, `batch` crops at once (0 = as memory allows)."""
-    if onnxruntime:
-        return _session(str(path), path.stat().st_mtime_ns, 2).net(batch or 4)
-    patched = _patched(str(path), path.stat().st_mtime_ns, load_pose_net)
-    size = patched.model.width, patched.model.height
-    return Net(patched, patched.device, batch or _batch(patched.device, POSE_BYTES, POSE_MOST, 4), *size)
-
-
-def _batch(device: torch.device, item_bytes: float, most: int, on_cpu: int) -> int:
-    if device.type == "cpu":
+def _batch(patcher, item_bytes: float, most: int, on_cpu: int) -> int:
+    if patcher.load_device.type == "cpu":
         return on_cpu
-    return int(min(max(mm.get_free_memory(device) / 2 / item_bytes, 1), most))
+    free = patcher.get_free_memory(patcher.load_device)  # and what dynamic VRAM gives back of other models
+    return int(min(max(free / 2 / item_bytes, 1), most))
 
 
 class Patched:
@@ -84,6 +95,9 @@ class Patched:
                 if part is not None:
                     part.half()
         for layer in model.modules():
+            for kind, cast in ((torch.nn.Conv2d, manual_cast.Conv2d), (torch.nn.Linear, manual_cast.Linear)):
+                if isinstance(layer, kind):
+                    layer.__class__ = _casting(type(layer), kind, cast)
             if isinstance(layer, torch.nn.Conv2d):
                 layer.register_forward_pre_hook(stop_between_layers)
         self.model = model
@@ -92,9 +106,14 @@ class Patched:
         self.patcher = make(model, load_device=self.device, offload_device=mm.unet_offload_device())
 
     def __call__(self, x: torch.Tensor):
-        mm.load_model_gpu(self.patcher)
         with torch.no_grad():
             return self.model(x)
+
+
+@lru_cache
+def _casting(own: type, kind: type, cast: type) -> type:
+    """The layer's class with ComfyUI's way to fetch weights that wait in RAM, where they do not fit on the card."""
+    return cast if own is kind else type(own.__name__, (own, cast), {})
 
 
 def stop_between_layers(*_) -> None:
@@ -119,6 +138,12 @@ class Session:
         if not path.endswith(".onnx"):
             raise ValueError("onnxruntime reads .onnx files only. Choose the runtime torch, or an .onnx file.")
         self.options = onnxruntime.RunOptions
+        try:
+            onnx_file.read(Path(path))  # a few bytes can make onnxruntime take gigabytes
+        except onnx_file.Unusable:
+            pass  # by us; onnxruntime can run a quantised net
+        except ValueError as err:
+            raise ValueError(f"{Path(path).name} cannot be read: {err}. Download it again.") from err
         try:
             self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         except Exception as err:  # its own kinds, all of them a bad file

@@ -1,20 +1,30 @@
 """Saving to a bucket: encode into the output folder, check, upload, verify, and say where it is."""
 
+import logging
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import folder_paths
-from comfy_api.latest import InputImpl, Types, io, ui
+from comfy_api.latest import io, ui
 
+from ..plain import one_line
+from ..services.progress import NodeProgress, cancelled, stop
 from ..storage import encode, keys
 from ..storage.client import REQUESTS, Cancelled, StorageError
-from .progress import NodeProgress, cancelled, stop
 from .r2_service import Sender, Sent, check_profile, claimed, graph_tags, interruptible, output_folder
+from .save_name import clean_prefix
+from .write_video import video_size, write_video
 
 KEEP, DELETE = "keep the local file", "delete the local file after the check"
-LONGEST_NAME = 200  # bytes; ComfyUI puts a counter behind it
+NO_GRAPH = "without its workflow, which does not fit into the file"
+
+log = logging.getLogger(__name__)
 
 
 def _prefix_input(default: str):
@@ -129,17 +139,23 @@ class SteadyDancerR2SaveVideo(io.ComfyNode):
     def execute(
         cls, video, filename_prefix, profile, crf, after_upload, share_safe, key, overwrite, link_minutes, day_facts
     ) -> io.NodeOutput:
-        width, height = video.get_dimensions()
+        width, height = video_size(video)
         name, counter, subfolder = _next_file(filename_prefix, width, height)
         path = output_folder() / subfolder / f"{name}_{counter:05}_.mp4"
-        tags = graph_tags(cls.hidden, share_safe)
+        graph = graph_tags(cls.hidden, share_safe)
+        tags = encode.fitting_tags(graph)
         sender = Sender(cls.hidden, profile, key, overwrite, link_minutes, share_safe, day_facts)
-        with claimed(path), interruptible():
-            _write_video(video, path, tags, share_safe, crf, NodeProgress(cls.hidden.unique_id))
-            encode.check_video(path, tags)
-            sent = sender.send(path, NodeProgress(cls.hidden.unique_id, "B"))
-            if sent.key and after_upload == DELETE:
-                path.unlink(missing_ok=True)
+        with interruptible():
+            written = _hidden(path)
+            progress = partial(NodeProgress, cls.hidden.unique_id)
+            said = write_video(video, written, tags, share_safe, crf, progress)
+            said += [NO_GRAPH] if tags != graph else []
+            with _shown(written, path):
+                encode.check_video(path, tags)
+                sent = sender.send(path, progress("B"))
+                if sent.key and after_upload == DELETE:
+                    path.unlink(missing_ok=True)
+        sent = replace(sent, text="; ".join([sent.text, *said]))
         shown = {"text": (sender.finish([sent], width=width, height=height),)}
         if path.exists():
             shown |= ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)]).as_dict()
@@ -214,9 +230,9 @@ class SteadyDancerR2SaveImages(io.ComfyNode):
             """Every image is saved even when the bucket fails; nothing is sent after the first failure."""
             if stopped.is_set() or cancelled():
                 return None
-            pixels = image.mul(255).round().clamp(0, 255).byte().cpu().numpy()
-            with claimed(path):
-                encode.save_image(pixels, path, tags, quality)
+            written = _hidden(path)
+            _write_image(image, written, tags, quality)
+            with _shown(written, path):
                 if failures:
                     return None
                 try:
@@ -288,7 +304,7 @@ class SteadyDancerR2Upload(io.ComfyNode):
     def execute(cls, file, profile, key, overwrite, link_minutes) -> io.NodeOutput:
         path = _output_file(file)
         if path is None:
-            name = keys.shown(file)
+            name = one_line(file)
             raise ValueError(f"There is no file '{name}' in the output folder. Give its path below that folder.")
         sender = Sender(cls.hidden, profile, key, overwrite, link_minutes)
         with claimed(path), interruptible():
@@ -307,41 +323,51 @@ def _output_file(name: str) -> Path | None:
 
 def _next_file(filename_prefix: str, width: int, height: int) -> tuple[str, int, str]:
     """Name, counter and subfolder for a new file of the output folder, by ComfyUI's own convention, from any text."""
-    prefix = keys.clean(filename_prefix, LONGEST_NAME)
-    _, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-        prefix, folder_paths.get_output_directory(), width, height
-    )
+    prefix = clean_prefix(filename_prefix)
+    try:
+        _, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            prefix, folder_paths.get_output_directory(), width, height
+        )
+    except OSError:  # no such folder can be made: the writer finds another place for what was rendered
+        subfolder, _, name = prefix.rpartition("/")
+        counter = int(time.time())
     return name, counter, subfolder
 
 
-def _write_video(video, path: Path, tags: dict, share_safe: bool, crf: int, progress: NodeProgress) -> None:
-    """ComfyUI's own writer, with progress, cancel, and no half file left behind."""
-    options = {"format": Types.VideoContainer.MP4, "codec": Types.VideoCodec.H264}
+def _hidden(path: Path) -> Path:
+    """Where a file is written: the folder sync and ComfyUI's counter leave hidden files alone."""
+    return path.with_name(f".{path.name}")
+
+
+@contextmanager
+def _shown(written: Path, path: Path):
+    """Gives a file that was written under a hidden name its own one, claimed so that the folder sync does not send it too.
+
+    The claim is no condition: what was rendered is there whatever comes of it.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(claimed(path))
+        except Exception as err:
+            log.warning("%s is saved without a claim; the folder sync may send it as well. %s", path.name, err)
+        finally:
+            written.replace(path)
+        yield
+
+
+def _write_image(image, path: Path, tags: dict, quality: int) -> None:
+    """One picture, without its graph where that cannot be put in. Raises ValueError in plain words, and leaves no half file."""
+    pixels = image.mul(255).round().clamp(0, 255).byte().cpu().numpy()
+    pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
     try:
-        if isinstance(video, InputImpl.VideoFromFile):
-            start, duration = video.get_active_trim_window()
-            # Asked for anew each time: that rewinds a video in memory.
-            as_it_is = not start and not duration and encode.is_mp4_h264(video.get_stream_source())
-            # The writer copies the source's tags; another run's workflow must not stay in.
-            old = encode.video_tags(video.get_stream_source())
-            tags = {name: "" for name in old if share_safe or name in encode.GRAPH_TAGS} | tags
-            source = video.get_stream_source()
-            watched = encode.WatchedFile(source, progress, cancelled) if isinstance(source, str) else source
-            video = InputImpl.VideoFromFile(watched, start_time=start, duration=duration)
-            video.save_to(str(path), metadata=tags, crf=None if as_it_is else crf, **options)
-        else:
-            parts = video.get_components()
-            frames = parts.images[..., :3]
-            if frames.shape[1] % 2 or frames.shape[2] % 2:
-                raise ValueError(
-                    f"The frames are {frames.shape[2]}×{frames.shape[1]}, and H.264 needs an even width and height. "
-                    "Crop or pad them by one pixel."
-                )
-            parts = Types.VideoComponents(
-                images=encode.WatchedFrames(frames, progress, cancelled), audio=parts.audio, frame_rate=parts.frame_rate
-            )
-            video = InputImpl.VideoFromComponents(parts, bit_depth=video.get_bit_depth())
-            video.save_to(str(path), metadata=tags, crf=crf, **options)
-    except BaseException:
+        try:
+            encode.save_image(pixels, path, tags, quality)
+        except ValueError as err:
+            log.warning("%s is saved %s. %s", path.name.lstrip("."), NO_GRAPH, err)
+            encode.save_image(pixels, path, {}, quality)
+    except OSError as err:
         path.unlink(missing_ok=True)
-        raise
+        raise ValueError(
+            f"{path.name.lstrip('.')} could not be written: {err.strerror or 'the disk did not take it'}. Those before it "
+            "are in the output folder. Free some space and press Run again: ComfyUI still has the images in memory."
+        ) from err

@@ -11,15 +11,17 @@ import folder_paths
 import torch
 from comfy.cli_args import args
 from comfy_execution.utils import get_executing_context
-from server import PromptServer
 
+from ..plain import one_line
 from ..progress import size
+from ..reason import reason
+from ..services.progress import cancelled, say, stop
+from ..services.web_server import show, web_server
 from ..storage import day_facts, keys, profiles
 from ..storage.client import Bucket, Cancelled, StorageError
 from ..storage.journal import FILE, Journal
 from ..storage.profiles import Profile
 from ..storage.upload import deliver
-from .progress import cancelled, say, stop
 
 NO_PROFILE = "kept on this machine only, no save profile is set up"
 
@@ -33,7 +35,7 @@ def check_profile(name: str | None) -> bool | str:
     try:
         profiles.find(name or profiles.AUTO, config())
     except (OSError, ValueError) as err:
-        return str(err)
+        return reason(err)
     return True
 
 
@@ -77,7 +79,7 @@ def graph_tags(hidden, share_safe: bool) -> dict[str, object]:
     """The tags that bring the graph back; a prompt queued without a page has no workflow."""
     if share_safe or args.disable_metadata:
         return {}
-    tags = dict(hidden.extra_pnginfo or {})
+    tags = dict(hidden.extra_pnginfo) if isinstance(hidden.extra_pnginfo, dict) else {}
     if hidden.prompt is not None:
         tags["prompt"] = hidden.prompt
     return tags
@@ -107,21 +109,21 @@ class Sender:
 
     def send(self, path: Path, progress=None, cancelled=cancelled) -> Sent:
         """Uploads one file of the output folder. A failure says that the file is kept, where, and how to go on."""
-        name = keys.shown(path.relative_to(output_folder()).as_posix())
+        name = one_line(path.relative_to(output_folder()).as_posix())
         try:
             profile = profiles.find(self.profile, config())
             if profile is None:
-                return Sent(path, f"{name}: {NO_PROFILE}")
+                return Sent(path, f"{one_line(name)}: {NO_PROFILE}")
             bucket = bucket_of(profile)
             key = keys.fill(self.key, self._tokens(profile, path))
             uploaded = deliver(bucket, path, key, journal(), self.overwrite, progress, cancelled)
         except (StorageError, ValueError, OSError) as err:
             raise StorageError(
-                f"{err} The result is safe in the output folder: {name}. Send it later with the node Upload File to R2."
+                f"{reason(err)} The result is safe in the output folder: {one_line(name)}. Send it later with the node Upload File to R2."
             ) from err
         url = profile.url(uploaded.key)
         how = "was there already" if uploaded.was_there else size(uploaded.size)
-        return Sent(path, f"{name} → {url}, {how}", uploaded.key, url, bucket)
+        return Sent(path, f"{one_line(name)} → {url}, {how}", uploaded.key, url, bucket)
 
     def finish(self, results: list[Sent], **facts) -> str:
         """Notes the facts if asked to, and says under the node where everything is. Returns what it said."""
@@ -136,12 +138,12 @@ class Sender:
         say(node_id, text)
         if self.link_minutes and first.bucket:
             # Neither logged nor part of the result, and for this page alone: whoever has it can open the object.
-            page = PromptServer.instance.client_id
+            page = getattr(web_server(), "client_id", None)
             if page is None:  # to ComfyUI that means: to every page
                 say(node_id, f"{text}\nNo link is shown: the prompt was queued without a page.")
             else:
                 link = first.bucket.link(first.key, 60 * self.link_minutes)
-                PromptServer.instance.send_progress_text(f"{text}\n{self.link_minutes} min: {link}", node_id, page)
+                show(f"{text}\n{self.link_minutes} min: {link}", node_id, page)
         return text
 
     def _tokens(self, profile: Profile, path: Path) -> dict[str, object]:
@@ -160,15 +162,22 @@ class Sender:
         facts = day_facts.facts_of_graph(self.hidden.prompt or {}, self.hidden.unique_id)
         if self.share_safe or args.disable_metadata:
             facts.pop("prompt", None)
-        facts["seconds"] = round(time.time() - prompt_started(self.prompt_id), 1)
+        started = prompt_started(self.prompt_id)
+        if started:
+            facts["seconds"] = round(time.time() - started, 1)
         if comfy.model_management.get_torch_device().type == "cuda":
             facts["peak_vram_gb"] = round(torch.cuda.max_memory_reserved() / 1e9, 2)
         return facts
 
 
-def prompt_started(prompt_id: str) -> float:
-    """When the running prompt began, seconds since 1970: when it was queued or the one before it ended."""
-    queue = PromptServer.instance.prompt_queue
+def prompt_started(prompt_id: str) -> float | None:
+    """When the running prompt began, seconds since 1970: when it was queued or the one before it ended.
+
+    None without a web server, which has the queue.
+    """
+    queue = getattr(web_server(), "prompt_queue", None)
+    if queue is None:
+        return None
     begun = [item[3]["create_time"] for item in queue.get_current_queue_volatile()[0] if item[1] == prompt_id]
     for before in queue.get_history(max_items=1).values():
         begun += [data["timestamp"] for _, data in before["status"]["messages"]]

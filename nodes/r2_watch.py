@@ -3,12 +3,13 @@
 import logging
 import threading
 
-from aiohttp import web
-from server import PromptServer
-
 from .. import environment
+from ..plain import one_line
+from ..reason import reason
+from ..services.web_server import web_server
 
 ROUTE = "/steadydancer/r2"
+THREAD = "r2-sync"
 UNUSABLE = "The save profile is not usable; the log says why."
 RETRY_PROFILE = 30.0  # seconds between two looks for a usable profile
 
@@ -23,7 +24,7 @@ class Watch:
         self.problem = ""
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name="r2-sync", daemon=True).start()
+        threading.Thread(target=self._run, name=THREAD, daemon=True).start()
 
     def status(self) -> dict:
         """What is sent, waiting and failing, in words that hold no key, endpoint or absolute path."""
@@ -33,7 +34,6 @@ class Watch:
 
     def _run(self) -> None:
         from ..storage import profiles
-        from ..storage.keys import shown
         from ..storage.sync import Sync
         from .r2_service import NO_PROFILE, bucket_of, config, journal, output_folder
 
@@ -41,31 +41,36 @@ class Watch:
         while self.sync is None:
             try:
                 profile = profiles.find(profiles.AUTO, config())
-                self.problem = reason = "" if profile else f"Files are {NO_PROFILE}."
+                self.problem = why = "" if profile else f"Files are {NO_PROFILE}."
                 if profile:
                     self.sync = Sync(output_folder(), bucket_of(profile), journal())
             except (OSError, ValueError) as err:  # it may hold a path, and anyone may read the route
-                self.problem, reason = UNUSABLE, str(err)
-            if reason and reason != logged:
-                log.warning("R2 sync waits for a save profile. %s", reason)
-            logged = reason
-            if reason:
+                self.problem, why = UNUSABLE, reason(err)
+            if why and why != logged:
+                log.warning("R2 sync waits for a save profile. %s", why)
+            logged = why
+            if why:
                 wait.wait(RETRY_PROFILE)
         log.info("R2 sync: %s is kept in bucket '%s'", self.sync.folder, profile.bucket)
-        self.sync.run(wait, lambda path, key: log.info("R2 sync: %s → %s", shown(path.name), key))
+        self.sync.run(wait, lambda path, key: log.info("R2 sync: %s → %s", one_line(path.name), key))
 
 
 def start() -> None:
-    """Adds the route, and starts the watch if ENABLE_R2_SYNC says so."""
+    """Starts the watch if ENABLE_R2_SYNC says so, and adds the route where there is a web server; both once a process."""
+    if any(thread.name == THREAD for thread in threading.enumerate()):
+        return
     watch, problem = Watch(), ""
     try:
         enabled = environment.flag("ENABLE_R2_SYNC")
-    except ValueError as err:  # the nodes must load all the same
+    except ValueError as err:  # anyone may ask the route why nothing is sent
         enabled, problem = False, str(err)
         log.warning("R2 sync is off. %s", problem)
     if enabled:
         watch.start()
+    routes = getattr(web_server(), "routes", None)
+    if routes is not None and ROUTE not in [getattr(route, "path", "") for route in routes]:
+        from aiohttp import web  # a ComfyUI without a web server need not have it
 
-    @PromptServer.instance.routes.get(ROUTE)
-    async def status(request):
-        return web.json_response(watch.status() if enabled else {"enabled": False, "problem": problem})
+        @routes.get(ROUTE)
+        async def status(request):
+            return web.json_response(watch.status() if enabled else {"enabled": False, "problem": problem})

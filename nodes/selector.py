@@ -1,40 +1,13 @@
 """Chooses the variant of a model that suits this machine."""
 
-import comfy.model_management
-import torch
 from comfy_api.latest import io
 
-from ..loaders import build, selector
-from ..loaders.catalog import catalogue
+from ..catalog.catalog import catalogue
+from ..loaders import build
+from ..planning import selector
+from ..services.this_machine import this_card
 
 GENERATIONS = ("auto", *selector.rules()["generations"])
-STEADY_GB = 1.0
-measured: dict[torch.device, float] = {}
-
-
-def this_card() -> selector.Card:
-    """The GPU that ComfyUI computes on, with all memory that other programs do not use.
-
-    What ComfyUI itself holds counts as free, so that the second prompt chooses what the first did, and what was measured
-    stands until it is more than a GB off. Without a GPU it is half of the computer's memory.
-    """
-    device = comfy.model_management.get_torch_device()
-    if device.type != "cuda":
-        return selector.Card("this computer", comfy.model_management.get_total_memory(device) / 2e9, 0)
-    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    for loaded in comfy.model_management.current_loaded_models:
-        patcher = loaded.model
-        if patcher is not None and patcher.is_dynamic() and patcher.load_device == device:
-            free += patcher.loaded_size()
-    gb = min(free, torch.cuda.get_device_properties(device).total_memory) // 5e8 / 2
-    if abs(gb - measured.get(device, 0.0)) > STEADY_GB:
-        measured[device] = gb
-    major, minor = torch.cuda.get_device_capability(device)
-    sm = 10 * major + minor
-    # AMD numbers its cards otherwise, and PyTorch may be too old.
-    if not comfy.model_management.supports_fp8_compute(device):
-        sm = min(sm, selector.rules()["native"]["sm"] - 1)
-    return selector.Card("this GPU", measured[device], sm)
 
 
 def choose(family: str, budget=0.0, preference="auto", generation="auto", rather_here=False) -> selector.Choice:
@@ -64,6 +37,7 @@ class SteadyDancerVariantSelector(io.ComfyNode):
                 io.Combo.Input("family", options=selector.families(), tooltip="Which model is to be chosen from."),
                 io.Float.Input(
                     "budget",
+                    display_name="budget (GB)",
                     default=0.0,
                     min=0.0,
                     max=1024.0,
@@ -79,6 +53,7 @@ class SteadyDancerVariantSelector(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "generation",
+                    display_name="card generation",
                     options=list(GENERATIONS),
                     default="auto",
                     tooltip="The card's generation, which decides whether fp8 is multiplied natively. auto asks the card.",

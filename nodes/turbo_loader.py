@@ -3,23 +3,23 @@
 from functools import partial
 from pathlib import Path
 
-import folder_paths
 from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 
-from ..loaders.catalog import catalogue
+from ..catalog.catalog import catalogue
+from ..loaders.build import own_file
 from ..loaders.errors import DownloadCancelled
 from ..loaders.turbo import SUFFIXES, both_experts, load_turbo, prepared
+from ..services.progress import NodeProgress, cancelled, say, stop
 from ..turbo.sla import with_sla
-from .loaders import CATEGORY, PLAN_INPUT, accepted, disk_files, fetch, fingerprint, parts, with_plan
-from .progress import NodeProgress, cancelled, say, stop
+from .loaders import CATEGORY, PLAN_INPUT, accepted, disk_files, enough_room_for, fetch, fingerprint, parts, with_plan
 
 
 def files(chosen: str) -> list[Path]:
     """The file of a model, or of both its experts, fetched if need be."""
     if chosen in catalogue().variants:
         return fetch(*catalogue().variants[chosen].diffusion)
-    return both_experts(Path(folder_paths.get_full_path_or_raise("diffusion_models", chosen)))
+    return both_experts(own_file("diffusion_models", chosen))
 
 
 def variant_of(chosen: str):
@@ -86,6 +86,7 @@ class SteadyDancerTurboLoader(io.ComfyNode):
     @classmethod
     def execute(cls, model, precision, attention, topk, plan=None) -> io.NodeOutput:
         meter = accepted(plan, model)
+        enough_room_for(model, ("diffusion", "diffusion", "text_encoder", "vae"))
         node_id = get_executing_context().node_id
         try:
             tell = partial(say, node_id)

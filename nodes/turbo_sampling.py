@@ -6,11 +6,13 @@ import comfy.utils
 import latent_preview
 import torch
 from comfy_api.latest import io
+from comfy_execution.utils import get_executing_context
 
+from ..services.progress import say
 from ..turbo.merge import merge_rcm
 from ..turbo.sampler import sample
 from ..turbo.schedule import SIGMA_MAX, rcm_times
-from ..turbo.sla import with_sparse_attention
+from ..turbo.sla import pays, require_wan, with_sparse_attention
 
 CATEGORY = "SteadyDancer"
 
@@ -147,6 +149,14 @@ class SteadyDancerSparseAttention(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, keep) -> io.NodeOutput:
+        if not pays(model):
+            require_wan(model)
+            say(
+                get_executing_context().node_id,
+                "Sparse attention is left out: on this GPU it would be slower than without, because its kernels need Triton "
+                "and an NVIDIA card from the RTX 30 series on. The log says what is missing.",
+            )
+            return io.NodeOutput(model)
         return io.NodeOutput(with_sparse_attention(model, keep))
 
 

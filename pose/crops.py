@@ -60,7 +60,7 @@ def decode(answer: tuple[torch.Tensor, torch.Tensor], where: np.ndarray) -> tupl
     peaks, places = zip(*(part.float().max(-1) for part in answer), strict=True)
     score = torch.minimum(*peaks)
     share = torch.stack([place / part.shape[-1] for place, part in zip(places, answer, strict=True)], -1)
-    share, score = share.double().cpu().numpy(), score.cpu().numpy()
+    share, score = share.cpu().double().numpy(), score.cpu().numpy()
     points = where[:, None, :2] + (share - 0.5) * where[:, None, 2:]
     points[score <= 0] = -1
     return points, np.clip(score, 0, 1)

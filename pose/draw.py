@@ -5,14 +5,14 @@ from collections.abc import Callable
 import numpy as np
 
 from .keypoints import BODY, FACE, FEET, LEFT_HAND, RIGHT_HAND, Poses
-from .raster import NumpyPainter, OpenCVPainter, painter
+from .raster import Painter
 from .styles import FACE_DOT, HAND_COLORS, HAND_DOT, HAND_EDGES, LIMBS, PALETTE, Style
 
 
 def draw(
     poses: Poses,
     style: Style,
-    make_painter: Callable[[int, int], NumpyPainter | OpenCVPainter] = painter,
+    make_painter: Callable[[int, int], Painter] = Painter,
     progress: Callable[[int, int], None] = lambda done, total: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> np.ndarray:
@@ -41,7 +41,7 @@ def draw(
     return pictures
 
 
-def paint(brush: NumpyPainter | OpenCVPainter, poses: Poses, frame: int, style: Style) -> None:
+def paint(brush: Painter, poses: Poses, frame: int, style: Style) -> None:
     """Paints one frame's people, in the style's order, on the brush's canvas of scale times the clip's size."""
     size = np.array([poses.width, poses.height]) * style.scale
     points = np.clip(poses.points[frame] * style.scale, -4 * size, 5 * size)  # a runaway joint costs no minutes
@@ -57,7 +57,7 @@ def paint(brush: NumpyPainter | OpenCVPainter, poses: Poses, frame: int, style: 
             brush.discs(faces, style.face_dot, _rgba(np.broadcast_to(FACE_DOT, (len(faces), 3)), style))
 
 
-def _bodies(brush: NumpyPainter | OpenCVPainter, points: np.ndarray, seen: np.ndarray, style: Style) -> None:
+def _bodies(brush: Painter, points: np.ndarray, seen: np.ndarray, style: Style) -> None:
     """Limbs of all people, limb by limb, then their joints: points [people, 134, 2]."""
     limb, person = np.nonzero(seen[:, LIMBS].all(-1).T)
     dimmed = (PALETTE[limb] * style.dim).astype(np.uint8)
@@ -71,7 +71,7 @@ def _bodies(brush: NumpyPainter | OpenCVPainter, points: np.ndarray, seen: np.nd
         brush.discs(centers, style.foot_dot, _rgba(PALETTE[(foot + FEET.start) % len(PALETTE)], style))
 
 
-def _hand(brush: NumpyPainter | OpenCVPainter, points: np.ndarray, seen: np.ndarray, style: Style) -> None:
+def _hand(brush: Painter, points: np.ndarray, seen: np.ndarray, style: Style) -> None:
     """One hand's 20 edges and 21 dots: whole pixels [21, 2]. Points at or beyond the left and top edge are left out."""
     seen = seen & (points > 0).all(-1)
     edges = np.flatnonzero(seen[HAND_EDGES].all(-1))

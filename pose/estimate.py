@@ -9,14 +9,10 @@ import torch
 from .crops import crop, decode, normalised, regions, unmirrored
 from .detect import decode as decode_boxes
 from .detect import every_frame, letterbox, link
-from .keypoints import BODY, FACE, FEET, LEFT_HAND, RIGHT_HAND, Poses, empty, from_coco
+from .keypoints import BODY, FACE, FEET, LEFT_HAND, RIGHT_HAND, Poses, Stopped, empty, from_coco
 
 NO_PERSON = ("empty", "whole frame")
 MISSING = ("empty", "previous", "interpolate")
-
-
-class Stopped(Exception):
-    """The user pressed Cancel."""
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ is left), so the reader accepts all of it and the writer writes what both reader
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
-from .keypoints import BODY, FACE, FEET, LEFT_HAND, LEFT_WRIST, RIGHT_HAND, RIGHT_WRIST, Poses, empty
+from .keypoints import BODY, FACE, FEET, LEFT_HAND, LEFT_WRIST, RIGHT_HAND, RIGHT_WRIST, Poses, Stopped, empty
 
 RAW_KEY = "steadydancer_raw"
 """Our own nodes' key of a person: all 134 points with their scores, negative where too unsure for the public lists."""
@@ -26,6 +27,8 @@ PARTS = {
 BODY_25_TO_18 = [0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18]
 EYES = [14, 15]
 THRESHOLD = 0.3
+LARGEST_CANVAS = 16384  # pixels; drawing and encoding end before it
+FEW_PEOPLE = 20_000  # people times frames that need no look at what is in them: 64 MB
 
 
 def write(poses: Poses, threshold: float = THRESHOLD) -> list[dict]:
@@ -52,15 +55,20 @@ def write(poses: Poses, threshold: float = THRESHOLD) -> list[dict]:
     return frames
 
 
-def read(value: list | dict | str) -> Poses:
+class TooSparse(ValueError):
+    """The clip would take far more memory than there is in the pose."""
+
+
+def read(value: list | dict | str, cancelled: Callable[[], bool] = lambda: False) -> Poses:
     """The clip in a POSE_KEYPOINT value: a list of frames, one frame, or either as JSON text.
 
-    A frame on another canvas size than the first is scaled to it. Raises ValueError in plain words when it is no pose.
+    A frame on another canvas size than the first is scaled to it. Raises ValueError in plain words when it is no pose,
+    and Stopped within a second of `cancelled()`.
     """
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError as err:
+        except (ValueError, RecursionError) as err:
             raise ValueError(
                 "This is not a pose: the text is not valid JSON. Save the pose again or check the file."
             ) from err
@@ -74,9 +82,15 @@ def read(value: list | dict | str) -> Poses:
     width, height = (_pixels(frames[0].get(key)) for key in ("canvas_width", "canvas_height"))
     if width <= 0 or height <= 0:
         raise ValueError("This pose does not say how large its picture was. Set canvas_width and canvas_height in it.")
+    if max(width, height) > LARGEST_CANVAS:
+        raise ValueError(
+            f"This pose says that its picture is {width}×{height}. Correct canvas_width and canvas_height."
+        )
     try:
-        return _clip(frames, width, height)
-    except (TypeError, ValueError, AttributeError) as err:
+        return _clip(frames, width, height, cancelled)
+    except TooSparse:
+        raise
+    except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as err:
         raise ValueError(
             "This pose cannot be read: its people are not lists of x, y, confidence as OpenPose writes them. "
             "Save it again from the tool that made it."
@@ -86,22 +100,31 @@ def read(value: list | dict | str) -> Poses:
 def _pixels(value) -> int:
     try:
         return int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0
 
 
-def _clip(frames: list[dict], width: int, height: int) -> Poses:
+def _clip(frames: list[dict], width: int, height: int, cancelled: Callable[[], bool]) -> Poses:
     people = [frame.get("people") or [] for frame in frames]
     ids = [[person.get("track_id") for person in frame] for frame in people]
     tracked = any(ids) and all(isinstance(i, int) for frame in ids for i in frame)
     tracked = tracked and all(len(set(frame)) == len(frame) for frame in ids)
     known = sorted({i for frame in ids for i in frame}) if tracked else range(max(len(frame) for frame in people))
+    slots = {i: slot for slot, i in enumerate(known)}
+    numbers = sum(_length(person.get(key)) for frame in people for person in frame for key in (*PARTS, RAW_KEY))
+    if len(frames) * len(known) > max(FEW_PEOPLE, numbers):
+        raise TooSparse(
+            f"This pose has {len(frames):,} frames and up to {len(known):,} people in one, and next to no points in them. "
+            "Take out the frames with false people, or read the video again."
+        )
     clip = empty(len(frames), len(known), width, height)
     for f, frame in enumerate(frames):
+        if cancelled():
+            raise Stopped
         size = [_pixels(frame.get("canvas_width")) or width, _pixels(frame.get("canvas_height")) or height]
         for i, person in enumerate(people[f]):
             points, scores = _person(person, size)
-            slot = known.index(ids[f][i]) if tracked else i
+            slot = slots[ids[f][i]] if tracked else i
             clip.points[f, slot] = points * np.divide([width, height], size)
             clip.scores[f, slot] = scores
     return replace(clip, tracked=tracked)
@@ -136,6 +159,10 @@ def _untouched(raw: np.ndarray, values: np.ndarray) -> bool:
     known = values[:, 2] > 0
     moved = np.abs(raw[known, :2] - values[known, :2]).max(initial=0.0)
     return moved < 0.01 and np.array_equal(raw[:, 2] > 0, known)
+
+
+def _length(flat: list | None) -> int:
+    return 0 if flat is None else len(flat)
 
 
 def _triples(flat: list | None) -> np.ndarray:

@@ -1,11 +1,10 @@
-"""Filled shapes on a canvas [height, width, 4] uint8: with OpenCV where it is installed, otherwise with numpy alone.
+"""Filled shapes on a canvas [height, width, 4] uint8, with numpy alone: the same pixels on every machine.
 
-All shapes are convex, so a row of one is the span between its outermost outline pixels. The numpy painter turns every
-outline of a call into pixels, these into spans, and the spans into one list of canvas positions in painting order:
-no Python loop over shapes or rows.
+All shapes are convex, so a row of one is the span between its outermost outline pixels. The painter turns every outline
+of a call into pixels, these into spans, and the spans into one list of canvas positions in painting order: no Python loop
+over shapes or rows. The published drawings were made with OpenCV; discs equal its discs for radius 1 to 4, limbs and lines
+differ from it in a few edge pixels.
 """
-
-from importlib.util import find_spec
 
 import numpy as np
 
@@ -13,11 +12,8 @@ RADIANS = np.deg2rad(np.arange(361))
 COSINES, SINES = np.cos(RADIANS), np.sin(RADIANS)
 
 
-class NumpyPainter:
-    """Paints shapes and remembers which pixels it touched.
-
-    Discs equal OpenCV's for radius 1 to 4; limbs and lines differ from it in a few edge pixels.
-    """
+class Painter:
+    """Paints shapes and remembers which pixels it touched."""
 
     def __init__(self, width: int, height: int):
         self.canvas = np.zeros((height, width, 4), np.uint8)
@@ -61,43 +57,6 @@ class NumpyPainter:
         """Positions (y · width + x) painted since the last call, some of them more than once."""
         touched, self._touched = np.concatenate([np.zeros(0, int), *self._touched]), []
         return touched
-
-
-class OpenCVPainter:
-    """The same with OpenCV's own shapes, which the published drawings were made with."""
-
-    def __init__(self, width: int, height: int):
-        self.canvas = np.zeros((height, width, 4), np.uint8)
-        self.pixels = self.canvas.view(np.uint32).reshape(-1)
-
-    def limbs(self, start: np.ndarray, end: np.ndarray, half_width: int, colors: np.ndarray) -> None:
-        import cv2
-
-        center, length, angle = limb_geometry(start, end)
-        for at, half, degrees, color in zip(
-            center.tolist(), length.tolist(), angle.tolist(), colors.tolist(), strict=True
-        ):
-            cv2.fillConvexPoly(self.canvas, cv2.ellipse2Poly(at, (half, half_width), degrees, 0, 360, 1), color)
-
-    def lines(self, start: np.ndarray, end: np.ndarray, thickness: int, colors: np.ndarray) -> None:
-        import cv2
-
-        for a, b, color in zip(start.tolist(), end.tolist(), colors.tolist(), strict=True):
-            cv2.line(self.canvas, a, b, color, thickness)
-
-    def discs(self, centers: np.ndarray, radius: int, colors: np.ndarray) -> None:
-        import cv2
-
-        for at, color in zip(centers.tolist(), colors.tolist(), strict=True):
-            cv2.circle(self.canvas, at, radius, color, -1)
-
-    def take_touched(self) -> np.ndarray:
-        return np.flatnonzero(self.pixels != 0)
-
-
-def painter(width: int, height: int) -> NumpyPainter | OpenCVPainter:
-    """OpenCV's shapes where it is installed, ours otherwise."""
-    return (OpenCVPainter if find_spec("cv2") else NumpyPainter)(width, height)
 
 
 def limb_geometry(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -22,7 +22,8 @@ SIZES = {12: (0.167, 0.375), 16: (0.33, 0.5), 24: (0.67, 0.75), 32: (1.0, 1.0), 
 class PoseNet(nn.Module):
     """Normalised crops [n, 3, height, width], red green blue → SimCC x [n, 133, 2·width] and y [n, 133, 2·height].
 
-    The head calculates in float32 whatever the trunk does: an argmax over 768 bins needs it.
+    The head calculates in float32 whatever the trunk does: an argmax over 768 bins needs it. Its few single factors are
+    fetched where they are used: ComfyUI leaves them in RAM when the card is nearly full.
     """
 
     bn_eps = 1e-5
@@ -101,7 +102,7 @@ class ScaleNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True) * self.size**-0.5
-        return x / norm.clamp(min=1e-5) * self.g
+        return x / norm.clamp(min=1e-5) * self.g.to(x.device)
 
 
 class GatedAttention(nn.Module):
@@ -118,7 +119,8 @@ class GatedAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         gate, value, base = F.silu(self.uv(self.ln(x))).split([2 * CHANNELS, 2 * CHANNELS, KEYS], 2)
-        query, key = (base.unsqueeze(2) * self.gamma[None, None] + self.beta).unbind(2)
+        gamma, beta = self.gamma.to(x.device), self.beta.to(x.device)
+        query, key = (base.unsqueeze(2) * gamma[None, None] + beta).unbind(2)
         weights = F.relu(query @ key.transpose(1, 2) / math.sqrt(KEYS)).square()
         return self.res_scale(x) + self.o(gate * (weights @ value))
 
@@ -129,7 +131,7 @@ class Scale(nn.Module):
         self.scale = nn.Parameter(torch.ones(CHANNELS))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.scale
+        return x * self.scale.to(x.device)
 
 
 def from_weights(stem: torch.Size, bins_x: int, bins_y: int, two_scales: bool) -> PoseNet:

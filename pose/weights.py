@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
+from ..quant import model_file, pickle_file
 from . import onnx_file, rtmpose, yolox
 
 
@@ -49,14 +51,19 @@ def load_detector(path: Path) -> yolox.YOLOX:
 
 
 def _load(path: Path, what: str, kind: type[nn.Module], build, build_onnx) -> nn.Module:
+    if reason := model_file.damage(path):
+        raise ValueError(
+            f"{path.name} cannot be used as {what}: it {reason}. Choose another file or download it again."
+        )
+    pickled = pickle_file.weights(path) if path.suffix.lower() in model_file.PICKLED else None
     try:
         with torch.device("meta"):
-            if path.suffix == ".onnx":
+            if path.suffix.lower() == ".onnx":
                 weights = onnx_file.read(path)
                 net, orders = build_onnx(weights)
                 state = _from_onnx(net, orders, weights)
             else:
-                state = _fold(_read_state(path), kind.bn_eps)
+                state = _fold(load_file(path) if pickled is None else pickled, kind.bn_eps)
                 net = build(state)
         _check(net, state)
     except (KeyError, IndexError, StopIteration) as err:
@@ -67,21 +74,11 @@ def _load(path: Path, what: str, kind: type[nn.Module], build, build_onnx) -> nn
         raise ValueError(
             f"{path.name} cannot be used as {what}: {err}. Choose another file or download it again."
         ) from err
-    net.load_state_dict({name: state[name].float().contiguous() for name in net.state_dict()}, assign=True)
+    # copied, since what is mapped would go with its file
+    net.load_state_dict(
+        {name: state[name].to(torch.float32, copy=True).contiguous() for name in net.state_dict()}, assign=True
+    )
     return net.eval().requires_grad_(False)
-
-
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    try:
-        with torch.device("cpu"):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as err:  # torch raises half a dozen kinds
-        raise ValueError("it is damaged, or holds programs and not only weights, which are never run") from err
-    return checkpoint.get("state_dict", checkpoint)
 
 
 def _fold(state: dict[str, torch.Tensor], eps: float) -> dict[str, torch.Tensor]:

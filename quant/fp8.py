@@ -36,7 +36,7 @@ def with_true_formats(tensors: dict[str, torch.Tensor], name: str) -> dict[str, 
             continue
         if last == "scale_weight":
             out[f"{layer}.weight_scale"] = tensor
-            out[f"{layer}.comfy_quant"] = description(tensors[f"{layer}.weight"], layer, name, full_precision)
+            out[f"{layer}.comfy_quant"] = description(tensors.get(f"{layer}.weight"), layer, name, full_precision)
         else:
             out[f"{layer}.input_scale" if last == "scale_input" else key] = tensor
     return out
@@ -46,9 +46,11 @@ def described(tensors: dict[str, torch.Tensor], key: str) -> bool:
     return f"{key.rpartition('.')[0]}.comfy_quant" in tensors
 
 
-def description(weight: torch.Tensor, layer: str, name: str, full_precision: bool) -> torch.Tensor:
-    if weight.dtype not in FORMATS:
-        raise ValueError(f"{name} has a scale for '{layer}', whose weight is not fp8. Download the file again.")
+def description(weight: torch.Tensor | None, layer: str, name: str, full_precision: bool) -> torch.Tensor:
+    if weight is None or weight.dtype not in FORMATS:
+        raise ValueError(
+            f"{name} has a scale for '{layer}', whose weight is not fp8 or not there. Download the file again."
+        )
     words = {"format": FORMATS[weight.dtype]}
     # GPUs do not multiply e5m2 with e5m2, and ComfyUI would round the layer's input to its weight's format for it.
     if full_precision or weight.dtype == torch.float8_e5m2:

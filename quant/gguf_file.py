@@ -6,6 +6,7 @@ Source: the GGUF specification (ggml-org/ggml, docs/gguf.md), versions 2 and 3, 
 import mmap
 import os
 import struct
+import sys
 import warnings
 from dataclasses import dataclass, field
 from math import prod
@@ -23,7 +24,11 @@ SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "
 STRING, ARRAY = 8, 9
 LONGEST_NAME = 1024
 LONGEST_TEXT = 1 << 24
+LONGEST_HEADER = 1 << 28
+MOST_ENTRIES = 100_000  # keys or tensors; models have up to some thousands
+MOST_TEXTS = 4_000_000  # in all arrays; the largest vocabularies have a tenth of that
 MOST_DIMENSIONS = 8
+NO_RESERVE = 0x4000  # Linux's MAP_NORESERVE, which Python names from 3.13 on
 TENSOR_START = struct.Struct("<I")
 TENSOR_END = struct.Struct("<IQ")
 LENGTH = struct.Struct("<Q")
@@ -112,31 +117,51 @@ def shaped(data: "torch.Tensor", place: TensorPlace) -> "torch.Tensor":
 def open_gguf(path: Path) -> GGUFFile:
     """Maps a GGUF file and reads its header.
 
-    Raises ValueError saying what is wrong with the file; time and memory stay within what a file of its size deserves.
+    Raises GGUFError saying what is wrong with the file; time and memory stay within what a file of its size deserves.
     """
     with open(path, "rb") as file:
         if file.read(4) != b"GGUF":
-            raise unreadable(path, "it does not begin like a GGUF file")
-        # Pages that are copied when written can be locked for fast copies to a GPU; on Windows they would cost RAM.
-        buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ if os.name == "nt" else mmap.ACCESS_COPY)
+            raise GGUFError(path, "it does not begin like a GGUF file")
+        buffer = mapped(file.fileno())
     found = GGUFFile(path, buffer)
     try:
         read_header(found)
     except (struct.error, OverflowError) as err:
-        raise unreadable(path, "it ends in the middle of its header") from err
+        raise GGUFError(path, "it ends in the middle of its header") from err
     except UnicodeDecodeError as err:
-        raise unreadable(path, "a name in it is not text") from err
+        raise GGUFError(path, "a name in it is not text") from err
     except Wrong as err:
-        raise unreadable(path, *err.args) from err
+        raise GGUFError(path, *err.args) from err
     return found
+
+
+def mapped(file: int) -> mmap.mmap:
+    """The bytes of a file that may be larger than RAM and swap: no page is set aside for writing, since nothing is written.
+
+    Pages that are copied when written can be locked for fast copies to a GPU, and are asked for where they cost nothing.
+    """
+    if os.name == "nt":
+        return mmap.mmap(file, 0, access=mmap.ACCESS_READ)
+    try:
+        flags = mmap.MAP_PRIVATE | (NO_RESERVE if sys.platform == "linux" else 0)
+        return mmap.mmap(file, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    except OSError:  # a system that counts such pages all the same, or a limit of a container
+        return mmap.mmap(file, 0, access=mmap.ACCESS_READ)
 
 
 class Wrong(Exception):
     """Why a file cannot be loaded, in words that follow "because", and what to do where it is not damaged."""
 
 
-def unreadable(path: Path, why: str, advice: str = "Download the file again, or choose another variant.") -> ValueError:
-    return ValueError(f"{Path(path).name} cannot be loaded, because {why}. {advice}")
+class GGUFError(ValueError):
+    """A file that cannot be loaded: `why`, in words that follow "because", and whether it is `damaged`."""
+
+    def __init__(self, path: Path, why: str, advice: str = ""):
+        super().__init__(
+            f"{Path(path).name} cannot be loaded, because {why}. "
+            f"{advice or 'Download the file again, or choose another variant.'}"
+        )
+        self.why, self.damaged = why, not advice
 
 
 def read_header(file: GGUFFile) -> None:
@@ -149,9 +174,11 @@ def read_header(file: GGUFFile) -> None:
             else f"it is of version {version}, and versions 2 and 3 are known"
         )
     # A key needs 13 bytes at least, a tensor 24.
-    if key_count * 13 + tensor_count * 24 > len(file.buffer):
+    if key_count * 13 + tensor_count * 24 > len(file.buffer) or max(key_count, tensor_count) > MOST_ENTRIES:
         raise Wrong(f"it claims {key_count:,} keys and {tensor_count:,} tensors, more than fit into it")
     for _ in range(key_count):
+        if reader.position > LONGEST_HEADER:
+            raise Wrong(f"its header is longer than {LONGEST_HEADER:,} bytes")
         key = reader.text(LONGEST_NAME)
         (kind,) = reader.numbers("I")
         if key in file.metadata or key in file.arrays:
@@ -221,7 +248,7 @@ class Reader:
     """Reads a header from front to back. Past the end, struct.error."""
 
     def __init__(self, buffer: mmap.mmap, position: int):
-        self.buffer, self.position = buffer, position
+        self.buffer, self.position, self.texts_left = buffer, position, MOST_TEXTS
 
     def unpack(self, form: struct.Struct) -> tuple:
         values = form.unpack_from(self.buffer, self.position)
@@ -260,6 +287,9 @@ class Reader:
     def skip_texts(self, count: int) -> None:
         if count * LENGTH.size > len(self.buffer) - self.position:
             raise struct.error
+        self.texts_left -= count
+        if self.texts_left < 0:
+            raise Wrong(f"it holds more than {MOST_TEXTS:,} words")
         buffer, position, unpack = self.buffer, self.position, LENGTH.unpack_from
         for _ in range(count):
             position += 8 + unpack(buffer, position)[0]

@@ -1,14 +1,12 @@
 """GGUF blocks and 8-bit tiles as ComfyUI's quantised tensors: true shape, packed size, any device."""
 
-import logging
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import torch
 from comfy.quant_ops import QuantizedLayout, QuantizedTensor, register_layout_class
 from comfy_kitchen.tensor import BaseLayoutParams
 
-from . import int8
+from . import int8, trials
 from .blocks import BLOCKS, dequantise
 
 LAYOUT = "SteadyDancerGGUF"
@@ -100,30 +98,42 @@ def is_packed(tensor) -> bool:
     return isinstance(tensor, QuantizedTensor) and tensor._layout_cls in (LAYOUT, INT8_LAYOUT)
 
 
-def runs_kernels(input: torch.Tensor) -> bool:
-    """Whether kernels with 16-bit and 8-bit matrix products run where the input is: NVIDIA, RTX 30 series or later."""
-    return (
-        input.is_cuda
-        and input.dtype in (torch.bfloat16, torch.float16)
-        and torch.version.hip is None
-        and torch.cuda.get_device_capability(input.device) >= (8, 0)
-        and kernels_work()
-    )
+@torch.compiler.assume_constant_result
+def multiplies_8_bits(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the device's 8-bit units multiply such inputs, and faster than 16-bit ones do.
+
+    torch.compile does not trace how that is found out. On B200 (10.x) Triton compiles the product to instructions of older
+    cards, slower than its own 16-bit ones.
+    """
+    if not trials.capable(device, dtype) or torch.cuda.get_device_capability(device)[0] == 10:
+        return False
+    return trials.works(trials.multiplying, device, dtype)
 
 
 def multiplies_packed(weight: torch.Tensor, input: torch.Tensor) -> bool:
     """Whether the 8-bit units of the input's GPU can multiply with this weight as it is."""
     is_int8 = is_packed(weight) and weight._layout_cls == INT8_LAYOUT
-    return is_int8 and input.shape[-1] % int8.BLOCK == 0 and runs_kernels(input)
+    return is_int8 and input.shape[-1] % int8.BLOCK == 0 and multiplies_8_bits(input.device, input.dtype)
+
+
+# Types of GGUF that a kernel unpacks; the rest are too rare for one.
+UNPACKED_BY_KERNEL = (6, 8, 10, 11, 12, 13, 14, 20, 23)
+
+
+def unpacks_by_kernel(number: int, device: torch.device, dtype: torch.dtype) -> bool:
+    if device.type != "cuda" or number not in UNPACKED_BY_KERNEL:
+        return False
+    return trials.works(trials.unpacking, device, dtype, number)
 
 
 def fill(qdata: torch.Tensor, number: int, out: torch.Tensor) -> torch.Tensor:
     """Unpacks into `out`, contiguous and of one of the three float types, by the fastest way there is here."""
-    kernels = triton_kernels() if qdata.is_cuda else None
-    if kernels is None or number not in kernels.KERNELS:
+    if not unpacks_by_kernel(number, qdata.device, out.dtype):
         return dequantise(qdata, BLOCKS[number], out)
+    from . import triton_kernels
+
     with torch.cuda.device(qdata.device):
-        return kernels.dequantise(qdata.contiguous(), number, out)
+        return triton_kernels.dequantise(qdata.contiguous(), number, out)
 
 
 # One operation to torch.compile: it need not look into the kernels.
@@ -142,31 +152,6 @@ def int8_linear(
 @int8_linear.register_fake
 def _(input, codes, scale, bias):
     return input.new_empty(*input.shape[:-1], len(codes))
-
-
-@lru_cache(maxsize=1)
-def triton_kernels():
-    """The module of GPU kernels, or None where Triton is not installed or does not work."""
-    try:
-        from . import triton_kernels
-
-        try_out(triton_kernels)
-    except Exception as err:  # an installation of Triton can fail in many ways, and none of them matters here
-        logging.warning("PyTorch does what our GPU kernels would, and slower, because Triton cannot be used: %s", err)
-        return None
-    return triton_kernels
-
-
-@torch.compiler.assume_constant_result
-def kernels_work() -> bool:
-    """Whether there are GPU kernels. torch.compile takes the answer as it is, and does not trace how it is found."""
-    return triton_kernels() is not None
-
-
-def try_out(kernels) -> None:
-    """Unpacks a block. Triton builds what starts a kernel with the machine's C compiler, and there may be none."""
-    blocks = torch.zeros(BLOCKS[8].bytes, dtype=torch.uint8, device="cuda")
-    kernels.dequantise(blocks, 8, torch.empty(BLOCKS[8].weights, device="cuda"))
 
 
 # One operation to torch.compile, which would else take the arithmetic apart and copy for every slice.
@@ -188,17 +173,36 @@ class Scratch:
     def __init__(self):
         self.memory: dict[torch.device, torch.Tensor] = {}
 
+    def bytes(self, device: torch.device, size: int) -> torch.Tensor:
+        """uint8 [size], or more, on the device."""
+        memory = self.memory.get(device)
+        if memory is None or memory.numel() < size:
+            self.memory.pop(device, None)
+            memory = self.memory[device] = torch.empty(size, dtype=torch.uint8, device=device)
+        return memory
+
+    def prepare(self, weights: list[QuantizedTensor], device: torch.device, dtype: torch.dtype) -> None:
+        """Takes what the largest of a network's weights will need and tries the kernels out, before its blocks run.
+
+        Memory that is first taken inside a block is lost where ComfyUI records one and plays it back.
+        """
+        unpacked = []
+        for weight in weights:
+            fits = weight._layout_cls == INT8_LAYOUT and weight.shape[-1] % int8.BLOCK == 0
+            if not (fits and multiplies_8_bits(device, dtype)):
+                unpacked.append(weight)
+        for number in {weight._params.number for weight in unpacked if weight._layout_cls == LAYOUT}:
+            unpacks_by_kernel(number, device, dtype)
+        if unpacked:
+            self.bytes(device, max(weight.numel() for weight in unpacked) * dtype.itemsize)
+
     def dense(self, weight: QuantizedTensor, dtype: torch.dtype) -> torch.Tensor:
         """The weight as plain numbers, until the next call."""
         qdata = weight._qdata
         if torch.compiler.is_compiling():
             return weight.to(dtype).dequantize()
         size = weight.numel() * dtype.itemsize
-        memory = self.memory.get(qdata.device)
-        if memory is None or memory.numel() < size:
-            self.memory.pop(qdata.device, None)
-            memory = self.memory[qdata.device] = torch.empty(size, dtype=torch.uint8, device=qdata.device)
-        out = memory[:size].view(dtype).view(weight.shape)
+        out = self.bytes(qdata.device, size)[:size].view(dtype).view(weight.shape)
         if weight._layout_cls == INT8_LAYOUT:
             return int8.dequantise(qdata, weight._params.scale, out)
         return fill(qdata, weight._params.number, out)

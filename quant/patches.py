@@ -9,7 +9,7 @@ from comfy.model_patcher import LowVramPatch
 from comfy.patcher_extension import CallbacksMP
 from comfy.weight_adapter.lora import LoRAAdapter
 
-from .layout import is_packed
+from .layout import Scratch, is_packed
 
 
 class SideBranch:
@@ -34,11 +34,15 @@ class SideBranch:
         ups = [(up.to(device, torch.float32) * scale).to(dtype) for scale, up, _ in self.parts]
         return torch.cat(downs), torch.cat(ups, 1)
 
-    def __call__(self, input: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        where = (input.device, input.dtype)
+    def prepare(self, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """The factors, kept until the run ends."""
+        where = (device, dtype)
         if where not in self.ready:
             self.ready[where] = self.factors(*where)
-        down, up = self.ready[where]
+        return self.ready[where]
+
+    def __call__(self, input: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        down, up = self.prepare(input.device, input.dtype)
         thin = torch.nn.functional.linear(input, down)
         out.view(-1, out.shape[-1]).addmm_(thin.flatten(0, -2), up.t())
         return out
@@ -110,6 +114,23 @@ class PackedPatcher:
         if unpatch_weights:
             self.drop_side_branches()
 
+    def before_run(self, scratch: Scratch) -> None:
+        """Takes what layers share or add before the network's first block, in the type that it computes in."""
+        device, dtype = self.load_device, self.model.get_dtype_inference()
+        layers = [module for module in self.model.modules() if hasattr(module, "side_branch")]
+        packed = [layer.weight for layer in layers if is_packed(layer.weight) and hasattr(layer, "in_features")]
+        scratch.prepare(packed, device, dtype)
+        for layer in layers:
+            if layer.side_branch is not None:
+                layer.side_branch.prepare(device, dtype)
+
+    def after_run(self, scratch: Scratch) -> None:
+        """Gives that back: what comes next, such as the VAE, plans without it."""
+        scratch.clear()
+        for module in self.model.modules():
+            if getattr(module, "side_branch", None) is not None:
+                module.side_branch.ready.clear()
+
     def drop_side_branches(self) -> None:
         for module in self.model.modules():
             if getattr(module, "side_branch", None) is not None:
@@ -132,11 +153,13 @@ def packed_class(base: type) -> type:
     return type(f"Packed{base.__name__}", (PackedPatcher, base), {})
 
 
-def with_packed_patches(patcher, scratch=None):
-    """The patcher, with patches of packed weights going their own way; `scratch` is emptied after a run and on unloading."""
+def with_packed_patches(patcher, scratch: Scratch | None = None):
+    """The patcher, with patches of packed weights going their own way; `scratch` is filled before a run, and emptied after
+    it and on unloading."""
     if not isinstance(patcher, PackedPatcher):
         patcher.__class__ = packed_class(type(patcher))
     if scratch is not None:
+        patcher.add_callback(CallbacksMP.ON_PRE_RUN, lambda running: running.before_run(scratch))
         for moment in (CallbacksMP.ON_CLEANUP, CallbacksMP.ON_DETACH):  # a text encoder has no clean-up after a run
-            patcher.add_callback(moment, lambda *_: scratch.clear())
+            patcher.add_callback(moment, lambda ending, *_: ending.after_run(scratch))
     return patcher

@@ -5,34 +5,18 @@ Dropping such a file on ComfyUI's page brings the graph back; the tags are the o
 
 import io
 import json
+import wave as wave_file
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from .client import Cancelled
+from .container import opened, picture_stream
 
 GRAPH_TAGS = ("prompt", "workflow")
 EXIF_PROMPT, EXIF_MAKE = 0x0110, 0x010F  # where ComfyUI's page looks in WEBP: Model, and Make downwards
 JPEG_EXIF_LIMIT = 65_000  # bytes
-
-
-class WatchedFile(io.FileIO):
-    """A video file that reports how far it has been read and stops the reader when the user cancels."""
-
-    def __init__(self, path: str, progress: Callable[[int, int], None], cancelled: Callable[[], bool]):
-        super().__init__(path, "rb")
-        self.total = self.seek(0, io.SEEK_END)
-        self.seek(0)
-        self.progress, self.cancelled = progress, cancelled
-
-    def read(self, size: int = -1) -> bytes:
-        if self.cancelled():
-            raise Cancelled("The encoding was cancelled.")
-        block = super().read(size)
-        try:
-            self.progress(min(self.tell(), self.total), self.total)
-        except BaseException as err:  # ComfyUI's interrupt is no Exception: inside PyAV's reader it would get lost
-            raise Cancelled("The encoding was cancelled.") from err
-        return block
 
 
 class WatchedFrames:
@@ -52,19 +36,53 @@ class WatchedFrames:
 
 def is_mp4_h264(source: str | io.BytesIO) -> bool:
     """Whether a video can be stored as it is: H.264 in an MP4 container."""
-    import av
-
-    with av.open(source) as container:
+    with opened(source) as container:
         codecs = [stream.codec_context.name for stream in container.streams.video if stream.codec_context]
         return "mp4" in container.format.name.split(",") and codecs[:1] == ["h264"]
 
 
 def video_tags(path: str | Path | io.BytesIO) -> dict[str, str]:
     """The text tags of a video file's container."""
+    with opened(path) as container:
+        return dict(container.metadata)
+
+
+def texts(tags: Mapping[str, object]) -> dict[str, str]:
+    """The tags as they stand in a file."""
+    return {name: json.dumps(value) for name, value in tags.items()}
+
+
+def fitting_tags(tags: Mapping[str, object]) -> dict[str, object]:
+    """Those of the tags that an MP4 gives back, found out with a tiny one, before an hour's work depends on it."""
     import av
 
-    with av.open(path if isinstance(path, io.BytesIO) else str(path)) as container:
-        return dict(container.metadata)
+    for some in (tags, {name: value for name, value in tags.items() if name in GRAPH_TAGS}):
+        file = io.BytesIO()
+        try:
+            with av.open(file, "w", format="mp4", options={"movflags": "use_metadata_tags"}) as container:
+                container.metadata.update(texts(some))
+                stream = container.add_stream("mpeg4", rate=1)
+                stream.width = stream.height = 16
+                container.mux(stream.encode(av.VideoFrame(16, 16, "yuv420p")))
+                container.mux(stream.encode())
+            found = video_tags(file)
+        except (av.error.FFmpegError, ValueError, TypeError):
+            continue
+        return {name: value for name, value in some.items() if _same(found.get(name), value)}
+    return {}
+
+
+def check_whole(path: Path, frames: int, cancelled: Callable[[], bool] = lambda: False) -> None:
+    """Reads a written video to its end. Raises ValueError when pictures of it are missing; `frames` 0: those it names."""
+    try:
+        with opened(path, cancelled) as container:
+            stream = picture_stream(container)
+            there = sum(1 for packet in container.demux(stream) if packet.size)
+            wanted = frames or stream.frames
+    except (OSError, ValueError) as err:
+        raise ValueError("it cannot be opened again") from err
+    if there < wanted:
+        raise ValueError(f"only {there} of its {wanted} frames could be read back")
 
 
 def check_video(path: Path, tags: Mapping[str, object]) -> None:
@@ -72,14 +90,23 @@ def check_video(path: Path, tags: Mapping[str, object]) -> None:
     import av
 
     try:
-        with av.open(str(path)) as container:
+        with opened(path) as container:
             found = dict(container.metadata)
             frames = next(container.decode(video=0), None)
-    except (av.error.FFmpegError, IndexError) as err:
+    except (av.error.FFmpegError, ValueError, IndexError) as err:
         raise ValueError(f"{path.name} was written but cannot be opened again. Check the disk and save again.") from err
     if frames is None:
         raise ValueError(f"{path.name} was written but holds no picture. Check the frames that reach this node.")
     _check_tags(path, found, tags)
+
+
+def save_wave(wave: np.ndarray, rate: int, path: Path) -> None:
+    """Writes sound, [channels, samples] between -1 and 1, as a 16 bit WAV."""
+    with wave_file.open(str(path), "wb") as file:
+        file.setnchannels(len(wave))
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((wave.T * 32767).astype("<i2").tobytes())
 
 
 def save_image(pixels, path: Path, tags: Mapping[str, object], quality: int) -> None:
@@ -91,18 +118,18 @@ def save_image(pixels, path: Path, tags: Mapping[str, object], quality: int) -> 
     from PIL import Image, PngImagePlugin
 
     image = Image.fromarray(pixels)
-    texts = {name: json.dumps(value) for name, value in tags.items()}
+    written = texts(tags)
     if path.suffix == ".png":
         info = PngImagePlugin.PngInfo()
-        for name, text in texts.items():
+        for name, text in written.items():
             info.add_text(name, text)
         options = {"pnginfo": info, "compress_level": 4}
     else:
         exif = image.getexif()
-        if "prompt" in texts:
-            exif[EXIF_PROMPT] = f"prompt:{texts['prompt']}"
-        for offset, name in enumerate(name for name in texts if name != "prompt"):
-            exif[EXIF_MAKE - offset] = f"{name}:{texts[name]}"
+        if "prompt" in written:
+            exif[EXIF_PROMPT] = f"prompt:{written['prompt']}"
+        for offset, name in enumerate(name for name in written if name != "prompt"):
+            exif[EXIF_MAKE - offset] = f"{name}:{written[name]}"
         options = {"exif": exif, "quality": quality}
         if path.suffix == ".webp":
             options["lossless"] = quality == 100
@@ -112,8 +139,8 @@ def save_image(pixels, path: Path, tags: Mapping[str, object], quality: int) -> 
                 options["exif"], tags = Image.Exif(), {}
     try:
         image.save(path, **options)
-        with Image.open(path) as written:
-            written.load()  # on a full disk Pillow may leave half a JPEG without an error
+        with Image.open(path) as there:
+            there.load()  # on a full disk Pillow may leave half a JPEG without an error
     except BaseException:  # the folder sync would take a half file for a picture
         path.unlink(missing_ok=True)
         raise
@@ -133,7 +160,7 @@ def image_tags(path: Path) -> dict[str, str]:
 
 def _check_tags(path: Path, found: Mapping[str, str], expected: Mapping[str, object]) -> None:
     for name, value in expected.items():
-        if name not in found or json.loads(found[name]) != json.loads(json.dumps(value)):
+        if not _same(found.get(name), value):
             raise ValueError(f"{path.name} was written but its '{name}' tag cannot be read back. Save it again.")
     for name in GRAPH_TAGS:
         if name not in expected and found.get(name):
@@ -142,3 +169,11 @@ def _check_tags(path: Path, found: Mapping[str, str], expected: Mapping[str, obj
                 f"{path.name} still holds a '{name}' tag that was to be left out. It was not uploaded: "
                 f"it lies beside the others as {aside.name}, for you only."
             )
+
+
+def _same(text: str | None, value: object) -> bool:
+    """Whether a tag's text, as it was found in a file, is the value that was written."""
+    try:
+        return text is not None and json.loads(text) == json.loads(json.dumps(value))
+    except ValueError:
+        return False

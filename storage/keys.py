@@ -63,11 +63,6 @@ def lies_below(prefix: str, key: str) -> bool:
     return "/".join(segments) == key and len(key.encode()) <= MAX_KEY and segments[: len(first)] == first != segments
 
 
-def shown(name: str) -> str:
-    """A name as a log, a status or a terminal may show it: one line, without control characters or half letters."""
-    return "".join(char if char.isprintable() else "\ufffd" for char in name)
-
-
 def file_times(modified: float) -> dict[str, str]:
     """The tokens `date` and `time` of a file, local time: its own, so that a retry a day later keeps the key."""
     try:

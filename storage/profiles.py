@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from ipaddress import IPv6Address
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -121,6 +122,8 @@ def check_endpoint(endpoint: str) -> str:
     try:
         parts = urlsplit(endpoint)
         host = parts.hostname or ""
+        if "[" in parts.netloc:
+            IPv6Address(re.sub(r"^\[|\](:\d+)?$", "", parts.netloc))  # urlsplit takes more than that
         bare = parts.scheme in ("http", "https") and host and parts.port != 0 and "@" not in parts.netloc
     except ValueError:
         bare = False

@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..plain import one_line
 from ..progress import program_ends
 from .client import REQUESTS, Bucket, Cancelled, StorageError
 from .journal import Journal
-from .keys import FOLDER_TEMPLATE, file_names, file_times, fill, lies_below, shown
+from .keys import FOLDER_TEMPLATE, file_names, file_times, fill, lies_below
 from .upload import deliver
 
 MEDIA = frozenset(
@@ -217,7 +218,7 @@ class Sync:
         if isinstance(err, StorageError) and err.why:
             return f"Could not upload the file: {err.why}"
         if isinstance(err, (StorageError, ValueError)):
-            return str(err).replace(shown(path.name), "the file")
+            return str(err).replace(one_line(path.name), "the file")
         if isinstance(err, OSError):
             return f"This machine could not read or note the file: {err.strerror}."
         log.error("R2 sync could not send %s", path, exc_info=err)
@@ -231,7 +232,7 @@ class Sync:
         return age >= self.settled
 
     def _name(self, path: Path) -> str:
-        return shown(path.relative_to(self.folder).as_posix())
+        return one_line(path.relative_to(self.folder).as_posix())
 
     def _names(self, paths: list[Path]) -> str:
         more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""

@@ -9,12 +9,13 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..plain import one_line
 from ..progress import program_ends
 from . import content as contents
 from .client import Bucket, Cancelled, FileChanged, KeyTaken, NotOffered, StorageError, UploadGone
 from .content import Content
 from .journal import Journal
-from .keys import alternatives, lies_below, shown
+from .keys import alternatives, lies_below
 
 CANCEL_WAIT = 0.8  # seconds that a cancel waits for the multipart upload to be aborted; on a dead link it goes on alone
 SHA256 = "sha256"  # object metadata: what was to be sent; the bucket's bytes may be others all the same
@@ -42,7 +43,7 @@ def deliver(
     behind is removed, and two files of this machine never go to one key at the same time. The caller holds the
     journal's claim on the file. Raises like `upload`.
     """
-    with bucket.plain_errors(f"read {shown(path.name)}"):
+    with bucket.plain_errors(f"read {one_line(path.name)}"):
         stat = path.stat()
     unfinished = journal.find(path, stat, bucket.address) if journal else None
     if unfinished and not unfinished.sent and lies_below(bucket.profile.prefix, unfinished.key):
@@ -62,7 +63,7 @@ def deliver(
             journal.finish(path, stat, bucket.address, candidate)
         return uploaded
     raise StorageError(
-        f"Could not upload {shown(path.name)}: every name like '{key}' is taken. Change the key template."
+        f"Could not upload {one_line(path.name)}: every name like '{key}' is taken. Change the key template."
     )
 
 
@@ -83,7 +84,7 @@ def upload(
     Raises KeyTaken, StorageError in plain words, or Cancelled.
     """
     config = bucket.transfers.config
-    with bucket.plain_errors(f"read {shown(path.name)}"):
+    with bucket.plain_errors(f"read {one_line(path.name)}"):
         stat = path.stat()
         multipart = stat.st_size >= config.multipart_threshold
         content = contents.read(path, config.multipart_chunksize if multipart else 0, lambda: _stop(cancelled))
@@ -129,7 +130,7 @@ def upload(
 def _send(bucket: Bucket, path: Path, key: str, extra: dict, stat: os.stat_result, progress, cancelled) -> None:
     """Hands the file to the transfer manager and watches over both from this thread."""
     counted, size = _Count(), stat.st_size
-    task = f"upload {shown(path.name)} to bucket '{bucket.name}'"
+    task = f"upload {one_line(path.name)} to bucket '{bucket.name}'"
     with bucket.plain_errors(task):
         transfer = bucket.transfers.upload(str(path), bucket.name, key, extra_args=extra, subscribers=[counted])
     try:
@@ -244,4 +245,4 @@ def _check(
 
 
 def _failed(path: Path, problem: str) -> StorageError:
-    return StorageError(f"Uploading {shown(path.name)} failed its check: {problem}. Upload it again.")
+    return StorageError(f"Uploading {one_line(path.name)} failed its check: {problem}. Upload it again.")

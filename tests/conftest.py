@@ -1,9 +1,11 @@
 """Fixtures of all layers. See tests/README.md for who uses which."""
 
 import asyncio
+import gc
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,13 +23,19 @@ servers = []
 
 def pytest_addoption(parser):
     parser.addoption("--update-snapshot", action="store_true", help="store what /object_info says of our nodes now")
+    parser.addoption(
+        "--this-process", action="store_true", help="run tests that want a process of their own in this one"
+    )
     parser.addoption("--update-thumbnails", action="store_true", help="make the screenshots the templates' pictures")
 
 
 def pytest_configure(config):
     config.failed_key = FAILED
+    config.addinivalue_line("markers", "own_process: runs in a process of its own, whose memory ends with it")
     # A shell's background job has Ctrl-C switched off, and so would the programs that tests start and stop by it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Before anything imports torch: beside other programs, threads that spin while they wait take most of the time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Before anything imports Triton, whose own functions are made for a GPU or for its interpreter.
     if not shutil.which("nvidia-smi"):
         os.environ["TRITON_INTERPRET"] = "1"
@@ -52,13 +60,36 @@ def pytest_runtest_setup(item):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item, nextitem):
-    """A server with settings of its own ends with its file: all of them together would fill the memory."""
+    """No model outlives its file, and no server with settings of its own: all of them together would fill the memory."""
     result = yield
     if nextitem is None or nextitem.path != item.path:
         for server in servers:
             if server.flags or server.variables:
                 server.stop()
+            elif server.alive():
+                server.free()
+        if "comfy.model_management" in sys.modules:
+            sys.modules["comfy.model_management"].unload_all_models()
+        gc.collect()
     return result
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Runs a test marked `own_process` there, and is silent where it passes."""
+    if pyfuncitem.get_closest_marker("own_process") is None or pyfuncitem.config.getoption("--this-process"):
+        return None
+    command = [sys.executable, "-c", "import pytest, sys; sys.exit(pytest.main(sys.argv[1:]))"]
+    done = subprocess.run(
+        [*command, pyfuncitem.nodeid, "--this-process", "-p", "no:cacheprovider"],
+        cwd=support.ROOT,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+    if done.returncode:
+        pytest.fail(f"In its own process:\n{done.stdout}{done.stderr}", pytrace=False)
+    return True
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -33,14 +34,15 @@ def find_or_install(python: str) -> str | None:
         attempt(["apt-get", "update", "--quiet"], quiet)
         attempt(["apt-get", "install", "--quiet", "--yes", "--no-install-recommends", "chromium"], quiet)
     else:
-        attempt([python, "-m", "playwright", "install", "chromium"], {**os.environ})
+        attempt([python, "-m", "playwright", "install", "chromium"], dict(os.environ))
     return find(python)
 
 
 def attempt(command: list[str], variables: dict[str, str]) -> None:
     """Runs an installer that may fail: whether it worked is seen by looking for the program."""
     print(f"The browser tests need Chromium: {' '.join(command)}", file=sys.stderr)
-    subprocess.run(command, env=variables, stdin=subprocess.DEVNULL, stdout=sys.stderr, timeout=900)
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(command, env=variables, stdin=subprocess.DEVNULL, stdout=sys.stderr, timeout=900)
 
 
 def advice(python: str) -> str:

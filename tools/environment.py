@@ -185,17 +185,21 @@ def find_uv() -> str | None:
 
 
 def other_pythons() -> dict[str, str]:
-    """{'3.10': program, …}: the supported Pythons of this machine but the one that runs now."""
-    uv, found = find_uv(), {}
+    """{'3.10': program, …}: the supported Pythons of this machine but the one that runs now, in PATH or pyenv's folder."""
+    pyenv, found = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv"), {}
     for version in ("3.10", "3.11", "3.12", "3.13"):
-        if version == f"{sys.version_info.major}.{sys.version_info.minor}":
-            continue
-        command = [uv, "python", "find", "--no-config", "--no-python-downloads", "--system", version]
-        done = subprocess.run(command, capture_output=True, text=True) if uv else None
-        program = done.stdout.strip() if done and done.returncode == 0 else shutil.which(f"python{version}")
-        if program:
-            found[version] = program
+        if version != f"{sys.version_info.major}.{sys.version_info.minor}":
+            programs = [shutil.which(f"python{version}"), *sorted(pyenv.glob(f"versions/{version}.*/bin/python"))]
+            program = next((str(one) for one in programs if one and is_python(str(one), version)), None)
+            found |= {version: program} if program else {}
     return found
+
+
+def is_python(program: str, version: str) -> bool:
+    """Whether a program starts and is that Python: pyenv's shims may stand for one that is switched off."""
+    command = [program, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    return done.returncode == 0 and done.stdout.strip() == version
 
 
 def require_space(folder: Path) -> None:

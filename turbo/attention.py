@@ -60,10 +60,10 @@ def sparse(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, selected: torch.Te
         chunk = selected[start : start + step].long()
         mask = None
         if length % block_k:  # the rows that fill up the last block
-            mask = (chunk[..., None] * block_k + places < length).flatten(1)[:, None]
-        out[start : start + step] = scaled_dot_product_attention(
-            queries[start : start + step], keys[chunk].flatten(1, 2), values[chunk].flatten(1, 2), attn_mask=mask
-        )
+            mask = (chunk[..., None] * block_k + places < length).flatten(1)[None, :, None]
+        # torch's fused kernels want four dimensions, and do without float32 copies
+        four = (queries[start : start + step], keys[chunk].flatten(1, 2), values[chunk].flatten(1, 2))
+        out[start : start + step] = scaled_dot_product_attention(*(x[None] for x in four), attn_mask=mask)[0]
     return out.view(-1, width)[:length]
 
 

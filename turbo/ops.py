@@ -4,7 +4,7 @@ import torch
 from comfy.ops import cast_bias_weight, uncast_bias_weight
 from torch.nn.functional import layer_norm, rms_norm
 
-from ..quant.layout import runs_kernels
+from ..quant import trials
 from ..quant.ops import packed_operations
 
 ROWS = 1 << 14  # normalised at a time: float32 copies of a whole video's tokens would take gigabytes
@@ -20,12 +20,27 @@ def by_rows(norm, input: torch.Tensor) -> torch.Tensor:
     return out
 
 
+def norms_in_one_pass(device: torch.device, dtype: torch.dtype) -> bool:
+    return trials.capable(device, dtype) and trials.works(normalising, device, dtype)
+
+
+def normalising(device: torch.device, dtype: torch.dtype) -> tuple:
+    """float32 norms"""
+    from .triton_norms import norm
+
+    x = trials.pattern(3, 5, 160, device=device, dtype=dtype)
+    weight, bias = (trials.pattern(160, device=device, dtype=torch.float32) + shift for shift in (2, 0))
+    ours = torch.stack((norm(x, weight, None, 1e-6), norm(x, weight, bias, 1e-6)))
+    exact = rms_norm(x.float(), (160,), weight, 1e-6), layer_norm(x.float(), (160,), weight, bias, 1e-6)
+    return ours, torch.stack(exact), 0.02
+
+
 def normalised(layer, input: torch.Tensor, plain) -> torch.Tensor:
     """The layer's norm in float32: one kernel on a GPU that runs it, else `plain(rows, weight, bias)` of torch."""
     weight, bias, stream = cast_bias_weight(
         layer, dtype=torch.float32, device=input.device, bias_dtype=torch.float32, offloadable=True
     )
-    if not torch.compiler.is_compiling() and runs_kernels(input):
+    if not torch.compiler.is_compiling() and norms_in_one_pass(input.device, input.dtype):
         from .triton_norms import norm
 
         with torch.cuda.device(input.device):

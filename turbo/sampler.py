@@ -8,6 +8,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from tqdm.auto import tqdm
 
+from ..dancer.cancel import prompt_cancel
 from .schedule import high_noise_steps
 
 
@@ -32,7 +33,7 @@ class RCMSampler(comfy.samplers.Sampler):
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
         """The steps in `self.steps`. `noise` only says shape and device."""
-        precise = torch.float32 if noise.device.type == "mps" else torch.float64
+        precise = torch.float64 if comfy.model_management.supports_fp64(noise.device) else torch.float32
         if self.state is None:
             self.first_noise = self.draw(noise.shape, noise.device)
             self.state = self.times[0] * self.first_noise.to(precise) + (1 - self.times[0]) * latent_image.to(precise)
@@ -53,15 +54,9 @@ class RCMSampler(comfy.samplers.Sampler):
 
 
 def with_prompt_cancel(model: ModelPatcher) -> ModelPatcher:
-    """A clone of the MODEL that looks after every block whether the run was cancelled: steps of a minute are common."""
-
-    def look(args):
-        if not torch.compiler.is_compiling():
-            comfy.model_management.throw_exception_if_processing_interrupted()
-        return {"img": args["img"]}
-
+    """A clone of the MODEL that ends a cancelled run inside a step: steps of a minute are common."""
     clone = model.clone()
-    clone.set_model_patch(look, "double_block")
+    clone.set_model_patch(prompt_cancel(), "double_block")
     return clone
 
 

@@ -4,9 +4,9 @@ import math
 
 import torch
 from comfy.ldm.wan.model import WanModel
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 
-from ..quant.layout import runs_kernels
+from ..quant import trials
 from .attention import BLOCK_K, sla
 
 HEAD_DIM = 128
@@ -15,10 +15,27 @@ KEY = "steadydancer_sparse_attention"
 DENSE, TAKEN = f"{KEY}_dense", f"{KEY}_block"
 
 
+def attends_sparsely(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the GPU kernels of sparse attention run there: without them it is slower than dense attention."""
+    return trials.capable(device, dtype) and trials.works(attending, device, dtype)
+
+
+def attending(device: torch.device, dtype: torch.dtype) -> tuple:
+    """sparse attention"""
+    from . import triton_sla
+
+    q, k, v = trials.pattern(3, 1, 200, 2, HEAD_DIM, device=device, dtype=dtype)
+    projection = tuple(
+        trials.pattern(*shape, device=device, dtype=dtype) for shape in ((HEAD_DIM, HEAD_DIM), (HEAD_DIM,))
+    )
+    exact = sla(*(x.float() for x in (q, k, v)), tuple(part.float() for part in projection), 1.0)
+    return triton_sla.sla(q, k, v, projection, 1.0), exact, 0.03
+
+
 @torch.compiler.disable
 def sparse_attention(q, k, v, projection, topk: float, pinned: int = 0) -> torch.Tensor:
     """`attention.sla`, by the GPU kernels where they run."""
-    if runs_kernels(q):
+    if attends_sparsely(q.device, q.dtype):
         from . import triton_sla
 
         with torch.cuda.device(q.device):
@@ -48,7 +65,7 @@ class SparseAttention:
                 return self.previous(func, q, k, v, heads, *args, **kwargs)
             return func(q, k, v, heads, *args, **kwargs)
         shape = (*q.shape[:2], heads, HEAD_DIM)
-        projection = self.projection(options["block_index"], q)
+        projection = self.projection(options["block_index"], q.device, q.dtype)
         pinned = self.pinned_blocks(q.shape[1], options.get("grid_sizes"))
         return sparse_attention(q.view(shape), k.view(shape), v.view(shape), projection, self.topk, pinned).flatten(2)
 
@@ -63,12 +80,19 @@ class SparseAttention:
         known = index is not None and (self.projections is None or index in self.projections)
         return first and plain and known and q.shape == k.shape and q.shape[-1] == heads * HEAD_DIM
 
-    def projection(self, index: int, q: torch.Tensor):
+    def prepare(self, model) -> None:
+        """Tries the kernels out and brings the projections over before a run's first block, not inside one."""
+        device, dtype = model.load_device, model.model.get_dtype_inference()
+        attends_sparsely(device, dtype)
+        for index in self.projections or ():
+            self.projection(index, device, dtype)
+
+    def projection(self, index: int, device: torch.device, dtype: torch.dtype):
         if self.projections is None:
             return None
-        where = (index, q.device, q.dtype)
+        where = (index, device, dtype)
         if where not in self.ready:
-            self.ready[where] = tuple(part.to(q.device, q.dtype) for part in self.projections[index])
+            self.ready[where] = tuple(part.to(device, dtype) for part in self.projections[index])
         return self.ready[where]
 
     def pinned_blocks(self, length: int, grid) -> int:
@@ -113,6 +137,12 @@ def with_sla(model, projections: dict[int, tuple[torch.Tensor, torch.Tensor]], t
     return with_override(model, projections, topk)
 
 
+def pays(model) -> bool:
+    """Whether sparse attention is faster than dense where the MODEL runs. On a card it takes our kernels; torch gathers the
+    keys of every block, which costs more than it saves. On a CPU it gains all the same."""
+    return model.load_device.type != "cuda" or attends_sparsely(model.load_device, model.model.get_dtype_inference())
+
+
 def with_sparse_attention(model, keep: float):
     """A clone of the MODEL whose self-attention looks at the part `keep` of the blocks, without any training for it.
 
@@ -129,5 +159,7 @@ def with_override(model, projections, topk: float, pinned_frames: int = 0):
     clone = model.clone()
     options = clone.model_options["transformer_options"]
     previous = options.get("optimized_attention_override")
-    options["optimized_attention_override"] = SparseAttention(projections, topk, previous, pinned_frames)
+    override = SparseAttention(projections, topk, previous, pinned_frames)
+    options["optimized_attention_override"] = override
+    clone.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, override.prepare)
     return clone

@@ -1,7 +1,7 @@
 """Sparse-linear attention on GPUs: means of blocks, and one kernel for the sparse softmax, the linear part and its projection.
 
 The same arithmetic as attention.py, which is the reference, with sums and softmax kept in float32. Not yet run on a GPU: tests
-run it in Triton's interpreter and compile it for four cards. Eight warps and two stages are what fits there: with four warps
+run it in Triton's interpreter and compile it for six cards. Eight warps and two stages are what fits there: with four warps
 the loop spills, and three stages take 96 KB of the 99 that the RTX 4090 and 5090 have.
 """
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 from PIL import Image
 from support.video import probe
-from support.workflows import ELSEWHERE, EXAMPLES, TINY_VALUES, load, model_files, node_types, twin
+from support.workflows import EXAMPLES, NO_RENDER, TINY_VALUES, load, model_files, node_types, twin
 
 by_name = pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
 
@@ -50,7 +50,7 @@ def test_a_template_opens_so_that_it_can_be_read(page, file):
         assert x + w <= x2 or x2 + w2 <= x or y + h <= y2 or y2 + h2 <= y, f"{one} and {other}"
 
 
-@pytest.mark.parametrize("file", [f for f in EXAMPLES if f.stem not in ELSEWHERE], ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", [f for f in EXAMPLES if f.stem not in NO_RENDER], ids=lambda file: file.stem)
 def test_run(page, file, tmp_path, request):
     """Run is pressed and the result appears. The text encoder is the tiny one, sizes are what a CPU can do.
 

@@ -54,6 +54,7 @@ def wait_for(condition, seconds: float = 60):
 def test_a_dropped_result_restores_its_graph(page):
     page.drop(EXAMPLE.name, load(EXAMPLE))
     before = graph_of(page)
+    assert len(before[0]) == len(load(EXAMPLE)["nodes"])
     result = page.wait_for_result(page.press_run())
     page.tab.get_by_text("s3://renders/newest.mp4").wait_for(timeout=60_000)
     for ending, kind in ((".mp4", "video/mp4"), (".png", "image/png")):

@@ -33,6 +33,7 @@ def test_umt5_has_a_real_tokenizer(comfyui):
     assert torch.isfinite(dance).all() and not torch.equal(dance, fox)
 
 
+@pytest.mark.own_process
 def test_clip_vision_encodes(comfyui):
     import comfy.clip_vision
 

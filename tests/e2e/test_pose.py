@@ -18,7 +18,6 @@ from support import GOLDEN, dots, fixtures, pose_nets
 from support.client import Refused
 from support.poses import clip, golden_clip, length, walker
 from support.video import probe, turn
-from support.workflows import PROMPTS, load, model_files, with_tiny_values
 
 DETECTOR, POSE_NET = "yolox_dots.onnx", "dw-dots.onnx"
 
@@ -500,7 +499,7 @@ def test_a_video_made_of_pictures(server, dance):
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime on the CPU", "torch"])
-def test_cancel_within_a_second(server, runtime):
+def test_cancel_ends_it_in_the_middle(server, runtime):
     width, height = 240, 320
     pictures = [dots.picture(dots.person(width, height), width, height, 3.5, False)] * 400
     write_video(server.base_directory / "input" / "long.mp4", pictures, rate=16)
@@ -511,12 +510,10 @@ def test_cancel_within_a_second(server, runtime):
     with server.events() as events:
         prompt_id = server.queue(prompt("long.mp4", frames=400, **nets))
         wait_for_text(events, "estimate")
-        start = time.monotonic()
         server.interrupt(prompt_id)
         events.wait_for("execution_interrupted")
-    took = next(at for at, name, _ in events if name == "execution_interrupted") - start
-    print(f"{runtime}: {took:.2f} s from the interrupt to the event")
-    assert server.wait(prompt_id).interrupted and took <= 1
+    assert server.wait(prompt_id).interrupted
+    assert not any("Reading poses: 400 of 400" in line for _, line in events.texts), "it looks while it works"
 
 
 def wait_for_text(events, node: str, timeout: float = 120) -> None:
@@ -553,13 +550,6 @@ def test_published_structure_in_torch(server, dance):
     server.provide_models("detection/yolox_l.onnx", "detection/dw-ll_ucoco_384.onnx")
     result = server.succeed(prompt(dance, frames=6, detector="auto", pose_model="auto", runtime="torch"))
     assert probe(saved(result)).frames == 6
-
-
-def test_the_shipped_extraction(server):
-    shipped = load(next(file for file in PROMPTS if file.stem == "dwpose_extract"))
-    server.provide_models(*model_files(shipped))
-    video = probe(saved(server.succeed(with_tiny_values(shipped), timeout=600)))
-    assert (video.frames, video.rate, video.width, video.height) == (17, 16, 576, 1024)
 
 
 @pytest.mark.skipif(fixtures() is None, reason="the example pair of the authors is not here")

@@ -212,15 +212,17 @@ def test_torch_compile_gives_the_same(comfyui, gguf_path, golden):
 
 def test_torch_compile_does_not_trace_how_kernels_are_tried(comfyui, monkeypatch):
     """On a GPU the trial would else be part of every compiled layer."""
-    from steadydancer.quant import layout
+    from steadydancer.quant import layout, trials
 
-    def found_out():
-        return torch.zeros(3).sum() + 1
+    def found_out(*args):
+        return bool(torch.zeros(3).sum() == 0)
 
-    monkeypatch.setattr(layout, "triton_kernels", found_out)
+    monkeypatch.setattr(trials, "capable", lambda device, dtype: True)
+    monkeypatch.setattr(trials, "works", found_out)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
     graphs = []
     compiled = torch.compile(
-        lambda x: x + 1 if layout.kernels_work() else x - 1,
+        lambda x: x + 1 if layout.multiplies_8_bits(x.device, x.dtype) else x - 1,
         backend=lambda graph, _: graphs.append(graph) or graph.forward,
         fullgraph=True,
     )

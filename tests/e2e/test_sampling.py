@@ -154,6 +154,179 @@ def test_cfg_hooks_of_core_see_the_text_part(model, golden):
     assert relative(with_hook, without_text) < 1e-5
 
 
+# Everything in core that works on text guidance: node, inputs.
+GUIDANCE_NODES = {
+    "RescaleCFG": ("nodes_model_advanced", {"multiplier": 0.7}),
+    "CFGZeroStar": ("nodes_cfg", {}),
+    "CFGNorm": ("nodes_cfg", {"strength": 0.8}),
+    "CFGNorm pre": ("nodes_cfg", {"strength": 0.8, "pre_cfg": True}),
+    "TCFG": ("nodes_tcfg", {}),
+    "APG": ("nodes_apg", {"eta": 0.5, "norm_threshold": 5.0, "momentum": -0.5}),
+    "Mahiro": ("nodes_mahiro", {}),
+    "FreSca": ("nodes_fresca", {"scale_low": 1.0, "scale_high": 1.25, "freq_cutoff": 2}),
+    "SkipLayerGuidanceDiT": (
+        "nodes_slg",
+        {"scale": 3.0, "start_percent": 0.0, "end_percent": 1.0, "double_layers": "1", "single_layers": ""},
+    ),
+    "SkipLayerGuidanceDiTSimple": (
+        "nodes_slg",
+        {"start_percent": 0.0, "end_percent": 1.0, "double_layers": "1", "single_layers": ""},
+    ),
+    "NAGuidance": ("nodes_nag", {"nag_scale": 5.0, "nag_alpha": 0.5, "nag_tau": 1.5}),
+    "VideoLinearCFGGuidance": ("nodes_video_model", {"min_cfg": 1.0}),
+    "VideoTriangleCFGGuidance": ("nodes_video_model", {"min_cfg": 1.0}),
+    "EpsilonScaling": ("nodes_eps", {"scaling_factor": 1.005}),
+    "TemporalScoreRescaling": ("nodes_eps", {"tsr_k": 0.95, "tsr_sigma": 1.0}),
+}
+
+
+def patched_by(model, *names):
+    """The model after core's own nodes, which remember the run before: new ones for each."""
+    import importlib
+
+    for name in names:
+        module, inputs = GUIDANCE_NODES[name]
+        node = getattr(importlib.import_module(f"comfy_extras.{module}"), name.split()[0])
+        if hasattr(node, "execute"):
+            model = node.execute(model, **inputs).result[0]
+        else:
+            (model,) = getattr(node(), node.FUNCTION)(model, **inputs)
+    return model
+
+
+@pytest.mark.parametrize("name", GUIDANCE_NODES)
+@pytest.mark.parametrize("cfg", [5.0, 1.0])
+def test_cores_guidance_nodes_work_on_the_text_and_the_pose_comes_on_top(model, golden, name, cfg):
+    """In one step from noise: what core's own CFG guider gives with that node, and c − p of the model as it is."""
+    import comfy.samplers
+
+    positive, _, pose_negative = golden.conditionings(model)
+    sigmas, sampler = torch.tensor([0.9, 0.0]), comfy.samplers.sampler_object("euler")
+    core = comfy.samplers.CFGGuider(patched_by(model, name))
+    core.set_conds(*golden.conditionings(model)[:2])
+    core.set_cfg(cfg)
+    text = run(core, golden.x, sigmas, sampler)
+    branch = {}
+    for key, conditioning in (("c", positive), ("p", pose_negative)):
+        alone = comfy.samplers.CFGGuider(model)
+        alone.inner_set_conds({"positive": conditioning})
+        branch[key] = run(alone, golden.x, sigmas, sampler)
+    ours = guider(patched_by(model, name), golden, cfg=cfg, pose_cfg=2.0, start=-1.0, end=2.0)
+    found = run(ours, golden.x, sigmas, sampler)
+    assert torch.isfinite(found).all() and relative(found, text) > 1e-3, "the pose has its part"
+    normal = model.model.process_latent_in
+    wanted = normal(text) + 2.0 * (normal(branch["c"]) - normal(branch["p"]))
+    assert relative(normal(found), wanted) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("SkipLayerGuidanceDiTSimple", "APG", "RescaleCFG", "CFGZeroStar"),
+        ("SkipLayerGuidanceDiT", "TCFG", "VideoLinearCFGGuidance", "CFGNorm"),
+        ("NAGuidance", "FreSca", "Mahiro", "EpsilonScaling"),
+    ],
+    ids="+".join,
+)
+def test_a_whole_run_with_cores_guidance_nodes(model, golden, names):
+    """Inside and outside of the pose's steps, several together; without a pose it is what core's guider makes of it."""
+    import comfy.samplers
+    from steadydancer.dancer.sampling import steadydancer_sigmas
+
+    sigmas = steadydancer_sigmas(6, 5.0)
+    assert torch.isfinite(run(guider(patched_by(model, *names), golden), golden.x, sigmas)).all()
+    core = comfy.samplers.CFGGuider(patched_by(model, *names))
+    core.set_conds(*golden.conditionings(model)[:2])
+    core.set_cfg(5.0)
+    wanted = run(core, golden.x, sigmas)
+    assert torch.equal(run(guider(patched_by(model, *names), golden, pose_cfg=0.0), golden.x, sigmas), wanted)
+
+
+def test_a_function_that_evaluates_the_model_again_gets_two_conditions_each_time(model, golden):
+    """Before, in and after the guidance: every call of the batch function has two conditions, and the pose stays what it was."""
+    import comfy.samplers
+
+    sigmas, sampler, asked = torch.tensor([0.9, 0.0]), comfy.samplers.sampler_object("euler"), []
+
+    def batch(args):
+        asked.append([cond is not None for cond in args["conds"]])
+        cond, uncond = args["conds"]
+        return comfy.samplers.calc_cond_batch(
+            args["model"], [cond, uncond], args["input"], args["sigma"], args["model_options"]
+        )
+
+    def again(args):
+        options = args["model_options"]
+        other = comfy.samplers.sampling_function(
+            args["model"],
+            args["input"] * 0.5,
+            args["sigma"],
+            args["uncond"],
+            args["cond"],
+            3.0,
+            {**options, "sampler_post_cfg_function": []},
+        )
+        assert torch.isfinite(other).all()
+        return args["denoised"]
+
+    wanted = run(guider(model, golden, start=-1.0, end=2.0), golden.x, sigmas, sampler)
+    for hooks in ((again,), (again, batch)):
+        hooked = model.clone()
+        hooked.set_model_sampler_post_cfg_function(again)
+        if batch in hooks:
+            hooked.set_model_sampler_calc_cond_batch_function(batch)
+        assert relative(run(guider(hooked, golden, start=-1.0, end=2.0), golden.x, sigmas, sampler), wanted) < 1e-5
+    assert asked == [[True, True], [True, False], [True, True]]
+
+
+@pytest.mark.parametrize(
+    "node", ["DualCFGGuider", "DualCFGGuider nested", "PerpNegGuider", "PerpNeg", "DualModelGuider", "BasicGuider"]
+)
+def test_cores_guiders_take_our_model_and_conditionings(model, golden, node):
+    from comfy_extras import nodes_custom_sampler, nodes_perpneg
+    from steadydancer.dancer.sampling import steadydancer_sigmas
+
+    positive, negative, pose_negative = golden.conditionings(model)
+    if node.startswith("DualCFG"):
+        style = "nested" if "nested" in node else "regular"
+        made = nodes_custom_sampler.DualCFGGuider.execute(model, positive, pose_negative, negative, 2.0, 5.0, style)
+    elif node == "PerpNegGuider":
+        made = nodes_perpneg.PerpNegGuider.execute(model, positive, negative, pose_negative, 5.0, 1.0)
+    elif node == "DualModelGuider":
+        made = nodes_custom_sampler.DualModelGuider.execute(model, positive, 5.0, model, negative)
+    elif node == "BasicGuider":
+        made = nodes_custom_sampler.BasicGuider.execute(model, positive)
+    else:
+        patched = nodes_perpneg.PerpNeg.execute(model, pose_negative, 1.0).result[0]
+        assert torch.isfinite(run(guider(patched, golden), golden.x, steadydancer_sigmas(4, 5.0))).all()
+        return
+    assert torch.isfinite(run(made.result[0], golden.x, steadydancer_sigmas(4, 5.0))).all()
+
+
+@pytest.mark.parametrize(
+    "sampler", ["euler_cfg_pp", "dpmpp_2m_cfg_pp", "res_multistep_cfg_pp", "gradient_estimation_cfg_pp"]
+)
+@pytest.mark.parametrize("cfg", [5.0, 1.0])
+def test_samplers_that_ask_for_the_negative_get_it(model, golden, sampler, cfg):
+    import comfy.samplers
+    from steadydancer.dancer.sampling import steadydancer_sigmas
+
+    found = run(
+        guider(model, golden, cfg=cfg), golden.x, steadydancer_sigmas(6, 5.0), comfy.samplers.sampler_object(sampler)
+    )
+    assert torch.isfinite(found).all()
+
+
+@pytest.mark.parametrize("node", ["EasyCache", "LazyCache"])
+def test_cores_caches_go_with_the_pose(model, golden, node):
+    from comfy_extras import nodes_easycache
+    from steadydancer.dancer.sampling import steadydancer_sigmas
+
+    cached = getattr(nodes_easycache, f"{node}Node").execute(model, 0.3, 0.1, 0.95, False).result[0]
+    found = run(guider(cached, golden), golden.x, steadydancer_sigmas(20, 5.0))
+    assert torch.isfinite(found).all()
+
+
 def test_heun_and_split_sigmas_count_in_the_list_given(model, golden):
     """heun evaluates a step's end too: that sigma belongs to the next step. A part of a schedule counts by itself."""
     import comfy.samplers

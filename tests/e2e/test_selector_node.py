@@ -48,8 +48,8 @@ def test_two_identical_prompts_choose_the_same_and_load_once(start_comfy, tmp_pa
 
 def test_auto_of_the_loader_follows_card_and_files(comfyui, monkeypatch):
     """The cards are made up: this machine has none."""
-    from steadydancer.loaders.selector import Card
     from steadydancer.nodes import loaders, selector
+    from steadydancer.planning.selector import Card
 
     def auto(gb, sm):
         monkeypatch.setattr(selector, "this_card", lambda: Card("this GPU", gb, sm))
@@ -68,8 +68,8 @@ def test_auto_of_the_loader_follows_card_and_files(comfyui, monkeypatch):
 
 def test_auto_with_a_plan_is_the_plans_business(comfyui, monkeypatch):
     """ComfyUI gives None for what is linked: on another card the selector chooses otherwise, and nothing is loaded again."""
-    from steadydancer.loaders.selector import Card
     from steadydancer.nodes import loaders, selector
+    from steadydancer.planning.selector import Card
 
     found = []
     for gb, sm in ((24.5, 89), (12.0, 86)):
@@ -84,9 +84,9 @@ def test_auto_with_a_plan_is_the_plans_business(comfyui, monkeypatch):
 def test_the_planner_knows_whether_fp8_is_multiplied_natively(comfyui, monkeypatch, sm, native):
     """88 is what this_card says of an RTX 4090 whose PyTorch cannot."""
     import torch
-    from steadydancer.budget import gpus
-    from steadydancer.loaders.selector import Card
-    from steadydancer.nodes import card
+    from steadydancer.machine import gpus
+    from steadydancer.planning.selector import Card
+    from steadydancer.services import this_machine as card
 
     like = gpus.card("RTX 4090")
     monkeypatch.setattr(card, "this_card", lambda: Card("this GPU", 24.5, sm))
@@ -101,8 +101,8 @@ def test_the_card_is_measured_steadily(comfyui, monkeypatch):
     """A GB more or less in other programs, or in PyTorch's own libraries, makes no other card."""
     import comfy.model_management
     import torch
-    from steadydancer.loaders.selector import Card
-    from steadydancer.nodes import selector
+    from steadydancer.planning.selector import Card
+    from steadydancer.services import this_machine as selector
 
     free = 24.6e9
     gpu = torch.device("cuda", 0)

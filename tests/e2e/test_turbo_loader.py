@@ -155,28 +155,6 @@ def test_the_8_bit_layer_multiplies_as_published(folder, monkeypatch):
     assert 0 < relative(found.float(), unpacked.float()) < 0.02
 
 
-def test_where_triton_cannot_start_a_kernel_torch_does_its_work(comfyui, monkeypatch, caplog):
-    """Triton without a C compiler can be imported, and fails at the first start of a kernel."""
-    pytest.importorskip("triton")
-    from steadydancer.quant import layout, triton_kernels
-
-    def no_compiler(*args):
-        raise RuntimeError("Failed to find C compiler.")
-
-    zeros, empty = torch.zeros, torch.empty
-    monkeypatch.setattr(torch, "zeros", lambda *args, device=None, **kwargs: zeros(*args, **kwargs))
-    monkeypatch.setattr(torch, "empty", lambda *args, device=None, **kwargs: empty(*args, **kwargs))
-    layout.triton_kernels.cache_clear()
-    try:
-        assert layout.triton_kernels() is triton_kernels, "in the interpreter the trial succeeds"
-        layout.triton_kernels.cache_clear()
-        monkeypatch.setattr(triton_kernels, "dequantise", no_compiler)
-        assert layout.triton_kernels() is None
-    finally:
-        layout.triton_kernels.cache_clear()
-    assert "Triton cannot be used: Failed to find C compiler" in caplog.text
-
-
 def test_lora_equals_lora_on_the_unpacked_weights(folder, golden):
     import comfy.model_management
     import comfy.sd
@@ -364,8 +342,8 @@ def test_a_damaged_pickle_beside_its_conversion_is_named(folder):
 
 
 def test_a_conversion_stands_for_the_published_file(folder):
+    from steadydancer.catalog.catalog import catalogue
     from steadydancer.loaders.build import ComfyPlaces
-    from steadydancer.loaders.catalog import catalogue
     from steadydancer.loaders.download import ensure
     from steadydancer.loaders.turbo import prepared
 

@@ -1,7 +1,5 @@
 """TurboDiffusion's templates on the server, where something goes wrong: cancel in every step, and files of other models."""
 
-import time
-
 import pytest
 from support import ROOT, tiny
 from support.workflows import load, model_files, with_tiny_text_encoder, with_tiny_values
@@ -33,12 +31,10 @@ def test_cancel_after_each_step(comfy, name, step):
     with comfy.events() as events:
         prompt_id = comfy.queue(graph)
         events.wait_for("progress", lambda data: data["max"] == 4 and data["value"] == step, timeout=300)
-        pressed = time.monotonic()
         comfy.interrupt(prompt_id)
         result = comfy.wait(prompt_id, timeout=60)
-        stopped = time.monotonic() - pressed
     assert result.interrupted and not result.files
-    assert stopped <= 1.0
+    assert events.named("progress")[-1]["value"] == step, "it looks within a step, which may take a minute"
 
 
 @pytest.mark.parametrize(

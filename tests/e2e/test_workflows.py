@@ -2,11 +2,12 @@
 
 import pytest
 from support import ROOT
+from support.s3_server import StrictS3
 from support.video import probe
 from support.workflows import (
-    ELSEWHERE,
     EXAMPLES,
     LOADERS,
+    NO_RENDER,
     PROMPTS,
     TINY_VALUES,
     load,
@@ -58,8 +59,8 @@ def test_every_input_is_shipped(file):
     assert named <= {path.name for path in (ROOT / "example_workflows" / "inputs").iterdir()}
 
 
-@pytest.mark.parametrize("file", [f for f in PROMPTS if f.stem not in ELSEWHERE], ids=lambda file: file.stem)
-def test_prompt_runs(comfy, file):
+@pytest.mark.parametrize("file", [f for f in PROMPTS if f.stem not in NO_RENDER], ids=lambda file: file.stem)
+def test_prompt_renders(comfy, file):
     """Every video that the prompt saves has the size, length and rate that it asks for."""
     shipped = load(file)
     comfy.provide_models(*model_files(shipped))
@@ -77,12 +78,39 @@ def test_prompt_runs(comfy, file):
     assert "unet unexpected" not in comfy.log() and "unet missing" not in comfy.log()
 
 
-@pytest.mark.parametrize(("name", "test"), ELSEWHERE.items())
-def test_what_is_run_elsewhere_is_run_there(name, test):
-    prompt = load(ROOT / "example_workflows" / "api" / f"{name}.json")
-    ours = {node["class_type"] for node in prompt.values() if node["class_type"].startswith("SteadyDancer")}
-    text = (ROOT / test).read_text("utf-8")
-    assert name in text or ours and all(node in text for node in ours)
+def test_what_renders_nothing_has_a_test_of_its_own():
+    assert set(NO_RENDER) == {"dwpose_extract", "save_to_r2", "download_models"} < {file.stem for file in PROMPTS}
+
+
+def test_dwpose_extract_runs(comfy):
+    shipped = shipped_prompt("dwpose_extract")
+    comfy.provide_models(*model_files(shipped))
+    (path,) = (path for path in comfy.succeed(with_tiny_values(shipped), timeout=600).files if path.suffix == ".mp4")
+    video = probe(path)
+    assert (video.frames, video.rate, video.width, video.height) == (17, 16, 576, 1024)
+
+
+def test_save_to_r2_runs(start_comfy, tmp_path):
+    with StrictS3(tmp_path / "s3").running() as s3:
+        server = start_comfy(variables=s3.profile)
+        files = {path.suffix: path.read_bytes() for path in server.succeed(shipped_prompt("save_to_r2")).files}
+        server.stop()
+    saved = {key: s3.body(key) for key in s3.objects}
+    assert saved["newest.mp4"] == files[".mp4"]
+    assert sorted(saved.values()) == sorted([files[".mp4"], files[".mp4"], files[".png"]])
+
+
+def test_download_models_runs(comfy):
+    """Every file that it names is here, which is all that a second run of it finds; only their publisher has the others."""
+    shipped = shipped_prompt("download_models")
+    names = model_files(shipped)
+    comfy.provide_models(*names)
+    (shown,) = comfy.succeed(shipped).outputs.values()
+    assert f"in {len(names)} files, all here and checked" in shown["text"][0]
+
+
+def shipped_prompt(name: str) -> dict:
+    return load(ROOT / "example_workflows" / "api" / f"{name}.json")
 
 
 def value(prompt: dict, class_type: str, name: str, default=None):

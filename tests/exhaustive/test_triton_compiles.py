@@ -1,4 +1,4 @@
-"""TurboDiffusion's kernels, compiled to machine code for the cards that people have. No card is needed for that."""
+"""Our GPU kernels, compiled to machine code for the cards that people have. No card is needed for that."""
 
 import json
 import os
@@ -11,7 +11,11 @@ from support import TESTS
 pytest.importorskip("triton")
 
 # Shared memory that one program may have, in bytes: NVIDIA's table of compute capabilities.
-SHARED = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 120: 99 << 10}
+SHARED = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
+PRODUCTS = {90: "wgmma.mma_async", 100: "tcgen05.mma"}
+
+
+KERNELS = ("means_kernel", "state_kernel", "sla_kernel", "norm_kernel", "quantise_kernel", "linear_kernel")
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +27,14 @@ def facts():
         env=variables,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     print(done.stdout)
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    facts = [json.loads(line) for line in done.stdout.splitlines()]
+    for kernel in KERNELS:
+        of(facts, kernel)
+    return facts
 
 
 def of(facts, kernel: str) -> list:
@@ -50,9 +57,18 @@ def test_loops_keep_their_numbers_in_registers(facts):
 @pytest.mark.parametrize("kernel", ["sla_kernel", "state_kernel", "linear_kernel"])
 def test_products_run_on_tensor_cores(facts, kernel):
     for fact in of(facts, kernel):
-        assert fact["products"] == ("wgmma.mma_async" if fact["card"] == 90 else "mma.sync"), fact
+        # Triton has no 8-bit products for B200's own units, so layers are unpacked there (multiplies_8_bits).
+        older = kernel == "linear_kernel" and fact["card"] == 100
+        assert fact["products"] == ("mma.sync" if older else PRODUCTS.get(fact["card"], "mma.sync")), fact
 
 
 def test_the_quantiser_rounds_twice_as_published(facts):
     """A fused product and sum would round once, and give another code where the product lies halfway between two."""
     assert not any(fact["fused"] for fact in of(facts, "quantise_kernel"))
+
+
+def test_every_packed_type_is_unpacked_without_fused_sums(facts):
+    """Products and sums are rounded one by one, as gguf-py rounds them: the numbers are the same to the bit."""
+    found = of(facts, "unpack_kernel")
+    assert len(found) == 9 * 2 * len(SHARED)
+    assert not any(fact["fused"] for fact in found)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import support
-from steadydancer.loaders import names
+from steadydancer.catalog import names
 from support.hub import Hub
 
 FP16 = ("Kijai/WanVideo_comfy", "SteadyDancer/Wan21_I2V_SteadyDancer_fp16.safetensors")
@@ -68,6 +68,31 @@ def test_plan_of_the_main_profile_in_bytes_without_network(cli):
     assert "16,410,198,058" in plan.stdout and "6 of 6 files to fetch" in plan.stdout
     missing = cli("download", "steadydancer", HF_HUB_OFFLINE="1")
     assert missing.returncode == 1 and "HF_HUB_OFFLINE forbids" in missing.stderr and "Traceback" not in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"http_proxy": "socks5://127.0.0.1:9"}, "http_proxy names a SOCKS proxy"),
+        ({"HF_ENDPOINT": "hf-mirror.example"}, "HF_ENDPOINT is 'hf-mirror.example', which is not an address"),
+        ({"HF_TOKEN": "hf_canary two"}, "The token in HF_TOKEN holds a blank"),
+    ],
+    ids=["proxy", "endpoint", "token"],
+)
+def test_a_fault_of_this_machine_is_one_sentence(cli, hub, variables, sentence):
+    hub.put(*FP16, tensor_file(1000))
+    plan = cli("download", "steadydancer-fp16", "--dry-run", **variables)
+    assert plan.returncode == 0 and sentence in plan.stderr and "1 of 1 files to fetch, about" in plan.stdout
+    done = cli("download", "steadydancer-fp16", **variables)
+    assert done.returncode == 1 and done.stderr.count("\n") <= 2 and sentence in done.stderr
+    assert "in a row" not in done.stderr and "canary" not in done.stdout + done.stderr + plan.stderr
+    assert hub.requests == []
+
+
+def test_once_in_the_plan_is_not_once_in_a_row(cli, hub):
+    hub.stop()
+    plan = cli("download", "steadydancer-fp16", "--dry-run")
+    assert plan.returncode == 0 and "the server refuses connections. Check the network" in plan.stderr
 
 
 def test_environment_chooses(cli):

@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from steadydancer.loaders.catalog import catalogue
+from steadydancer.catalog.catalog import catalogue
 from steadydancer.pose.estimate import Net, Settings, estimate
 from steadydancer.pose.keypoints import LEFT_HAND, LEFT_WRIST, RIGHT_HAND, RIGHT_WRIST
 from steadydancer.pose.weights import load_detector, load_pose_net

@@ -1,4 +1,4 @@
-"""Compiles TurboDiffusion's GPU kernels for the cards that people have, which needs no card, and prints JSON lines.
+"""Compiles our GPU kernels for the cards that people have, which needs no card, and prints JSON lines.
 
 The package's own functions are called at the sizes of real runs, on tensors without memory; what they would launch is
 compiled instead. Run it without TRITON_INTERPRET: Triton decides at import whether its functions are made for a GPU.
@@ -15,13 +15,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-CARDS = (80, 89, 90, 120)  # A100, RTX 4090, H100, RTX 5090
+CARDS = (80, 86, 89, 90, 100, 120)  # A100, RTX 3090, RTX 4090, H100, B200, RTX 5090
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 TYPES = {
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
     torch.float32: "*fp32",
     torch.int8: "*i8",
+    torch.uint8: "*u8",
     torch.int32: "*i32",
 }
 
@@ -56,7 +57,7 @@ class Compiled:
             ptx = done.asm["ptx"]
             facts = {"kernel": self.kernel.__name__, "card": card, "shared": done.metadata.shared}
             facts |= {"registers": registers, "spilled": spilled, "fused": ptx.count("fma.rn.f32")}
-            products = ("wgmma.mma_async", "mma.sync")
+            products = ("tcgen05.mma", "wgmma.mma_async", "mma.sync")
             print(json.dumps(facts | {"products": next((p for p in products if p in ptx), "")}), flush=True)
 
 
@@ -79,10 +80,11 @@ def machine_code(cubin: bytes) -> tuple[int, int]:
 
 
 def main() -> None:
-    from steadydancer.quant import triton_int8
+    from steadydancer.quant import triton_int8, triton_kernels
+    from steadydancer.quant.blocks import BLOCKS
     from steadydancer.turbo import triton_norms, triton_sla
 
-    for module in (triton_int8, triton_norms, triton_sla):
+    for module in (triton_int8, triton_kernels, triton_norms, triton_sla):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             setattr(module, name, Compiled(getattr(module, name)))
 
@@ -94,6 +96,12 @@ def main() -> None:
     triton_sla.sla(*(empty(1, 52_992, 40, 128) for _ in range(3)), None, 0.5, pinned=73)  # SteadyDancer, 576p
     weight, scale = empty(13_824, 5120, dtype=torch.int8), empty(108, 40, dtype=torch.float32)
     triton_int8.linear(empty(1, 75_600, 5120), weight, scale, empty(13_824))
+    for number in triton_kernels.KERNELS:
+        packed = empty(13_824, 5120 // BLOCKS[number].weights * BLOCKS[number].bytes, dtype=torch.uint8)
+        for kind in (torch.bfloat16, torch.float16):
+            triton_kernels.dequantise(packed, number, empty(13_824, 5120, dtype=kind))
+    odd = [empty(1, 75_601, 12, 128, dtype=torch.float16) for _ in range(3)]  # a length that 16 does not divide
+    triton_sla.sla(*odd, (empty(128, 128, dtype=torch.float16), empty(128, dtype=torch.float16)), 0.1)
     ones = empty(5120, dtype=torch.float32)
     for bias in (None, ones):
         triton_norms.norm(empty(1, 75_600, 5120), ones, bias, 1e-6)

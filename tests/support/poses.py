@@ -2,7 +2,9 @@
 
 import numpy as np
 from steadydancer.pose.align import align
+from steadydancer.pose.draw import paint
 from steadydancer.pose.keypoints import BODY, FACE, LEFT_HAND, RIGHT_HAND, Poses, empty
+from steadydancer.pose.styles import Style
 
 # Bone lengths of a walker, as parts of the body's height.
 BONES = {
@@ -83,3 +85,10 @@ def golden_aligned(golden) -> Poses:
     driving, reference = golden_clip(golden, "drive", "size.video_wh"), golden_clip(golden, "ref", "size.ref_wh")
     width, height = (int(v) // 2 for v in golden["size.canvas_wh"])
     return align(driving, reference, width, height, mode="official")
+
+
+def canvas(poses: Poses, style: Style, make, frame: int = 0) -> np.ndarray:
+    """One frame as `make`, a painter's class, draws it: uint8 [height, width, 3]."""
+    brush = make(poses.width * style.scale, poses.height * style.scale)
+    paint(brush, poses, frame, style)
+    return brush.canvas[..., :3]

@@ -66,6 +66,7 @@ class StrictS3:
     requests: list[tuple[str, str]] = field(default_factory=list)  # (operation, key)
     headers: list[dict] = field(default_factory=list)
     writes: list[str] = field(default_factory=list)  # the key of every object that was stored, in order
+    received: int = 0  # bytes of bodies
 
     def __post_init__(self):
         self.objects: dict[str, dict] = {}
@@ -114,7 +115,9 @@ class StrictS3:
         return None
 
     def wait_for_rate(self, count: int) -> None:
-        """Sleeps so that all connections together stay below the rate."""
+        """Counts `count` bytes, and sleeps so that all connections together stay below the rate."""
+        with self.lock:
+            self.received += count
         if self.bytes_per_second:
             with self.lock:
                 now = time.monotonic()

@@ -30,6 +30,7 @@ class Server(Client):
         self.variables = variables or {}
         self.log_file = base / "comfyui.log"
         self.process = None
+        self.prepare = None  # called in the new process before ComfyUI is
 
     def start(self) -> "Server":
         for folder in ("input", "output", "models"):
@@ -47,6 +48,7 @@ class Server(Client):
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "AWS_CONFIG_FILE": os.devnull, **self.variables},
+                preexec_fn=self.prepare,
             )
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:

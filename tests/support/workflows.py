@@ -4,8 +4,8 @@ import copy
 import json
 from pathlib import Path
 
-from steadydancer.loaders.catalog import ModelFile
-from steadydancer.loaders.names import STEP_DISTILL, automatic, files_of, split
+from steadydancer.catalog.catalog import ModelFile
+from steadydancer.catalog.names import STEP_DISTILL, automatic, files_of, split
 
 from . import ROOT
 
@@ -37,13 +37,8 @@ TINY_VALUES = {
     "SteadyDancerVRAMPlanner": {"variant": "steadydancer/fp8", "frames": 17, "steps": 4},
     "WanContextWindowsManual": {"context_length": 9, "context_overlap": 5},
 }
-# Examples that need more than models: who runs them. download_models asks for published files by their hash, which
-# only their publisher can serve; its node runs with others.
-ELSEWHERE = {
-    "dwpose_extract": "tests/e2e/test_pose.py",
-    "save_to_r2": "tests/browser/test_r2.py",
-    "download_models": "tests/e2e/test_loaders.py",
-}
+# Examples that render nothing. On the page they are opened and not run; tests/e2e/test_workflows.py runs each its own way.
+NO_RENDER = ("dwpose_extract", "save_to_r2", "download_models")
 # Loaders of ours → the input that names what they load, and which output is CLIP.
 LOADERS = {
     "SteadyDancerLoader": ("variant", 1),

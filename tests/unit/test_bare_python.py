@@ -7,6 +7,10 @@ import pytest
 from steadydancer import cli
 from support import ROOT
 
+NEEDS_TOML = pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="Python 3.10 needs tomli, see the test of its absence"
+)
+
 
 def bare_python(*arguments: str) -> subprocess.CompletedProcess:
     """Runs Python without site-packages (-S), environment variables and current folder (-I)."""
@@ -15,6 +19,7 @@ def bare_python(*arguments: str) -> subprocess.CompletedProcess:
     )
 
 
+@NEEDS_TOML
 @pytest.mark.parametrize("command", ["", *cli.COMMANDS])
 def test_command_line_help_needs_only_the_standard_library(command):
     done = bare_python(str(ROOT / "cli.py"), *([command] if command else []), "--help")
@@ -22,6 +27,15 @@ def test_command_line_help_needs_only_the_standard_library(command):
     assert "usage: cli.py" in done.stdout
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["plan", "--gpu", "RTX 4090"], ["download", "--help"]])
+def test_python_3_10_without_tomli_is_told_what_to_do(arguments):
+    """Any Python plays it: one that hides its own reader."""
+    hide = "import runpy, sys; sys.modules['tomllib'] = None; sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
+    done = bare_python("-c", hide, str(ROOT / "cli.py"), *arguments)
+    assert done.returncode == 1 and "pip install tomli" in done.stderr and "Traceback" not in done.stderr
+
+
+@NEEDS_TOML
 @pytest.mark.parametrize("kind", ["safetensors", "gguf"])
 def test_planning_needs_only_the_standard_library(tmp_path, kind):
     """On a laptop: by the catalogue, and by the header of a file."""

@@ -4,9 +4,9 @@ import json
 
 import pytest
 from steadydancer import cli
-from steadydancer.budget import gpus
-from steadydancer.budget.calibration import Calibration, Measurement, correction, measurement
-from steadydancer.budget.planner import job_for, plan_job
+from steadydancer.machine import gpus
+from steadydancer.planning.calibration import Calibration, Measurement, correction, measurement
+from steadydancer.planning.planner import job_for, plan_job
 
 KIND = "steadydancer/bf16/0.30.0"
 
@@ -115,9 +115,9 @@ def test_a_lora_that_was_on_the_card_before_teaches_nothing_less(variant):
         ("NVIDIA H200", "H200"),
         ("NVIDIA L4", "L4"),
         ("NVIDIA L40S", "L40S"),
-        ("NVIDIA L40", None),
+        ("NVIDIA L40", "L40"),
         ("NVIDIA RTX A6000", "RTX A6000"),
-        ("NVIDIA RTX 6000 Ada Generation", None),
+        ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada"),
         ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "RTX PRO 6000"),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
         ("NVIDIA GeForce RTX 2080 with Max-Q Design", None),

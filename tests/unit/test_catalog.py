@@ -5,8 +5,8 @@ import re
 
 import pytest
 import support
-from steadydancer.loaders import catalog
-from steadydancer.loaders.catalog import DATA, catalogue, read
+from steadydancer.catalog import catalog
+from steadydancer.catalog.catalog import DATA, catalogue, read
 
 FAMILIES = sorted((DATA / "families").glob("*.toml"))
 GOOD = """id = "toy"

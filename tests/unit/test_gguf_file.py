@@ -1,8 +1,6 @@
-"""GGUF headers: good ones in little time, bad ones refused in words."""
+"""GGUF headers: good ones read with little work, bad ones refused in words."""
 
-import random
 import struct
-import time
 import tracemalloc
 
 import gguf
@@ -11,19 +9,13 @@ import pytest
 import torch
 from steadydancer.quant.blocks import BY_NAME, dequantise
 from steadydancer.quant.gguf_file import open_gguf
+from support.broken_gguf import open_broken_files, write_small
 from support.gguf_writer import QUANTISERS, quantise, write_gguf
 
 
 @pytest.fixture
 def small(tmp_path):
-    values = np.random.default_rng(0).standard_normal((4, 256)).astype(np.float32)
-    tensors = {
-        "blocks.0.weight": ("Q4_K", (4, 256), quantise(values, "Q4_K")),
-        "blocks.0.bias": ("F32", (4,), quantise(values[:, 0], "F32")),
-        "blocks.1.weight": ("Q8_0", (2, 2, 256), quantise(values, "Q8_0")),
-    }
-    metadata = {"tokenizer.ggml.tokens": ["a", "bc"], "tokenizer.ggml.scores": [0.5, 1.5], "comfy.gguf.n": [3, 4]}
-    return write_gguf(tmp_path / "small.gguf", tensors, metadata)
+    return write_small(tmp_path / "small.gguf")
 
 
 def test_it_reads_what_gguf_py_reads(small):
@@ -126,41 +118,7 @@ def test_a_wrong_header_is_refused_in_words(tmp_path, what):
     assert str(caught.value).endswith(another if "type" in what else again)
 
 
-def test_ten_thousand_broken_headers(small, tmp_path):
-    """Bytes changed, removed, doubled, or counts made huge: read or refused, each within a second and little memory."""
-    original = small.read_bytes()
-    rng = random.Random(0)
-    path = tmp_path / "broken.gguf"
-    refused, slowest, peak = 0, 0.0, 0
-    tracemalloc.start()
-    for _ in range(10_000):
-        data = bytearray(original)
-        for _ in range(rng.randint(1, 4)):
-            at = rng.randrange(min(len(data), 420))
-            change = rng.randrange(5)
-            if change == 0:
-                data[at] = rng.randrange(256)
-            elif change == 1:
-                del data[at : at + rng.randint(1, 64)]
-            elif change == 2:
-                data[at:at] = data[at : at + rng.randint(1, 64)]
-            elif change == 3:
-                data[at : at + 8] = struct.pack("<Q", rng.choice([0, 1 << 31, 1 << 62, 2**64 - 1, rng.getrandbits(64)]))
-            else:
-                del data[rng.randrange(len(data)) + 1 :]
-        path.write_bytes(data)
-        tracemalloc.reset_peak()
-        start = time.perf_counter()
-        try:
-            file = open_gguf(path)
-            for name in file.tensors:
-                file.raw(name)
-        except ValueError as err:
-            assert "cannot be loaded, because" in str(err), err
-            refused += 1
-        slowest = max(slowest, time.perf_counter() - start)
-        peak = max(peak, tracemalloc.get_traced_memory()[1])
-    tracemalloc.stop()
-    assert refused > 5_000
-    assert slowest < 1.0
-    assert peak < 4 << 20
+def test_broken_headers_cost_little(small, tmp_path):
+    """A sample; tests/exhaustive/test_gguf_fuzz.py opens ten thousand."""
+    cost = open_broken_files(small, tmp_path / "broken.gguf", count=300)
+    assert cost.refused > 150 and cost.calls < 2_000 and cost.memory < 4 << 20

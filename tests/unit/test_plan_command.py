@@ -5,7 +5,7 @@ import struct
 
 import pytest
 from steadydancer import cli
-from steadydancer.budget.weights import header, lora_bytes, model_of, stored_bytes
+from steadydancer.planning.model_sizes import header, lora_bytes, model_of, stored_bytes
 from support.safetensors_header import write_hollow
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 from scipy.ndimage import label
 from steadydancer.pose.draw import paint
 from steadydancer.pose.keypoints import empty
-from steadydancer.pose.raster import NumpyPainter
+from steadydancer.pose.raster import Painter
 from steadydancer.pose.styles import LIMBS, PALETTE, STYLES
 from support import fixtures
 
@@ -109,7 +109,7 @@ def test_our_drawing_of_their_joints_covers_theirs():
     poses = empty(1, 1, width // 2, height // 2)
     for joint, place in joints(limb_masks(picture)).items():
         poses.points[0, 0, joint], poses.scores[0, 0, joint] = place / 2, 1
-    brush = NumpyPainter(width, height)
+    brush = Painter(width, height)
     paint(brush, poses, 0, STYLE)
     ours, theirs = brush.canvas[..., 3] > 0, picture.max(-1) > 50
     overlap = (ours & theirs).sum() / ours.sum()

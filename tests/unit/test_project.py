@@ -5,9 +5,8 @@ import subprocess
 import sys
 
 import pytest
+from steadydancer.toml import tomllib
 from support import ROOT
-
-tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader; newer ones run this")
 
 
 def project() -> dict:

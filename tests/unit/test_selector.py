@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from steadydancer import cli
 from steadydancer.commands.select import table
-from steadydancer.loaders import selector
+from steadydancer.planning import selector
 
 TABLE = Path(__file__).parent / "selector_table.txt"
 CARDS = selector.cards()

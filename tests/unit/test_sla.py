@@ -112,6 +112,7 @@ def test_sparse_part_is_masked_dense_attention(length, pinned, monkeypatch):
 def test_block_means_against_a_loop():
     x = random_inputs(150)[0].transpose(1, 2)
     means = attention.block_means(x, 64)
+    assert means.shape[2] == 3
     for block in range(3):
         assert (means[:, :, block] - x[:, :, block * 64 : (block + 1) * 64].mean(2)).abs().max() < 1e-6
 
@@ -122,3 +123,19 @@ def test_block_means_against_a_loop():
 )
 def test_number_of_blocks(topk, blocks, count):
     assert attention.selected_count(topk, blocks) == count
+
+
+@pytest.mark.parametrize("length", [640, 651, 100])
+def test_torchs_fused_attention_can_be_used(length, monkeypatch):
+    """Its fused kernels want four dimensions; with three, torch converts keys and values to float32 on a GPU."""
+    seen, attend = [], scaled_dot_product_attention
+    monkeypatch.setattr(
+        attention,
+        "scaled_dot_product_attention",
+        lambda q, k, v, attn_mask: seen.append((q, k, v, attn_mask)) or attend(q, k, v, attn_mask=attn_mask),
+    )
+    q, k, v = random_inputs(length, heads=1)
+    attention.sla(q, k, v, None, 0.5)
+    for query, key, value, mask in seen:
+        assert query.ndim == key.ndim == value.ndim == 4
+        assert mask is None or mask.shape == (1, query.shape[1], 1, key.shape[2])

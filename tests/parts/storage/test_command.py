@@ -225,14 +225,12 @@ def test_ctrl_c_stops_at_once_and_leaves_nothing_half(r2, s3, tmp_path, action):
     with path.open("wb") as file:
         file.truncate(400 * MIB)
     os.utime(path, (time.time() - 60,) * 2)
-    s3.bytes_per_second = 20e6
+    s3.bytes_per_second = 1e6  # minutes for what is in flight
     process = r2(action, path if action == "upload" else path.parent, start=subprocess.Popen)
     wait_for(lambda: ("UploadPart", next(iter(s3.uploads.values()), {}).get("key")) in s3.requests)
     process.send_signal(signal.SIGINT)
-    pressed = time.monotonic()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "Stopped." in errors and "Traceback" not in errors
-    assert time.monotonic() - pressed < 5
     wait_for(lambda: not s3.uploads)
     assert not s3.objects
 
@@ -258,7 +256,7 @@ def test_a_server_that_ends_does_not_wait_for_its_uploads(r2, s3, tmp_path):
     with path.open("wb") as file:
         file.truncate(400 * MIB)
     os.utime(path, (time.time() - 60,) * 2)
-    s3.bytes_per_second = 20e6
+    s3.bytes_per_second = 1e6  # minutes for what is in flight
 
     def start(command, **options):
         command = [command[0], "-c", SERVER, str(ROOT / "cli.py"), str(tmp_path / "comfyui")]
@@ -266,9 +264,7 @@ def test_a_server_that_ends_does_not_wait_for_its_uploads(r2, s3, tmp_path):
 
     process = r2(start=start)
     wait_for(lambda: s3.uploads and any(operation == "UploadPart" for operation, _ in s3.requests))
-    ended = time.monotonic()
     process.communicate("end\n", timeout=60)
-    assert time.monotonic() - ended < 5
     wait_for(lambda: not s3.uploads)
 
 

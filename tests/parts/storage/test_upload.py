@@ -11,6 +11,7 @@ from steadydancer.storage.client import MIB, Cancelled, KeyTaken, StorageError, 
 from steadydancer.storage.journal import Journal
 from steadydancer.storage.upload import deliver, upload
 from support.s3_server import Fault
+from support.work import returns
 
 KEY = "pod/2026-01-02/clip.mp4"
 SMALL, LARGE = 3 * MIB, 16 * MIB  # one PUT; three parts and a rest, with `small_parts`
@@ -315,24 +316,15 @@ def test_boto3_alone_still_swallows_a_base_exception(s3, bucket, make_file):
     assert KEY not in s3.objects
 
 
-@pytest.mark.parametrize("rate", [200e6, 1e6])
-def test_cancel_during_a_gigabyte(s3, bucket, tmp_path, rate):
+@pytest.mark.parametrize(("rate", "pressed_at"), [(200e6, 200 * MIB), (1e6, 2 * MIB)])
+def test_cancel_during_a_gigabyte(s3, bucket, tmp_path, rate, pressed_at):
+    """What is in flight then, up to 400 MB, is not waited for: on the slow link that would take minutes."""
     path = tmp_path / "big.mp4"
     with path.open("wb") as file:
         file.truncate(1024 * MIB)
     s3.bytes_per_second, s3.keep_bodies = rate, False
-    pressed = threading.Event()
-    threading.Timer(1.5, pressed.set).start()
-    times = {}
-
-    def cancelled():
-        if pressed.is_set():
-            times.setdefault("pressed", time.monotonic())
-        return pressed.is_set()
-
     with pytest.raises(Cancelled):
-        upload(bucket, path, KEY, cancelled=cancelled)
-    assert time.monotonic() - times["pressed"] <= 1.0
+        returns(upload, bucket, path, KEY, cancelled=lambda: s3.received > pressed_at)
     end = time.monotonic() + 10
     while s3.uploads and time.monotonic() < end:  # on a slow link the abort follows when the parts have let go
         time.sleep(0.05)
@@ -348,11 +340,15 @@ def test_cancel_during_a_gigabyte(s3, bucket, tmp_path, rate):
 def test_cancel_on_a_dead_link_does_not_wait_for_it(s3, small_parts, bucket, make_file, operation, after):
     s3.faults.append(Fault("stall", operation, 99, after))
     path = make_file(LARGE)
-    assert bucket.transfers  # the library is loaded before the clock starts
-    started = time.monotonic()
     with pytest.raises(Cancelled):
-        upload(bucket, path, KEY, cancelled=lambda: time.monotonic() - started > 1)
-    assert time.monotonic() - started < 2
+        returns(
+            upload,
+            bucket,
+            path,
+            KEY,
+            cancelled=lambda: any(asked == operation for asked, _ in s3.requests),
+            deadline=30,
+        )
 
 
 def test_a_killed_upload_is_tidied_up(s3, small_parts, bucket, make_file, tmp_path):

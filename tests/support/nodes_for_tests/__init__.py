@@ -43,7 +43,7 @@ class NoImages:
 
 
 class VideoInMemory:
-    """A video file as some node packs hand it on: its bytes, without a path."""
+    """A video file as some node packs hand it on: its bytes, without a path; or the file with a piece of it chosen."""
 
     CATEGORY = "SteadyDancer/tests"
     RETURN_TYPES = ("VIDEO",)
@@ -51,10 +51,45 @@ class VideoInMemory:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"video": ("VIDEO", {})}}
+        optional = {"trim": ("FLOAT", {"default": 0.0, "min": -99.0}), "memory": ("BOOLEAN", {"default": True})}
+        return {"required": {"video": ("VIDEO", {})}, "optional": optional}
 
-    def read(self, video):
-        return (InputImpl.VideoFromFile(io.BytesIO(Path(video.get_stream_source()).read_bytes())),)
+    def read(self, video, trim=0.0, memory=True):
+        source = video.get_stream_source()
+        source = io.BytesIO(Path(source).read_bytes()) if memory else source
+        return (InputImpl.VideoFromFile(source, start_time=trim),)
+
+
+class OddAudio:
+    """Sound as no writer takes it."""
+
+    CATEGORY = "SteadyDancer/tests"
+    RETURN_TYPES = ("AUDIO",)
+    FUNCTION = "make"
+    KINDS = {
+        "three channels": lambda: (torch.rand(1, 3, 48000) - 0.5, 48000),
+        "ten channels": lambda: (torch.rand(1, 10, 48000) - 0.5, 48000),
+        "a hundred channels": lambda: (torch.rand(1, 100, 4800) - 0.5, 48000),
+        "40 kHz": lambda: (torch.rand(1, 2, 40000) - 0.5, 40000),
+        "200 MHz": lambda: (torch.rand(1, 2, 40000) - 0.5, 200_000_000),
+        "no rate": lambda: (torch.rand(1, 2, 40000) - 0.5, 0),
+        "no numbers": lambda: (torch.full((1, 2, 48000), float("nan")), 48000),
+        "huge numbers": lambda: (torch.full((1, 2, 48000), 1e30), 48000),
+        "three at once": lambda: (torch.rand(3, 2, 48000) - 0.5, 48000),
+        "half precision": lambda: ((torch.rand(1, 2, 48000) - 0.5).half(), 48000),
+        "one row": lambda: (torch.rand(48000) - 0.5, 48000),
+        "empty": lambda: (torch.zeros(1, 2, 0), 48000),
+        "none at all": lambda: (torch.zeros(0, 2, 100), 48000),
+        "a list": lambda: ([[0.0] * 100] * 2, 48000),
+    }
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"kind": (list(cls.KINDS),)}}
+
+    def make(self, kind):
+        waveform, sample_rate = self.KINDS[kind]()
+        return ({"waveform": waveform, "sample_rate": sample_rate},)
 
 
 class OneBox:
@@ -187,6 +222,7 @@ NODE_CLASS_MAPPINGS = {
     "TinyUMT5Loader": TinyUMT5Loader,
     "NoImages": NoImages,
     "VideoInMemory": VideoInMemory,
+    "OddAudio": OddAudio,
     "OneBox": OneBox,
     "WithChannels": WithChannels,
     "NoiseOfBatchItem": NoiseOfBatchItem,

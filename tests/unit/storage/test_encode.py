@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from steadydancer.storage import encode
 from steadydancer.storage.client import Cancelled
+from steadydancer.storage.container import WatchedFile
 
 TAGS = {
     "prompt": {"1": {"class_type": 'Größe "舞"', "inputs": {"seed": 2**53}}},
@@ -131,9 +132,9 @@ def test_a_watched_file_stops_the_reader(tmp_path):
     import av
 
     path, pressed = write_video(tmp_path / "a.mp4", TAGS), []
-    with av.open(encode.WatchedFile(str(path), lambda done, total: None, lambda: bool(pressed))) as container:
+    with av.open(WatchedFile(str(path), lambda done, total: None, lambda: bool(pressed))) as container:
         assert json.loads(container.metadata["prompt"]) == TAGS["prompt"]
         assert sum(1 for _ in container.decode(video=0)) == 4
     pressed.append(True)
     with pytest.raises(Cancelled):
-        av.open(encode.WatchedFile(str(path), lambda done, total: None, lambda: bool(pressed)))
+        av.open(WatchedFile(str(path), lambda done, total: None, lambda: bool(pressed)))

@@ -4,6 +4,7 @@ import time
 import unicodedata
 
 import pytest
+from steadydancer.plain import one_line
 from steadydancer.storage import keys
 
 JANUARY = time.mktime((2026, 1, 2, 3, 4, 5, 0, 0, -1))
@@ -146,8 +147,8 @@ def test_a_key_that_we_would_not_make_is_not_ours(key):
 
 
 def test_names_are_shown_in_one_line():
-    assert keys.shown("dance 舞 é.mp4") == "dance 舞 é.mp4"
-    shown = keys.shown("a\nb\x1b[31m\u202e\udce9\u2028.mp4")
+    assert one_line("dance 舞 é.mp4") == "dance 舞 é.mp4"
+    shown = one_line("a\nb\x1b[31m\u202e\udce9\u2028.mp4")
     assert shown.isprintable() and shown.startswith("a") and shown.endswith(".mp4")
     shown.encode()
 

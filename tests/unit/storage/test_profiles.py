@@ -244,7 +244,12 @@ def test_a_damaged_file_is_said_to_be_no_toml(config, tmp_path, content):
         f"https://{ACCOUNT}.eu.r2.cloudflarestorage.com",
         f"https://{ACCOUNT}.fedramp.r2.cloudflarestorage.com",
     ]
-    + ["https://s3.eu-central-003.backblazeb2.com", "http://127.0.0.1:9000", "https://s3.amazonaws.com"],
+    + [
+        "https://s3.eu-central-003.backblazeb2.com",
+        "http://127.0.0.1:9000",
+        "http://[::1]:9000",
+        "https://s3.amazonaws.com",
+    ],
 )
 def test_good_endpoints(endpoint):
     assert profiles.check_endpoint(endpoint) == endpoint.rstrip("/")
@@ -258,6 +263,8 @@ def test_good_endpoints(endpoint):
         "https://:CANARY@host",
         "https://KEY:CANARY",
         "https://[CANARY]",
+        "https://[v1.CANARY]",
+        "https://[::1]CANARY",
         "CANARY",
         f"{R2}/CANARY",
         f"{R2}?CANARY",

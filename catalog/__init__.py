@@ -1,0 +1,1 @@
+"""What exists: model files, the variants that they make, and the names that people call them by."""

@@ -1,0 +1,117 @@
+"""What runs have measured, kept in a file, and the corrections that follow from it: bounded, and deaf to a single bad run."""
+
+import json
+import math
+import os
+import statistics
+import tempfile
+import threading
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..machine import gpus
+from ..machine.card import Card
+from .plan import Plan
+
+FILE = "vram_calibration.json"
+LATEST = 9  # runs of a kind that count
+FEW = 3  # fewer runs than this move a correction by a quarter at most, and never down
+BOUNDS, FEW_BOUNDS = (0.5, 2.0), (1.0, 1.25)
+writing = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One phase of one run: bytes of activations predicted without corrections, and measured.
+
+    `kind` is what the correction holds for: architecture, dtype, ComfyUI's version and attention; `volume` is pixels times
+    frames. Where the phase `ran_out` of memory, `measured` is what the next plan should allow it.
+    """
+
+    phase: str
+    kind: str
+    gpu: str
+    volume: int
+    predicted: int
+    measured: int
+    ran_out: bool = False
+
+    @property
+    def ratio(self) -> float:
+        return self.measured / max(1, self.predicted)
+
+
+class Calibration:
+    """The measurements in ComfyUI's `user` folder. Without a `setting`, its version and attention, those of all count."""
+
+    def __init__(self, user: Path, setting: str = ""):
+        self.path = Path(user) / "steadydancer" / FILE
+        self.setting = setting
+
+    def kind(self, architecture: str, card: Card) -> str:
+        return f"{architecture}/{'fp32' if card.sm == 0 else 'bf16'}/{self.setting}"
+
+    def corrections(self, architecture: str, card: Card) -> dict[str, float]:
+        """Phase → factor for its activations."""
+        found: dict[str, list[Measurement]] = {}
+        for run in self.read():
+            if run.kind.startswith(self.kind(architecture, card)) and same_card(run.gpu, card.name):
+                found.setdefault(run.phase, []).append(run)
+        return {phase: correction(runs[-LATEST:]) for phase, runs in found.items()}
+
+    def read(self) -> list[Measurement]:
+        """All measurements, the oldest first; none where the file is missing or is not ours."""
+        with suppress(OSError, ValueError, TypeError):
+            return [Measurement(**entry) for entry in json.loads(self.path.read_text(encoding="utf-8"))]
+        return []
+
+    def add(self, runs: list[Measurement]) -> None:
+        """Writes measurements to the file, whole or not at all; the oldest of a kind are forgotten."""
+        with writing:
+            kept: dict[tuple, list[Measurement]] = {}
+            for run in [*self.read(), *runs]:
+                kept.setdefault((run.phase, run.kind, run.gpu), []).append(run)
+            entries = [asdict(run) for group in kept.values() for run in group[-LATEST:]]
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=FILE)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(entries, file, indent=1)
+            os.replace(name, self.path)
+
+    def reset(self) -> int:
+        """Forgets everything; returns how many measurements there were."""
+        count = len(self.read())
+        self.path.unlink(missing_ok=True)
+        return count
+
+
+def same_card(one: str, other: str) -> bool:
+    """Whether two names, a driver's or the table's, mean the same GPU."""
+    known = gpus.known_as(one)
+    return one == other or (known is not None and known == gpus.known_as(other))
+
+
+def correction(runs: list[Measurement]) -> float:
+    """The factor for a phase's activations, in steps of a twentieth, so that equal runs keep the same plan.
+
+    The median of the runs, which one wild run cannot move far, within bounds that are narrow while there are few. A run
+    that went out of memory is not outvoted: until nine newer runs have pushed it out, there is at least its room.
+    """
+    finished = [run.ratio for run in runs if not run.ran_out]
+    low, high = FEW_BOUNDS if len(finished) < FEW else BOUNDS
+    factor = min(high, max(low, statistics.median(finished))) if finished else 1.0
+    factor = max([factor, *(run.ratio for run in runs if run.ran_out)])
+    return math.ceil(min(BOUNDS[1], factor) * 20 - 1e-6) / 20
+
+
+def measurement(plan: Plan, kind: str, phase: str, beside: int, ran_out: bool = False) -> Measurement | None:
+    """What a phase needed beside its weights, in bytes, as activations; None where the plan does not have the phase."""
+    planned = plan.phase(phase)
+    if planned is None or planned.where == "cpu" or planned.activations == 0:
+        return None
+    predicted = round(planned.activations / planned.correction)
+    volume = plan.job.width * plan.job.height * plan.job.frames
+    # A LoRA or buffers that were on the card before the phase computed are not in `beside`: they lower nothing.
+    measured = max(beside - planned.transient, min(beside, planned.activations))
+    return Measurement(phase, kind, plan.card.name, volume, predicted, measured, ran_out)

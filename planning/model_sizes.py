@@ -1,0 +1,202 @@
+"""How many bytes a diffusion model's blocks have, from file headers or, before there is a file, from the catalogue."""
+
+import re
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from ..catalog.catalog import catalogue
+from ..quant.gguf_file import open_gguf
+from ..quant.model_file import damage
+from ..quant.safetensors_file import safetensors_header
+from ..toml import read_toml
+
+BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A diffusion model: bytes of a block (the largest) and of what lies outside the blocks, and how it computes.
+
+    `unpacks`: bytes of the buffer that one layer's weights are unpacked into; `layer`, `largest`: bytes as stored and
+    weights of the largest layer. `multiplies`: cards with 8-bit units multiply the weights as they are stored.
+    Of two `experts`, which take turns, each has these numbers. `attention`: part of dense attention's work that is done.
+    """
+
+    id: str
+    architecture: str
+    format: str
+    blocks: int
+    block_bytes: int
+    other_bytes: int
+    layer: int
+    largest: float
+    unpacks: int
+    multiplies: bool
+    dim: int
+    context: int
+    reference_frames: int
+    token_weights: float
+    total_weights: float
+    experts: int
+    attention: float
+
+    @property
+    def bytes(self) -> int:
+        return self.blocks * self.block_bytes + self.other_bytes
+
+
+@lru_cache(maxsize=1)
+def kinds() -> dict:
+    return read_toml(Path(__file__).parent / "models.toml")
+
+
+def kind_of(variant: str) -> dict:
+    """What models.toml says of a variant; for a file of the user's own, SteadyDancer's."""
+    known = [kind for name, kind in kinds().items() if name != "turbo" and "variants" in kind]
+    found = next((kind for kind in known if re.fullmatch(kind["variants"], variant)), None)
+    if found is None and variant in catalogue().variants:
+        raise ValueError(f"The planner does not know models like {variant}. It knows SteadyDancer, Wan and TurboWan.")
+    found = found or kinds()["steadydancer"]
+    turbo = kinds()["turbo"]
+    return {**found, "branches": turbo["branches"], "steps": turbo["steps"]} if is_turbo(variant) else found
+
+
+def is_turbo(variant: str) -> bool:
+    return bool(re.fullmatch(kinds()["turbo"]["variants"], variant))
+
+
+def plannable() -> list[str]:
+    """The catalogue's variants that can be planned."""
+    patterns = [kind["variants"] for kind in kinds().values() if "variants" in kind]
+    return [variant for variant in catalogue().variants if any(re.fullmatch(p, variant) for p in patterns)]
+
+
+def model_of(variant: str, paths: list[Path]) -> Model:
+    """A variant, or a user's own file, by the headers of `paths` where there are some. Raises ValueError for bad headers."""
+    kind = kind_of(variant)
+    weights = kind["weights"]
+    experts = 2 if variant in catalogue().variants and len(catalogue().variants[variant].diffusion) == 2 else 1
+    if paths:
+        stored = stored_bytes(paths)
+        format = stored.format
+    else:
+        entry = catalogue().variants[variant]
+        files = [catalogue().files[id] for id in entry.diffusion]
+        size = sum(file.size for file in files) // experts
+        format = format_of(variant, files[0].format)
+        other = round(weights["other"] * (4 if format == "fp32" else 2))
+        stored = Stored(format, (size - other) // kind["blocks"], other, kind["blocks"], 0, files[0].full_precision)
+    if format == "fp32":  # float32 shards run in bfloat16
+        stored = replace(stored, block_bytes=stored.block_bytes // 2, other_bytes=stored.other_bytes // 2)
+    layer = stored.layer or round(stored.block_bytes * weights["largest"] / weights["block"])
+    plain = format in ("fp16", "bf16", "fp32")
+    return Model(
+        id=variant,
+        architecture=kind["architecture"],
+        format=format,
+        blocks=stored.blocks,
+        block_bytes=stored.block_bytes,
+        other_bytes=stored.other_bytes,
+        layer=layer,
+        largest=weights["largest"],
+        unpacks=0 if plain else round(2 * weights["largest"]),
+        multiplies=format in ("fp8", "int8") and not stored.full_precision,
+        dim=kind["dim"],
+        context=kind["context"],
+        reference_frames=kind["reference_frames"],
+        token_weights=weights["token"],
+        total_weights=weights["block"],
+        experts=experts,
+        attention=kinds()["turbo"]["attention"] if is_turbo(variant) else 1.0,
+    )
+
+
+def format_of(variant: str, format: str) -> str:
+    """fp16, bf16, fp32, fp8, int8 or a GGUF type, by a catalogue id."""
+    word = re.search(r"(Q\d\w*|fp8|fp16|bf16|int8)(?:mixed)?$", variant)
+    if word:
+        return word[1]
+    if variant.endswith("official"):
+        return "fp32"
+    weights = kind_of(variant)["weights"]
+    files = catalogue().variants[variant].diffusion
+    whole = kind_of(variant)["blocks"] * weights["block"] + weights["other"]
+    return "fp8" if max(catalogue().files[id].size for id in files) < 1.5 * whole else "fp16"
+
+
+@dataclass(frozen=True)
+class Stored:
+    format: str
+    block_bytes: int
+    other_bytes: int
+    blocks: int
+    layer: int
+    full_precision: bool
+
+
+def stored_bytes(paths: list[Path]) -> Stored:
+    """What the headers of a model's file, or of all its shards, say. Raises ValueError for a file that is no model."""
+    sizes: dict[int, int] = {}
+    other = largest = 0
+    full_precision = False
+    types: dict[str, int] = {}
+    for path in paths:
+        for name, kind, size in tensors(path):
+            block = BLOCK.search(name)
+            if block:
+                sizes[int(block[1])] = sizes.get(int(block[1]), 0) + size
+                largest = max(largest, size)
+                types[kind] = types.get(kind, 0) + size
+            else:
+                other += size
+                full_precision |= name.endswith("scaled_fp8") and size == 2  # as quant/fp8.py reads it
+    if not sizes:
+        raise ValueError(f"{paths[0].name} has no transformer blocks, so it is no diffusion model that can be planned.")
+    return Stored(max(types, key=types.get), max(sizes.values()), other, len(sizes), largest, full_precision)
+
+
+def tensors(path: Path):
+    """Name, type and bytes of each tensor, by the file's header alone."""
+    floats = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}
+    if path.suffix.lower() == ".gguf":
+        for name, place in open_gguf(path).tensors.items():
+            yield name, floats.get(place.kind, place.kind), place.bytes
+        return
+    if path.suffix.lower() != ".safetensors":
+        raise ValueError(f"{path.name} has no header that says what is in it. Plan with its variant of the catalogue.")
+    names = floats | {"F8_E4M3": "fp8", "F8_E5M2": "fp8", "I8": "int8"}
+    for name, entry in header(path).items():
+        if name != "__metadata__":
+            start, end = entry["data_offsets"]
+            yield name, names.get(entry["dtype"], entry["dtype"]), end - start
+
+
+def header(path: Path) -> dict:
+    """The header that a safetensors file begins with. Raises ValueError where it is cut off or not JSON."""
+    try:
+        return safetensors_header(path)
+    except ValueError as err:
+        raise ValueError(f"{path.name} is damaged: it {damage(path) or err}. Download it again.") from err
+    except OSError as err:
+        raise ValueError(f"{path} cannot be read ({err.strerror}). Choose another file.") from err
+
+
+def lora_bytes(paths: list[Path]) -> int:
+    """Bytes that LoRA files take in 16 bits: each layer's rank · (inputs + outputs) · 2, by their headers.
+
+    Of a pickle (.pt) its own size. Raises ValueError for a file that cannot be read.
+    """
+    widths = {"F32": 4, "F16": 2, "BF16": 2}
+    total = 0
+    for path in paths:
+        if not path.is_file():
+            raise ValueError(f"There is no file {path}. Choose another LoRA.")
+        if path.suffix.lower() not in (".safetensors", ".sft"):
+            total += path.stat().st_size
+            continue
+        for name, entry in header(path).items():
+            if name != "__metadata__":
+                start, end = entry["data_offsets"]
+                total += 2 * (end - start) // widths.get(entry["dtype"], 2)
+    return total

@@ -1,0 +1,70 @@
+"""Pickled checkpoints of PyTorch: their tensors, mapped, and nothing of them run."""
+
+import re
+import zipfile
+from pathlib import Path
+
+import torch
+
+from . import model_file
+
+OLDEST_TORCH = (2, 6)  # before it, weights_only can be got round
+NAMES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
+}  # fmt: skip
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint, mapped: those of its `state_dict`, or of the only entry that it has, as ComfyUI takes
+    them. Raises ValueError with what to do."""
+    found = unpickled(path)
+    state = found.get("state_dict", found) if isinstance(found, dict) else None
+    if isinstance(state, dict) and len(state) == 1 and isinstance(only := next(iter(state.values())), dict):
+        state = only
+    if not isinstance(state, dict):
+        raise ValueError(f"{path.name} is not a list of tensors. Choose another file.")
+    return require_plain({name: value for name, value in state.items() if isinstance(value, torch.Tensor)}, path)
+
+
+def unpickled(path: Path) -> object:
+    """What a pickled file holds. Only plain tensors are let in: no code of the file is run.
+
+    Raises ValueError with what to do; it is looked at before PyTorch reads it.
+    """
+    if tuple(int(number) for number in re.findall(r"\d+", torch.__version__)[:2]) < OLDEST_TORCH:
+        raise ValueError(
+            f"{path.name} is a pickled file, and in PyTorch {torch.__version__} such a file can run foreign code. "
+            "Update PyTorch to 2.6 or later, or use the safetensors file."
+        )
+    if reason := model_file.damage(path, "pickle"):
+        raise ValueError(
+            f"{path.name} is damaged or no checkpoint of PyTorch: it {reason}. Delete it and fetch it again."
+        )
+    try:
+        with torch.device("cpu"):
+            return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
+    except (RuntimeError, EOFError, OSError) as err:
+        raise ValueError(f"{path.name} is damaged or no checkpoint of PyTorch. Delete it and fetch it again.") from err
+    except Exception as err:  # UnpicklingError, which only the pickle module has a name for
+        raise ValueError(
+            f"{path.name} holds more than plain tensors, and loading it could run foreign code. "
+            "Choose another file: that of the original publisher, or its safetensors."
+        ) from err
+
+
+def require_plain(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+    """The tensors as they came. Raises ValueError unless they are plain and, spread out, no larger than the file.
+
+    A view may repeat its numbers at no cost in the file: a few bytes can stand for any amount of memory.
+    """
+    room = 2 * path.stat().st_size  # two names may share a tensor
+    for name, tensor in tensors.items():
+        room -= tensor.nbytes if tensor.layout is torch.strided else room + 1
+        if tensor.dtype not in NAMES or tensor.is_quantized or room < 0:
+            raise ValueError(
+                f"{path.name} holds '{name}' in a form that its size does not allow or that is not known here. "
+                "Choose another file: that of the original publisher, or its safetensors."
+            )
+    return tensors

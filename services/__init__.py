@@ -1,0 +1,1 @@
+"""What nodes share while a prompt runs: loading, this machine, progress."""

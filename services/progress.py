@@ -1,0 +1,53 @@
+"""How a node says what it is doing: ComfyUI's bar, and one line of text a second under the node."""
+
+import logging
+import time
+
+import comfy.model_management
+import comfy.utils
+
+from ..plain import visible
+from ..progress import Rate
+from .web_server import show
+
+
+class NodeProgress:
+    """A plain callable `progress(done, total, doing)` for the rooms that do not import ComfyUI.
+
+    `unit` names what is counted: "B" is shown in GB with its rate in MB/s, anything else ("frames") as it is.
+    `doing` names a part of the work, which is counted by itself.
+    """
+
+    def __init__(self, node_id: str, unit: str = "frames"):
+        self.node_id, self.unit = node_id, unit
+        self.part = None
+        self.last = time.monotonic()
+
+    def __call__(self, done: int, total: int, doing: str = "") -> None:
+        if self.part != (total, doing):
+            self.part = total, doing
+            self.bar, self.rate = comfy.utils.ProgressBar(total, node_id=self.node_id), Rate(self.unit)
+        self.bar.update_absolute(done)
+        line = self.rate.line(done, total)
+        now = time.monotonic()
+        if now - self.last >= 1.0 or done >= total:
+            self.last = now
+            line = f"{doing}: {line}" if doing else line
+            if not show(line, self.node_id):
+                logging.info("%s", visible(line))
+
+
+def say(node_id: str, text: str) -> None:
+    """Shows one line under the node and writes it into the log, for those who queue without a page."""
+    logging.info("%s", visible(text))
+    show(text, node_id)
+
+
+def cancelled() -> bool:
+    """Whether the user pressed Cancel. Poll it in every loop; raise `stop()` at the node's boundary only."""
+    return comfy.model_management.processing_interrupted()
+
+
+def stop() -> None:
+    """Raises ComfyUI's own interrupt if the user pressed Cancel. Never call it inside a library's callback."""
+    comfy.model_management.throw_exception_if_processing_interrupted()

@@ -1,0 +1,16 @@
+"""ComfyUI's web server, for what works without one too: a script or an executor that only loads nodes has none."""
+
+import sys
+
+
+def web_server():
+    """ComfyUI's PromptServer, or None where there is none."""
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
+def show(text: str, node_id: str, client_id: str | None = None) -> bool:
+    """Shows a line under the node, on one page or on all. False where there is no page to show it on."""
+    send = getattr(web_server(), "send_progress_text", None)
+    if send is not None:
+        send(text, node_id, client_id)
+    return send is not None
