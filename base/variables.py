@@ -156,6 +156,7 @@ GROUPS = (
             Variable("R2_ACCESS_KEY_ID", "secret", "", "save nodes, r2", "The key's id."),
             Variable("R2_SECRET_ACCESS_KEY", "secret", "", "save nodes, r2", "The key."),
             Variable("R2_SESSION_TOKEN", "secret", "", "save nodes, r2", "Only for temporary keys."),
+            Variable("R2_CA_BUNDLE", "text", "", "save nodes, r2", "A file of certificates: a company's own."),
             Variable(
                 "ENABLE_R2_SYNC", "flag", "false", "ComfyUI with this package", "Keep the output folder in the bucket."
             ),
@@ -180,10 +181,10 @@ GROUPS = (
             Variable("ALL_PROXY", "secret", "", "downloads", "The proxy for both."),
             Variable("NO_PROXY", "text", "", "downloads, buckets, queue", "Hosts that are reached without a proxy."),
             Variable(
-                "REQUESTS_CA_BUNDLE", "text", "", "downloads, buckets", "A file of certificates: a company's own."
+                "REQUESTS_CA_BUNDLE", "text", "", "downloads, AWS profiles", "A file of certificates: a company's own."
             ),
             Variable("CURL_CA_BUNDLE", "text", "", "downloads", "The same, by curl's name."),
-            Variable("AWS_CA_BUNDLE", "text", "", "buckets", "The same for buckets alone."),
+            Variable("AWS_CA_BUNDLE", "text", "", "AWS profiles", "The same for buckets of AWS profiles alone."),
             Variable("SSL_CERT_FILE", "text", "", "queue", "The same for servers with https."),
             Variable("PWD", "text", "", "cli.py", "The current folder as the shell names it: links stay links."),
         ),

@@ -148,7 +148,7 @@ class Bucket:
         return Transfers(self.client, config, Files())
 
     def head(self, key: str) -> dict | None:
-        """The object's facts (ContentLength, ETag, Metadata …), or None when there is no such object."""
+        """The object's facts (ContentLength, ETag, Metadata …; not every service tells all), or None when there is no such object."""
         from botocore.exceptions import ClientError
 
         with self.plain_errors(f"look for '{key}'"):
@@ -182,7 +182,7 @@ class Bucket:
         if there is None:
             return {}, None
         something_else = StorageError(f"'{key}' exists and is not a list of facts. Move it away or leave facts off.")
-        if there["ContentLength"] > LARGEST_JSON:
+        if there.get("ContentLength", 0) > LARGEST_JSON:
             raise something_else
         with self.plain_errors(f"read '{key}'"):
             reply = self.client.get_object(Bucket=self.name, Key=key)
@@ -210,7 +210,9 @@ class Bucket:
         body = json.dumps(value, indent=1, ensure_ascii=False).encode(errors="replace")
         kind = "application/json; charset=utf-8"
         with self.plain_errors(f"write '{key}'"):
-            return self.client.put_object(Bucket=self.name, Key=key, Body=body, ContentType=kind, **condition)["ETag"]
+            return self.client.put_object(Bucket=self.name, Key=key, Body=body, ContentType=kind, **condition).get(
+                "ETag", ""
+            )
 
     def sha256(self, key: str, stopped: threading.Event) -> str:
         """The hash of what the bucket holds, all of it fetched for that. Ends early once `stopped` is set."""
@@ -263,6 +265,7 @@ def _session(profile: Profile):
     """A session that takes from the machine's AWS variables and files what the profile leaves to them, and no more."""
     import boto3
     import botocore.session
+    from botocore.configprovider import ConstantProvider
 
     if not profile.is_complete:
         return boto3.Session(profile_name=profile.aws_profile or None)
@@ -272,11 +275,13 @@ def _session(profile: Profile):
     }
     for name in ("config_file", "credentials_file"):
         variables[name] = (None, None, os.devnull, None)
+    session = botocore.session.Session(session_vars=variables)
+    session.get_component("config_store").set_config_provider("s3", ConstantProvider(None))  # has variables of its own
     return boto3.Session(
         aws_access_key_id=profile.access_key_id,
         aws_secret_access_key=profile.secret_access_key,
         aws_session_token=profile.session_token or None,
-        botocore_session=botocore.session.Session(session_vars=variables),
+        botocore_session=session,
     )
 
 

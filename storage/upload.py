@@ -203,7 +203,7 @@ def _holds(bucket: Bucket, key: str, there: dict | None, content: Content, cance
 
     An ETag that differs proves nothing: some services count in another way, and encryption changes it.
     """
-    if there is None or there["ContentLength"] != content.size:
+    if there is None or there.get("ContentLength", content.size) != content.size:
         return False
     if there.get("ETag", "").removeprefix("W/").strip('"').lower() == content.etag:
         return True
@@ -231,7 +231,7 @@ def _check(
         problem = "the file changed while it was being sent"
     elif holds:
         return
-    elif there is None or there["ContentLength"] != content.size:
+    elif there is None or there.get("ContentLength", content.size) != content.size:
         problem = "the bucket does not hold all of it"
     else:
         problem = "the bucket holds other bytes"

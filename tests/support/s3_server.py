@@ -59,7 +59,7 @@ class StrictS3:
     clock: float = 0.0  # seconds that the server's clock is ahead
     bytes_per_second: float = 0.0  # shared by all connections; 0: unlimited
     conditions: str = "kept"  # If-None-Match and If-Match; or "ignored", or "refused" with 501 as some services do
-    etags: str = "md5"  # or "other": of a kind that tells nothing about the bytes
+    etags: str = "md5"  # or "other": they tell nothing about the bytes; or "none", and no lengths either
     may_delete: bool = True
     keep_bodies: bool = True  # off: only size and hash are kept, for big benchmarks
     port: int = 0
@@ -461,14 +461,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def reply(self, status: int, body: str | bytes | int, headers: dict | None = None) -> None:
         """Sends the answer; an int body is the length that a HEAD announces."""
+        tells_little = self.server.state.etags == "none" and "ETag" in (headers or {})
         data = b"" if isinstance(body, int) else body.encode() if isinstance(body, str) else body
         try:
             self.send_response(status)
             for name, value in (headers or {}).items():
-                self.send_header(name, value)
+                if name != "ETag" or not tells_little:
+                    self.send_header(name, value)
             if self.close_connection:
                 self.send_header("Connection", "close")
-            if status != 204:
+            if status != 204 and not (tells_little and self.command == "HEAD"):
                 self.send_header("Content-Length", str(body if isinstance(body, int) else len(data)))
             self.end_headers()
             if self.command != "HEAD":

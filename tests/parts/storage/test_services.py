@@ -63,6 +63,16 @@ def test_equal_size_and_time_are_not_equal_bytes(s3, dialect, bucket, make_file,
     assert bodies(s3) == sorted([first.read_bytes(), second.read_bytes()])
 
 
+def test_a_service_that_tells_neither_ETag_nor_length(s3, bucket, make_file):
+    s3.etags = "none"
+    first, second = make_file(SMALL, "first.mp4"), make_file(SMALL, "second.mp4")
+    assert upload(bucket, first, KEY).key == KEY and upload(bucket, first, KEY).was_there
+    assert deliver(bucket, second, KEY).key == "pod/2026-01-02/clip-2.mp4"
+    assert bodies(s3) == sorted([first.read_bytes(), second.read_bytes()])
+    bucket.put_small("test.json", {})
+    assert not try_out(bucket, "test.json").md5_etags
+
+
 def test_threads_that_save_under_one_name_lose_nothing(s3, dialect, connect, make_file, journal):
     s3.bytes_per_second = 2e6
     files = [make_file(20_000, f"{number}.png") for number in range(6)]

@@ -152,6 +152,9 @@ FOREIGN = {
     "AWS_MAX_ATTEMPTS": "nonsense",
     "AWS_DEFAULTS_MODE": "nonsense",
     "AWS_DATA_PATH": "/nonexistent",
+    "AWS_S3_US_EAST_1_REGIONAL_ENDPOINT": "nonsense",
+    "AWS_S3_USE_ARN_REGION": "nonsense",
+    "AWS_ACCOUNT_ID_ENDPOINT_MODE": "nonsense",
 }
 BROKEN = {
     "no section's end": "[default]\nregion = us-east-1\n[broken\n",
@@ -166,7 +169,7 @@ def facts(client) -> tuple:
     config = client.meta.config
     return (
         (keys.access_key, keys.secret_key, keys.token, client.meta.endpoint_url, config.region_name)
-        + (config.retries, config.request_checksum_calculation, config.s3.get("addressing_style"))
+        + (config.retries, config.request_checksum_calculation, config.s3)
         + (client._endpoint.http_session._verify,)
     )
 
