@@ -27,14 +27,17 @@ def automatic(family: str = "steadydancer") -> str:
         return f"{family}/{wish}"
     if wish == "gguf":
         quant = environment.text("STEADYDANCER_GGUF_MODEL", "Q4_K_M")
-        return match(f"{family}/{quant}", catalogue()) or refuse("STEADYDANCER_GGUF_MODEL", quant, quants(family))
+        types = quants(family)
+        named = next((type for type in types if type.lower() == quant.lower()), None)
+        return types[named] if named else refuse("STEADYDANCER_GGUF_MODEL", quant, list(types))
     return refuse("STEADYDANCER_VARIANT", wish, ["auto", "fp8", "fp16", "gguf"])
 
 
-def quants(family: str) -> list[str]:
-    """The family's GGUF types, smallest first."""
-    names = (name.partition("/") for name in catalogue().variants)
-    return [variant for owner, _, variant in names if owner == family and re.match(r"Q\d", variant)]
+def quants(family: str) -> dict[str, str]:
+    """GGUF type → the family's variant in it, smallest first."""
+    book = catalogue()
+    files = {variant.id: book.diffusion(variant) for variant in book.variants.values() if variant.family == family}
+    return {file.precision: variant for variant, file in files.items() if file and file.format == "gguf"}
 
 
 def refuse(variable: str, value: str, choices: list[str]):

@@ -13,7 +13,7 @@ import torch
 
 from ..planning.calibration import Calibration, Measurement, measurement
 from ..planning.estimate import vae_bytes
-from ..planning.model_sizes import kind_of
+from ..planning.model_sizes import architecture_of
 from ..planning.plan import Plan
 from ..planning.solve import NAMES
 
@@ -93,7 +93,7 @@ class Meter:
 
     @property
     def kind(self) -> str:
-        architecture = kind_of(self.plan.variant)["architecture"]
+        architecture = architecture_of(self.plan.variant)
         return self.calibration.kind(architecture, self.plan.card) if self.calibration else architecture
 
     def take(self) -> list[Measurement]:

@@ -85,7 +85,7 @@ def with_plan(model: ModelPatcher, meter: Meter | None) -> ModelPatcher:
 def companions(model: ModelPatcher) -> Variant:
     """The catalogue's variant whose encoders and VAE go with a user's own file, by what ComfyUI takes the model for."""
     kind = model.model.model_config.unet_config.get("image_model")
-    variants = catalogue().variants_for("SteadyDancerCatalogLoader")
+    variants = catalogue().variants_for("core")
     clip_type = {"wan2.1": "wan", "qwen_image": "qwen_image", "lumina2": "lumina2"}.get(kind)
     families = catalogue().families
     matching = [variant for variant in variants if families[variant.family].clip_type == clip_type]
@@ -135,7 +135,7 @@ def diffusion_files(chosen: str) -> list[Path]:
 class SteadyDancerLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        variants = [variant.id for variant in catalogue().variants_for(cls.__name__)]
+        variants = [variant.id for variant in catalogue().variants_for("steadydancer")]
         options = ["auto", *variants, *disk_files()]
         return io.Schema(
             node_id="SteadyDancerLoader",
@@ -206,7 +206,7 @@ class SteadyDancerCatalogLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "variant",
-                    options=[*(variant.id for variant in catalogue().variants_for(cls.__name__)), *disk_files()],
+                    options=[*(variant.id for variant in catalogue().variants_for("core")), *disk_files()],
                     default="wan2.1/t2v-1.3b",
                     tooltip="Family and variant. What is not here is downloaded when the node runs. "
                     "Your own files in diffusion_models, GGUF too, are listed last.",

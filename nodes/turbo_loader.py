@@ -24,13 +24,13 @@ def files(chosen: str) -> list[Path]:
 
 def variant_of(chosen: str):
     """The catalogue's variant whose text encoder and VAE go with the model: those of all are the same."""
-    return catalogue().variants.get(chosen) or catalogue().variants_for("SteadyDancerTurboLoader")[0]
+    return catalogue().variants.get(chosen) or catalogue().variants_for("turbo")[0]
 
 
 class SteadyDancerTurboLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        variants = [variant.id for variant in catalogue().variants_for(cls.__name__)]
+        variants = [variant.id for variant in catalogue().variants_for("turbo")]
         own = [name for name in disk_files() if name.lower().endswith(SUFFIXES)]
         return io.Schema(
             node_id="SteadyDancerTurboLoader",

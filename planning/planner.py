@@ -90,7 +90,7 @@ def files(variant: str, find: Find) -> list[Path]:
     paths = [find(file) for file in known.diffusion]
     if not all(paths) or any(path.suffix not in (".safetensors", ".gguf") for path in paths):
         return []
-    return paths[:1] if len(paths) == 2 else paths
+    return paths[:1] if known.experts == 2 else paths
 
 
 def parts_of(variant: str) -> Parts:

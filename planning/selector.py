@@ -1,6 +1,5 @@
 """Which variant of a family suits a card: the rules are selector.toml, this applies them and says why."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -59,11 +58,11 @@ def card(name: str) -> Card:
 
 def formats(family: str) -> dict[str, Variant]:
     """Format (fp16, fp8, Q4_K_M) → the family's variant in it."""
-    found = {}
-    for variant in catalogue().variants.values():
-        word = re.search(r"(Q\d\w*|fp8|fp16|bf16)(?:mixed)?$", variant.id)
-        if variant.family == family and word:
-            found["fp16" if word[1] == "bf16" else word[1]] = variant
+    book, found = catalogue(), {}
+    for variant in book.variants.values():
+        if variant.family == family and variant.diffusion and book.diffusion(variant).precision != "fp32":
+            precision = book.diffusion(variant).precision
+            found["fp16" if precision == "bf16" else precision] = variant
     return found
 
 

@@ -248,8 +248,8 @@ def test_a_lora_on_weights_that_are_not_packed_needs_a_layers_change():
     packed = model_of(job.variant, [])
     settings = next(iter(options(job, packed, Rules("all"))))
     beside = sample_phase(job, card, packed, settings, {}).transient
-    assert sample_phase(job, card, replace(packed, format="IQ4_XS"), settings, {}).transient == beside
-    own = sample_phase(job, card, replace(packed, format="int8", multiplies=True), settings, {}).transient
+    assert sample_phase(job, card, replace(packed, precision="IQ4_XS"), settings, {}).transient == beside
+    own = sample_phase(job, card, replace(packed, precision="int8", multiplies=True), settings, {}).transient
     assert own == lora, "this card multiplies it as it is stored"
 
 
