@@ -3,34 +3,12 @@
 import difflib
 import itertools
 import re
+from collections.abc import Callable
 
 from .. import environment
 from .catalog import Catalogue, ModelFile, Profile, catalogue
 
 STEP_DISTILL = "lightx2v-i2v-480p-rank64"  # the file that `step_distill` of the loader and the planner means
-
-
-def wished() -> str:
-    """What STEADYDANCER_VARIANT says, `auto` where it is not set."""
-    return environment.text("STEADYDANCER_VARIANT", "auto").lower()
-
-
-def automatic(family: str = "steadydancer") -> str:
-    """The variant id that `auto` means: STEADYDANCER_VARIANT and STEADYDANCER_GGUF_MODEL, else fp8.
-
-    Raises ValueError naming the variable when its value is none of the family's variants.
-    """
-    wish = wished()
-    if wish == "auto":
-        return f"{family}/fp8"
-    if wish in ("fp8", "fp16"):
-        return f"{family}/{wish}"
-    if wish == "gguf":
-        quant = environment.text("STEADYDANCER_GGUF_MODEL", "Q4_K_M")
-        types = quants(family)
-        named = next((type for type in types if type.lower() == quant.lower()), None)
-        return types[named] if named else refuse("STEADYDANCER_GGUF_MODEL", quant, list(types))
-    return refuse("STEADYDANCER_VARIANT", wish, ["auto", "fp8", "fp16", "gguf"])
 
 
 def quants(family: str) -> dict[str, str]:
@@ -40,18 +18,15 @@ def quants(family: str) -> dict[str, str]:
     return {file.precision: variant for variant, file in files.items() if file and file.format == "gguf"}
 
 
-def refuse(variable: str, value: str, choices: list[str]):
-    raise ValueError(f"{variable} is '{value}', which there is not. Set it to one of {', '.join(choices)}.")
-
-
 def match(name: str, book: Catalogue) -> str | None:
     """The variant id that equals `name` but for upper and lower case."""
     return next((variant for variant in book.variants if variant.lower() == name.lower()), None)
 
 
-def files_of(names: list[str]) -> list[ModelFile]:
+def files_of(names: list[str], automatic: Callable[[str], str]) -> list[ModelFile]:
     """The files that profiles, variants and file ids stand for, each once, in the order of the names.
 
+    `automatic` gives the variant that `auto` means of a family: what exists is known here, what suits a machine is not.
     Raises ValueError for an unknown name, with the names most like it.
     """
     book = catalogue()

@@ -4,7 +4,7 @@ import argparse
 import signal
 import sys
 import threading
-from pathlib import Path
+from functools import partial
 
 from .. import environment
 from ..catalog.catalog import ModelFile
@@ -14,8 +14,11 @@ from ..loaders.download import ensure_all
 from ..loaders.errors import DownloadCancelled, DownloadError
 from ..loaders.places import Places
 from ..loaders.transfer import Patience
+from ..machine import gpus, this_computer
+from ..machine.card import computer
+from ..planning.choose import choose
 from ..progress import TerminalLine
-from . import comfyui
+from .machine import THIS, add_card, add_folders, card_of, finder, host_of, models, user_of
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -24,21 +27,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--from-env", action="store_true", help="also what the ENABLE_… variables ask for")
     parser.add_argument("--dry-run", action="store_true", help="say what would be fetched (also DRY_RUN=true)")
     parser.add_argument("--jobs", type=int, default=1, help="files fetched at a time; each uses 8 connections")
-    add_models_dir(parser)
+    add_card(parser, required=False, all_gpus=False)
+    add_folders(parser)
     return parser
-
-
-def add_models_dir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--models-dir", type=Path, help="default: MODELS_DIR, else the models folder of this ComfyUI")
-
-
-def models(args) -> Places:
-    """The models folder: as asked, as the environment says, or of the ComfyUI that this package is installed in."""
-    if args.models_dir or environment.text("MODELS_DIR"):
-        return Places((args.models_dir or Path(environment.text("MODELS_DIR"))).expanduser())
-    if base := comfyui():
-        return Places(base / "models")
-    raise ValueError("Where the models belong is not known here. Give --models-dir or set MODELS_DIR.")
 
 
 def run(args) -> int:
@@ -50,7 +41,9 @@ def run(args) -> int:
         raise ValueError("Nothing was named. Give a profile such as steadydancer; `cli.py list` shows them.")
     if args.jobs < 1:
         raise ValueError("--jobs must be at least 1.")
-    files, where = files_of(names), models(args)
+    gpus.use(user_of(args))
+    where = models(args)
+    files = files_of(names, partial(chosen_variant, args, where))
     patience = Patience(timeout=environment.number("DOWNLOAD_TIMEOUT", Patience.timeout))
     missing = show(files, where, patience)
     if args.dry_run or environment.flag("DRY_RUN") or not missing:
@@ -65,6 +58,25 @@ def run(args) -> int:
         return 130
     print(f"\nAll {len(files)} files are in {where.models_dir}.")
     return 0
+
+
+def chosen_variant(args, where: Places, family: str) -> str:
+    """What `auto` is on the card that was named, else on this computer's, and says why."""
+    card, unknown = computer(), ""
+    if args.gpu or args.vram is not None:
+        card = card_of(args)
+    else:
+        try:
+            card = this_computer.present_card()
+        except this_computer.NoCard as err:
+            unknown = f"{err}; --gpu or --vram names one"
+        else:
+            args.gpu = THIS  # and so the RAM that counts is this computer's
+    choice = choose(family, card, finder(where), host=host_of(args, where))
+    if choice.refusal:
+        raise ValueError(choice.refusal)
+    print(f"{family}: auto is {choice.variant} for {card.name}: {choice.reason}" + (f" ({unknown})" if unknown else ""))
+    return choice.variant
 
 
 def show(files: list[ModelFile], where: Places, patience: Patience) -> int:

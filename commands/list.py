@@ -4,7 +4,7 @@ import argparse
 
 from ..catalog.catalog import catalogue
 from ..catalog.names import files_of
-from .download import add_models_dir, models
+from .machine import add_models_dir, models, what_auto_is
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -52,6 +52,6 @@ def gigabytes(files) -> float:
 
 
 def row(label: str, name: str, title: str, where) -> None:
-    files = files_of([name])
+    files = files_of([name], lambda family: what_auto_is(family, where))
     here = "yes" if where and all(where.find(file) for file in files) else ""
     print(f"{label:<44} {gigabytes(files):>7.1f}  {here:<5} {title}")

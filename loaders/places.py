@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..catalog.catalog import ModelFile
 from .errors import DownloadCancelled
+from .listing import Names, names_below
 from .transfer import BLOCK, Cancelled, Progress
 
 RECORD = ".steadydancer.json"
@@ -38,21 +39,18 @@ class Places:
             if file.name and (root / file.name).is_file():
                 return root / file.name
         for root in self.folders(file.folder):
-            paths = files_below(root)
             for pattern in file.patterns:
-                found = next((path for path in paths if path.relative_to(root).match(pattern)), None)
-                if found:
-                    return found
+                if found := self.names(root).find(pattern):
+                    return root / found[0]
         return None
+
+    def names(self, root: Path) -> Names:
+        """The files below one of the folders."""
+        return names_below(root)
 
     def target(self, file: ModelFile, name: str = "") -> Path:
         """Where a download of the file ends up."""
         return self.folders(file.folder)[0] / (file.name or name)
-
-
-def files_below(root: Path) -> list[Path]:
-    """Every file in a folder and its subfolders, linked ones too, as ComfyUI looks."""
-    return sorted(Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
 
 
 def read(folder: Path) -> dict[str, dict]:

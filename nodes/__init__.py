@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from ..dancer.model import register
+from ..services import loading
 from . import r2_watch
 from .conditioning import SteadyDancerClipVision, SteadyDancerFitImage, SteadyDancerToVideo
 from .driving_video import SteadyDancerDrivingVideo
@@ -26,6 +27,7 @@ from .turbo_sampling import (
 class SteadyDancerExtension(ComfyExtension):
     async def on_load(self) -> None:
         register()
+        loading.register_folders()
         place_example_inputs()
         r2_watch.start()
 

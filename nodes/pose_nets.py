@@ -14,8 +14,8 @@ from ..loaders.build import ComfyPlaces
 from ..loaders.places import files_below
 from ..pose.estimate import Net, Stopped
 from ..pose.weights import load_detector, load_pose_net
+from ..services.loading import fetch
 from ..services.progress import cancelled
-from .loaders import fetch
 
 AUTO = "auto"
 DETECTORS, POSE_NETS = ("yolox",), ("dw-", "dwpose", "rtmw", "rtmpose")

@@ -10,9 +10,10 @@ import pytest
 from steadydancer.machine import gpus
 from steadydancer.machine.card import Card
 from steadydancer.planning.estimate import phases, sample_phase, sample_seconds
+from steadydancer.planning.job import job_for, parts_of
 from steadydancer.planning.model_sizes import model_of, plannable
 from steadydancer.planning.plan import DOES_NOT_FIT, FITS, FITS_WITH_CHANGES, Plan
-from steadydancer.planning.planner import job_for, parts_of, plan_job
+from steadydancer.planning.planner import plan_job
 from steadydancer.planning.solve import Case, Host, Rules, options, solve
 from support.safetensors_header import write_hollow
 

@@ -1,0 +1,109 @@
+"""What the commands are told of a machine: a card, a models folder, a user folder, and what is in them."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from .. import environment
+from ..catalog.catalog import catalogue
+from ..loaders.places import Places
+from ..machine import gpus, this_computer
+from ..machine.card import Card, computer
+from ..planning.choose import choose
+from ..planning.job import Find
+from ..planning.solve import Host
+from . import comfyui, user_folder
+
+AMPERE = 86
+THIS = "this"
+
+
+def add_card(parser: argparse.ArgumentParser, required: bool = True, all_gpus: bool = True):
+    """--gpu, --vram, --all-gpus, of which one is given, and --sm. Returns the group, for more of its kind."""
+    which = parser.add_mutually_exclusive_group(required=required)
+    which.add_argument("--gpu", metavar="NAME|this", help="a card by name, such as 'RTX 4090', or this computer's")
+    which.add_argument("--vram", type=float, metavar="GB", help="a card that is not in the table, by its memory")
+    if all_gpus:
+        which.add_argument("--all-gpus", action="store_true", help="the table of all cards")
+    sm = "its compute capability, 89 for 8.9 (default: 86, RTX 30xx)"
+    parser.add_argument("--sm", type=int, metavar="N", help=f"with --vram: {sm}")
+    return which
+
+
+def add_models_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--models-dir", type=Path, help="default: MODELS_DIR, else the models folder of this ComfyUI")
+
+
+def add_folders(parser: argparse.ArgumentParser) -> None:
+    add_models_dir(parser)
+    parser.add_argument("--user-dir", type=Path, help="ComfyUI's user folder (default: beside the models folder)")
+
+
+def models(args) -> Places:
+    """The models folder: as asked, as the environment says, or of the ComfyUI that this package is installed in."""
+    if args.models_dir or environment.text("MODELS_DIR"):
+        return Places((args.models_dir or Path(environment.text("MODELS_DIR"))).expanduser())
+    if base := comfyui():
+        return Places(base / "models")
+    raise ValueError("Where the models belong is not known here. Give --models-dir or set MODELS_DIR.")
+
+
+def models_if_known(args) -> Places | None:
+    """The models folder, None where there is none: choosing and planning need no files."""
+    try:
+        return models(args)
+    except ValueError:
+        return None
+
+
+def user_of(args) -> Path:
+    """ComfyUI's user folder: as asked, else beside the models folder."""
+    where = models_if_known(args)
+    return args.user_dir or user_folder(where and where.models_dir.parent)
+
+
+def finder(where: Places | None) -> Find:
+    """Path of a catalogue file id, or of a user's own file."""
+
+    def find(name: str) -> Path | None:
+        if name in catalogue().files:
+            return where.find(catalogue().files[name]) if where else None
+        return Path(name) if Path(name).is_file() else None
+
+    return find
+
+
+def cards_of(args) -> list[Card]:
+    """The cards that a command is about. Raises ValueError for a name that is in no table."""
+    return list(gpus.cards()) if args.all_gpus else [card_of(args)]
+
+
+def card_of(args) -> Card:
+    """The one card that was named. Raises ValueError where there is none of that name, or none in this computer."""
+    if args.sm and args.vram is None:
+        raise ValueError("--sm says more about --vram: give the card's memory too.")
+    if args.vram is not None:
+        return gpus.unlisted(args.vram, args.sm or AMPERE)
+    if args.gpu.lower() != THIS:
+        return gpus.card(args.gpu)
+    try:
+        return this_computer.present_card()
+    except this_computer.NoCard as err:
+        raise ValueError(f"--gpu this: {err}. Name a card, or give its memory with --vram.") from err
+
+
+def host_of(args, where: Places | None) -> Host:
+    """This computer, where the card is its own: RAM as far as psutil is there to tell it, and free disk."""
+    if (args.gpu or "").lower() != THIS:
+        return Host()
+    try:
+        from ..storage.memory import total_ram
+    except ImportError:
+        return Host()
+    disk = shutil.disk_usage(where.models_dir).free if where and where.models_dir.is_dir() else 0
+    return Host(ram=total_ram(), disk=disk)
+
+
+def what_auto_is(family: str, where: Places | None) -> str:
+    """The variant of `auto` for commands that only look: one that is here, or what is taken where no card is known."""
+    return choose(family, computer(), finder(where)).variant
