@@ -2,11 +2,11 @@
 
 import argparse
 
+from ..catalog.catalog import catalogue
 from ..machine import gpus
 from ..machine.card import Card
 from ..planning import choose
 from ..planning.job import Find
-from ..planning.solve import Host
 from .machine import add_card, add_folders, cards_of, finder, host_of, models_if_known, user_of
 
 
@@ -33,15 +33,13 @@ def run(args) -> int:
     return 0
 
 
-def table(
-    family: str, preference: str, cards: list[Card], find: Find = lambda file: None, host: Host = Host()
-) -> list[str]:  # noqa: B008
+def table(family: str, preference: str, cards: list[Card], find: Find = lambda file: None) -> list[str]:
     """A line for each card: what it may use, the choice, decimal GB of its weights, blocks on the card, and why."""
-    lines = [f"{'card':<18} {'GB':>6}  {'variant':<28} {'weights':>7} {'blocks':>7}  why"]
+    lines = [f"{'card':<18} {'GB':>6}  {'variant':<29} {'weights':>7} {'blocks':>7}  why"]
     for card in cards:
-        choice = choose.choose(family, card, find, preference=preference, host=host)
-        size = choose.weights(choose.catalogue().variants[choice.variant]) / 1e9
+        choice = choose.choose(family, card, find, preference=preference)
+        size = choose.weights(catalogue().variants[choice.variant]) / 1e9
         kept = f"{choice.plan.kept}/{choice.plan.blocks}"
         why = choice.refusal or choice.reason
-        lines.append(f"{card.name:<18} {card.free / 1e9:>6.1f}  {choice.variant:<28} {size:>7.1f} {kept:>7}  {why}")
+        lines.append(f"{card.name:<18} {card.free / 1e9:>6.1f}  {choice.variant:<29} {size:>7.1f} {kept:>7}  {why}")
     return lines

@@ -15,6 +15,7 @@ FP8_SM = 89  # first compute capability that multiplies fp8, as ComfyUI's suppor
 FILE = "gpus.toml"
 NEEDED = {"gib", "sm", "bf16", "bandwidth", "pcie"}
 FIELDS = NEEDED | {"fp8", "price"}
+EXAMPLE = 'Write "My Card" = { gib = 20, sm = 86, bf16 = 90, bandwidth = 640, pcie = 25, price = 0.3 } below [gpus].'
 own: Path | None = None
 
 
@@ -45,22 +46,28 @@ def merged(path: Path, changed: int) -> dict:
         mine = read_toml(path)
     except ValueError as err:
         raise ValueError(f"{path} cannot be read: {err}. Correct it, or take it away.") from err
-    gpus = dict(shipped()["gpus"])
-    for name, entry in mine.get("gpus", {}).items():
+    gpus, own_gpus = dict(shipped()["gpus"]), mine.get("gpus", {})
+    if not isinstance(own_gpus, dict):
+        raise ValueError(f"{path}: [gpus] must be a table. {EXAMPLE}")
+    for name, entry in own_gpus.items():
         both = {**gpus.get(name, {}), **entry} if isinstance(entry, dict) else {}
         if lacking := NEEDED - both.keys():
             raise ValueError(f"{path}: '{name}' lacks {', '.join(sorted(lacking))}. {EXAMPLE}")
         for field, value in both.items():
-            if field not in FIELDS or isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            if field not in FIELDS or not is_size(value):
                 raise ValueError(
                     f"{path}: {field} of '{name}' must be one of {', '.join(sorted(FIELDS))}, and a number."
                 )
         gpus[name] = both
     numbers = {name: mine.get(name, shipped()[name]) for name in ("desktop_gb", "context_gb")}
+    for name, value in numbers.items():
+        if not is_size(value):
+            raise ValueError(f"{path}: {name} must be a number of GB.")
     return {**shipped(), **numbers, "gpus": gpus}
 
 
-EXAMPLE = 'Write "My Card" = { gib = 20, sm = 86, bf16 = 90, bandwidth = 640, pcie = 25, price = 0.3 } below [gpus].'
+def is_size(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
 
 
 def cards() -> tuple[Card, ...]:
@@ -104,7 +111,7 @@ def as_like(name: str, total: int, free: int, sm: int, price: float | None = Non
 
 def tier(total: int) -> str:
     """consumer, prosumer or datacenter, by a card's memory in bytes."""
-    fitting = [name for name, gib in table()["tiers"].items() if total >= gib * GIB]
+    fitting = [name for name, gib in shipped()["tiers"].items() if total >= gib * GIB]
     return fitting[-1] if fitting else "consumer"
 
 
@@ -134,7 +141,8 @@ def nearest(total: int, sm: int) -> Card:
     return min(cards(), key=lambda card: (abs(card.sm - sm), abs(card.total - total)))
 
 
+@lru_cache
 def efficiency(sm: int) -> float:
     """Part of the datasheet rate that is reached; 1 without a GPU, whose rate is a measured one."""
-    known = {int(key): value for key, value in table()["efficiency"].items()}
+    known = {int(key): value for key, value in shipped()["efficiency"].items()}
     return known[max(key for key in known if key <= sm)] if sm >= min(known) else 1.0

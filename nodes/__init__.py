@@ -1,8 +1,12 @@
 """What the user sees: schemas and wiring, one file a family. Algorithms live in the other rooms."""
 
+from pathlib import Path
+
+import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
 from ..dancer.model import register
+from ..machine import gpus
 from ..services import loading
 from . import r2_watch
 from .conditioning import SteadyDancerClipVision, SteadyDancerFitImage, SteadyDancerToVideo
@@ -28,6 +32,7 @@ class SteadyDancerExtension(ComfyExtension):
     async def on_load(self) -> None:
         register()
         loading.register_folders()
+        gpus.use(Path(folder_paths.get_user_directory()))
         place_example_inputs()
         r2_watch.start()
 

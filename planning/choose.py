@@ -15,7 +15,6 @@ from pathlib import Path
 from ..catalog.catalog import Variant, catalogue
 from ..machine.card import Card
 from ..toml import read_toml
-from .calibration import Calibration
 from .job import Find, plan_variant, usual_job
 from .plan import Job, Plan
 from .rules import forced, named_variant, preferred, reserved
@@ -69,7 +68,6 @@ def choose(
     job: Job | None = None,
     preference: str = "auto",
     host: Host = Host(),  # noqa: B008 - frozen
-    calibration: Calibration | None = None,
 ) -> Choice:
     """The variant of `family` for `card`. `find` gives the path of a catalogue file id, None where it is not here.
 
@@ -82,20 +80,16 @@ def choose(
     # how much of the disk is free is the downloader's business: half a download there would change the choice
     host = replace(host, ram=host.ram or USUAL_RAM, disk=0)
 
-    def planned(variant: Variant) -> Plan:
-        its = replace(job, variant=variant.id) if job else usual_job(variant.id)
-        return plan_variant(its, card, find, calibration, host, rules, explain=False, headers=False)
-
     def here(variant: Variant) -> bool:
         return all(find(file) for file in variant.diffusion)
 
+    plans = plans_of(family, card, host, rules, job)
     book = catalogue()
     if preference == "auto" and (named := named_variant(family)):
-        return Choice(named, "STEADYDANCER_VARIANT says so", planned(book.variants[named]))
+        return Choice(named, "STEADYDANCER_VARIANT says so", plans[book.variants[named]])
     wants = table()["preferences"][preferred() if preference == "auto" else preference]
     if not card.sm:
-        return without_gpu(family, here, planned)
-    plans = {variant: planned(variant) for variant in variants(family)}
+        return without_gpu(family, here, plans)
     fitting = [variant for variant in plans if plans[variant].fits]
     good = [variant for variant in fitting if error(variant) <= wants["error"]] or fitting
     if not good:
@@ -115,14 +109,24 @@ def choose(
     return Choice(chosen.id, reason, plans[chosen])
 
 
-def without_gpu(family: str, here: Callable[[Variant], bool], planned: Callable[[Variant], Plan]) -> Choice:
+@lru_cache(maxsize=64)
+def plans_of(family: str, card: Card, host: Host, rules: Rules, job: Job | None) -> dict[Variant, Plan]:
+    """The plan of every variant of a family, in their order: `job`, or else the usual one, by the catalogue's sizes."""
+    found = {}
+    for variant in variants(family):
+        its = replace(job, variant=variant.id) if job else usual_job(variant.id)
+        found[variant] = plan_variant(its, card, [], {}, host, rules, explain=False)
+    return found
+
+
+def without_gpu(family: str, here: Callable[[Variant], bool], plans: dict[Variant, Plan]) -> Choice:
     """What is here and good enough, else the family's default."""
     limit = table()["preferences"]["balanced"]["here_error"]
     usual = catalogue().variants[catalogue().families[family].default]
     kept = [variant for variant in (usual, *variants(family)) if here(variant) and error(variant) <= limit]
     chosen = kept[0] if kept else usual
     reason = "there is no GPU to choose for" + ("; it is already here" if kept else "")
-    return Choice(chosen.id, reason, planned(chosen))
+    return Choice(chosen.id, reason, plans[chosen])
 
 
 def precision(variant: Variant) -> str:

@@ -1,13 +1,11 @@
 """Jobs: what a model's kind usually takes, what cannot be, and the plan of one variant for one of them."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from ..catalog.catalog import catalogue
 from ..catalog.names import STEP_DISTILL
 from ..machine.card import Card
-from .calibration import Calibration
 from .estimate import Parts
 from .model_sizes import kind_of, model_of
 from .plan import Job, Plan
@@ -41,18 +39,14 @@ def check(job: Job) -> None:
 def plan_variant(
     job: Job,
     card: Card,
-    find: Find,
-    calibration: Calibration | None,
+    paths: list[Path],
+    corrections: dict[str, float],
     host: Host,
     rules: Rules,
     explain: bool = True,
-    headers: bool = True,
 ) -> Plan:
-    """The plan of the job's own variant, by its files' headers where they are here and `headers` are wanted."""
-    model = model_of(job.variant, files(job.variant, find) if headers else [])
-    corrections = calibration.corrections(model.architecture, card) if calibration else {}
-    host = replace(host, download=download(job.variant, find))
-    return solve(job, card, model, parts_of(job.variant), corrections, host, rules, explain)
+    """The plan of the job's own variant: by the headers of `paths` where there are some, else by the catalogue."""
+    return solve(job, card, model_of(job.variant, paths), parts_of(job.variant), corrections, host, rules, explain)
 
 
 def files(variant: str, find: Find) -> list[Path]:

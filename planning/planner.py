@@ -5,7 +5,8 @@ from dataclasses import replace
 from ..machine.card import Card
 from .calibration import Calibration
 from .choose import choose
-from .job import Find, check, plan_variant
+from .job import Find, check, download, files, plan_variant
+from .model_sizes import architecture_of
 from .plan import Job, Plan
 from .rules import flags, forced, reserved
 from .solve import Host
@@ -29,11 +30,18 @@ def plan_job(
     choice = choose("steadydancer", card, find, host=host) if job.variant == "auto" else None
     if choice:
         job = replace(job, variant=choice.variant)
-    plan = plan_variant(job, reserved(card), find, calibration, host, forced())
-    if choice and not plan.fits:  # by its size in the file, at this job's size, with what was measured
-        other = choose("steadydancer", card, find, job, host=host, calibration=calibration)
+    plan = planned(job, card, find, calibration, host)
+    if choice and not plan.fits:
+        other = choose("steadydancer", card, find, job, host=host)
         if other.plan.fits and other.variant != job.variant:
             choice, job = other, replace(job, variant=other.variant)
-            plan = plan_variant(job, reserved(card), find, calibration, host, forced())
+            plan = planned(job, card, find, calibration, host)
     lines = [*plan.advice, *(f"ComfyUI has no flag {flag}: take it out." for flag in MISSING_FLAGS if flag in flags())]
     return replace(plan, advice=tuple(lines), reason=choice.reason if choice else "")
+
+
+def planned(job: Job, card: Card, find: Find, calibration: Calibration | None, host: Host) -> Plan:
+    """The plan of the job's own variant on this server, by what is here and what was measured."""
+    paths, host = files(job.variant, find), replace(host, download=download(job.variant, find))
+    corrections = calibration.corrections(architecture_of(job.variant), card) if calibration else {}
+    return plan_variant(job, reserved(card), paths, corrections, host, forced())

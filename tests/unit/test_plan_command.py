@@ -43,7 +43,7 @@ def test_what_does_not_fit_has_its_own_exit_code(capsys):
     [
         (["--gpu", "Voodoo"], "no card of the table"),
         (["--gpu", "4090", "--variant", "Q9"], "has no variant 'Q9'. Choose one of"),
-        (["--gpu", "4090", "--size", "big"], "is no size"),
+        (["--gpu", "4090", "--size", "big"], "is not a size; write WIDTHxHEIGHT"),
         (["--gpu", "4090", "--size", "833x480"], "multiples of 16"),
         (["--gpu", "4090", "--family", "wan2.1"], "Say which variant of wan2.1"),
     ],
