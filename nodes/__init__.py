@@ -7,7 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..dancer.model import register
 from ..machine import gpus
-from ..services import loading
+from ..services import folders
 from . import r2_watch
 from .conditioning import SteadyDancerClipVision, SteadyDancerFitImage, SteadyDancerToVideo
 from .driving_video import SteadyDancerDrivingVideo
@@ -31,7 +31,7 @@ from .turbo_sampling import (
 class SteadyDancerExtension(ComfyExtension):
     async def on_load(self) -> None:
         register()
-        loading.register_folders()
+        folders.register()
         gpus.use(Path(folder_paths.get_user_directory()))
         place_example_inputs()
         r2_watch.start()

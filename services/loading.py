@@ -20,10 +20,9 @@ from ..machine.card import Card
 from ..planning import choose
 from ..planning.job import Find
 from ..planning.plan import Plan
-from . import this_machine
+from . import folders, this_machine
 from .progress import NodeProgress, cancelled, say, stop
 
-GGUF_FOLDER = "steadydancer_gguf"
 CLIP_TYPES = {
     "wan2.1": "wan",
     "qwen_image": "qwen_image",
@@ -192,12 +191,6 @@ def fingerprint(wanted: str, *rest) -> list:
 
 def own_files() -> list[str]:
     """Diffusion models on disk that are no variant of the catalogue: a user's own, GGUF among them."""
-    listed = Names({*folder_paths.get_filename_list("diffusion_models"), *folder_paths.get_filename_list(GGUF_FOLDER)})
+    listed = Names({*folder_paths.get_filename_list("diffusion_models"), *folder_paths.get_filename_list(folders.GGUF)})
     known = {path for file in catalogue().files.values() for pattern in file.patterns for path in listed.find(pattern)}
     return sorted({path for paths in listed.by_name.values() for path in paths} - known)
-
-
-def register_folders() -> None:
-    """ComfyUI lists .gguf files of its diffusion_models folders for us, as it lists and remembers its own."""
-    paths, _ = folder_paths.folder_names_and_paths["diffusion_models"]
-    folder_paths.folder_names_and_paths[GGUF_FOLDER] = (paths, {".gguf"})

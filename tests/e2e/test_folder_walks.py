@@ -1,0 +1,173 @@
+"""How often model folders are walked: once a prompt at most, and for /object_info only by ComfyUI itself."""
+
+import os
+import time
+
+import pytest
+from support import tiny
+
+
+@pytest.fixture
+def walks(comfyui, monkeypatch, tmp_path):
+    """walks() → the folders walked since the last call. A large folder of models, settled for a while."""
+    import folder_paths
+    from steadydancer.loaders import listing
+
+    folder = tmp_path / "diffusion_models"
+    for name in ("a", "b", "b/c"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for number in range(200):
+        (folder / "a" / f"other-{number}.safetensors").touch()
+    then = time.time() - 60
+    for path in (folder, *folder.iterdir(), folder / "b" / "c"):
+        os.utime(path, (then, then))
+    kinds = folder_paths.folder_names_and_paths
+    paths = kinds["diffusion_models"][0]
+    before = list(paths)
+    paths[:] = [str(folder)]
+    seen = []
+    walk = os.walk
+
+    def counted(top, *args, **kwargs):
+        seen.append(str(top))
+        return walk(top, *args, **kwargs)
+
+    listing.listings.clear()
+    monkeypatch.setattr(os, "walk", counted)
+
+    def take():
+        found = seen[:]
+        seen.clear()
+        return found
+
+    take.folder = folder
+    yield take
+    paths[:] = before
+
+
+def run_of_a_prompt():
+    """What ComfyUI calls of loader, selector and planner in one prompt: fingerprints, then what they execute."""
+    from steadydancer.nodes.loaders import SteadyDancerDownload, SteadyDancerLoader
+    from steadydancer.nodes.planner import USUAL, SteadyDancerVRAMPlanner
+    from steadydancer.nodes.selector import SteadyDancerVariantSelector
+    from steadydancer.services import loading
+
+    selector = {"family": "steadydancer", "budget": 0.0, "preference": "auto", "generation": "auto"}
+    found = [
+        SteadyDancerVariantSelector.fingerprint_inputs(**selector)[0],
+        SteadyDancerLoader.fingerprint_inputs("auto", False)[0],
+        SteadyDancerVRAMPlanner.fingerprint_inputs(**USUAL)[2],
+        SteadyDancerVariantSelector.execute(**selector).args[0],
+        SteadyDancerVRAMPlanner.plan(**USUAL).variant,
+        loading.choice("steadydancer").variant,
+    ]
+    SteadyDancerDownload.fingerprint_inputs("steadydancer")
+    return set(found)
+
+
+def test_a_prompt_walks_each_folder_once_and_the_next_one_none(walks):
+    assert run_of_a_prompt() == {"steadydancer/fp8"}
+    found = walks()
+    assert str(walks.folder) in found and len(found) == len(set(found)), "once each"
+    run_of_a_prompt()
+    assert walks() == []
+
+
+@pytest.mark.parametrize("where", ["", "a", "b/c", "new", "b/c/new"])
+def test_a_file_that_came_or_went_is_seen(walks, where):
+    """Among hundreds, in a subfolder, in a new one: a folder's time says it."""
+    assert run_of_a_prompt() == {"steadydancer/fp8"}
+    folder = walks.folder / where
+    folder.mkdir(exist_ok=True)
+    path = tiny.write_steadydancer(folder / "Wan21_I2V_SteadyDancer_fp16.safetensors", "fp16")
+    assert run_of_a_prompt() == {"steadydancer/fp16"}
+    path.unlink()
+    assert run_of_a_prompt() == {"steadydancer/fp8"}
+
+
+def test_changes_within_a_tick_of_the_clock_are_seen(walks):
+    """A folder that has just changed may change again without another time."""
+    from steadydancer.loaders.listing import names_below
+
+    now = time.time_ns()
+    path = walks.folder / "one.gguf"
+    path.touch()
+    os.utime(walks.folder, ns=(now, now))
+    assert names_below(walks.folder).find("one.gguf") and not names_below(walks.folder).find("two.gguf")
+    path.rename(walks.folder / "two.gguf")
+    os.utime(walks.folder, ns=(now, now))
+    assert names_below(walks.folder).find("two.gguf") and not names_below(walks.folder).find("one.gguf")
+
+
+def test_a_clock_that_counts_whole_seconds_is_given_two(walks):
+    from steadydancer.loaders.listing import settled
+
+    second = 10**9
+    now = 1000 * second + second // 2
+    assert settled(now - second // 10, now) and not settled(now - second // 100, now)
+    assert not settled(1000 * second, now) and not settled(999 * second, now) and settled(998 * second, now)
+    assert not settled(now + 5 * second, now), "a server's clock that is ahead"
+    assert settled(None, now)
+
+
+def test_links_to_folders_are_followed(walks, tmp_path):
+    from steadydancer.loaders.listing import names_below
+
+    elsewhere = tmp_path / "volume"
+    elsewhere.mkdir()
+    (elsewhere / "deep.gguf").touch()
+    (walks.folder / "linked").symlink_to(elsewhere)
+    assert names_below(walks.folder).find("*.gguf") == [os.path.join("linked", "deep.gguf")]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("x.safetensors", ["a/x.safetensors", "b/c/x.safetensors"]),
+        ("c/x.safetensors", ["b/c/x.safetensors"]),
+        ("*-Q4_K_M*.gguf", ["b/my-Q4_K_M_fix.gguf"]),
+        ("*.gguf", ["a/y.gguf", "b/my-Q4_K_M_fix.gguf"]),
+        ("[xy].*", ["a/x.safetensors", "a/y.gguf", "b/c/x.safetensors"]),
+        ("c", []),
+        ("", []),
+    ],
+)
+def test_names_are_found_as_paths_match(comfyui, pattern, found):
+    from pathlib import PurePath
+
+    from steadydancer.loaders.listing import Names
+
+    paths = ["b/my-Q4_K_M_fix.gguf", "a/x.safetensors", "b/c/x.safetensors", "a/y.gguf"]
+    assert sorted(Names(paths).find(pattern)) == found
+    assert not pattern or sorted(path for path in paths if PurePath(path).match(pattern)) == found
+
+
+def test_object_info_walks_nothing_of_ours(walks):
+    """Schemas use ComfyUI's lists, which remembers them."""
+    import asyncio
+
+    import folder_paths
+    import steadydancer
+
+    extension = asyncio.run(steadydancer.comfy_entrypoint())
+    nodes = asyncio.run(extension.get_node_list())
+    walks()
+    callers = []
+    search = folder_paths.recursive_search
+
+    def by_comfyui(directory, *args, **kwargs):
+        callers.append(str(directory))
+        return search(directory, *args, **kwargs)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(folder_paths, "recursive_search", by_comfyui)
+    try:
+        for _ in range(2):
+            with folder_paths.cache_helper:
+                infos = [node.GET_NODE_INFO_V1() for node in nodes]
+    finally:
+        patch.undo()
+    assert len(infos) == len(nodes) > 20
+    top = [folder for folder in walks() if not any(folder.startswith(str(c) + os.sep) for c in callers)]
+    assert sorted(top) == sorted(callers), "every walk is ComfyUI's own"
+    assert len(callers) <= 2 * len(set(callers)), "and the second time only what it does not remember"
