@@ -44,8 +44,9 @@ def measure(args, base: str) -> None:
     from comfy.cli_args import args as comfyui
 
     comfyui.cpu, comfyui.base_directory = True, base
-    import nodes  # noqa: F401 - ComfyUI's, before ours
     from server import PromptServer
+
+    import nodes  # noqa: F401 - ComfyUI's, before ours
 
     runpy.run_path(str(args.package / "cli.py"))["load_package"]()
     import steadydancer

@@ -47,9 +47,9 @@ class SteadyDancerLoader(io.ComfyNode):
                     "variant",
                     options=options,
                     default="auto",
-                    tooltip="Which weights. auto is the plan's, else STEADYDANCER_VARIANT, else what is here and suits "
-                    "this GPU, else what GGUF / fp8 Selector would choose. "
-                    "What is not here is downloaded. Your own files in diffusion_models are listed last.",
+                    tooltip="Which weights. auto is the plan's, else STEADYDANCER_VARIANT, else what suits this GPU; a good file "
+                    "that is here wins over a download. What is not here is downloaded. "
+                    "Your own files in diffusion_models are listed last.",
                 ),
                 io.Boolean.Input(
                     "step_distill",
