@@ -1,4 +1,7 @@
-"""The subcommands of cli.py, one file each: `add_parser(subparsers)` declares it, `run(args) -> int` does it."""
+"""The subcommands of cli.py, one file each: `add_parser(subparsers)` declares it, `run(args) -> int` does it.
+
+machine.py is no subcommand: it has the options for cards and folders that several share.
+"""
 
 import sys
 from pathlib import Path

@@ -4,7 +4,7 @@ import argparse
 import signal
 import sys
 import threading
-from functools import partial
+from functools import cache, partial
 
 from .. import environment
 from ..catalog.catalog import ModelFile
@@ -17,8 +17,9 @@ from ..loaders.transfer import Patience
 from ..machine import gpus, this_computer
 from ..machine.card import computer
 from ..planning.choose import choose
+from ..planning.solve import Host
 from ..progress import TerminalLine
-from .machine import THIS, add_card, add_folders, card_of, finder, host_of, models, user_of
+from .machine import add_card, add_folders, card_of, finder, host_of, models, this_host, user_of
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -43,7 +44,7 @@ def run(args) -> int:
         raise ValueError("--jobs must be at least 1.")
     gpus.use(user_of(args))
     where = models(args)
-    files = files_of(names, partial(chosen_variant, args, where))
+    files = files_of(names, cache(partial(chosen_variant, args, where)))
     patience = Patience(timeout=environment.number("DOWNLOAD_TIMEOUT", Patience.timeout))
     missing = show(files, where, patience)
     if args.dry_run or environment.flag("DRY_RUN") or not missing:
@@ -62,20 +63,18 @@ def run(args) -> int:
 
 def chosen_variant(args, where: Places, family: str) -> str:
     """What `auto` is on the card that was named, else on this computer's, and says why."""
-    card, unknown = computer(), ""
-    if args.gpu or args.vram is not None:
-        card = card_of(args)
+    unknown = ""
+    if args.gpu or args.vram is not None or args.sm:
+        card, host = card_of(args), host_of(args, where)
     else:
         try:
-            card = this_computer.present_card()
+            card, host = this_computer.present_card(), this_host(where)
         except this_computer.NoCard as err:
-            unknown = f"{err}; --gpu or --vram names one"
-        else:
-            args.gpu = THIS  # and so the RAM that counts is this computer's
-    choice = choose(family, card, finder(where), host=host_of(args, where))
+            card, host, unknown = computer(), Host(), f" ({err}; --gpu or --vram names one)"
+    choice = choose(family, card, finder(where), host=host)
     if choice.refusal:
         raise ValueError(choice.refusal)
-    print(f"{family}: auto is {choice.variant} for {card.name}: {choice.reason}" + (f" ({unknown})" if unknown else ""))
+    print(f"{family}: auto is {choice.variant} for {card.name}: {choice.reason}{unknown}")
     return choice.variant
 
 

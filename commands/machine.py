@@ -93,9 +93,12 @@ def card_of(args) -> Card:
 
 
 def host_of(args, where: Places | None) -> Host:
-    """This computer, where the card is its own: RAM as far as psutil is there to tell it, and free disk."""
-    if (args.gpu or "").lower() != THIS:
-        return Host()
+    """The computer around the card: this one where the card is its own, else one that nothing is known of."""
+    return this_host(where) if (args.gpu or "").lower() == THIS else Host()
+
+
+def this_host(where: Places | None) -> Host:
+    """This computer's RAM, as far as psutil is there to tell it, and the disk that is free for models."""
     try:
         from ..storage.memory import total_ram
     except ImportError:

@@ -19,12 +19,12 @@ class Names:
     def __init__(self, paths: Iterable[str]):
         self.by_name: dict[str, list[str]] = {}
         for path in sorted(paths):
-            self.by_name.setdefault(os.path.basename(path), []).append(path)
+            self.by_name.setdefault(os.path.normcase(os.path.basename(path)), []).append(path)
 
     def find(self, pattern: str) -> list[str]:
         """The paths that `PurePath.match` says the pattern matches: a name, or the end of a path, `*` in it or not."""
-        last = PurePath(pattern).name
-        names = fnmatch.filter(self.by_name, last)
+        last = os.path.normcase(PurePath(pattern).name)
+        names = fnmatch.filter(self.by_name, last) if set("*?[") & set(last) else {last} & self.by_name.keys()
         return [path for name in names for path in self.by_name[name] if PurePath(path).match(pattern)]
 
 

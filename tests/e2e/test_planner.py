@@ -271,6 +271,11 @@ def test_a_block_more_in_ram_does_not_load_the_model_again(nodes):
     assert planner.fingerprint_inputs(**usual) == decided
 
 
+def test_what_stands_for_a_linked_input_is_its_default(nodes):
+    schema = nodes.SteadyDancerVRAMPlanner.define_schema()
+    assert nodes.USUAL == {entry.id: entry.default for entry in schema.inputs}
+
+
 def test_what_the_model_usually_takes(nodes, tmp_path, monkeypatch):
     import folder_paths
     from support.safetensors_header import write_hollow

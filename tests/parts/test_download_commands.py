@@ -131,6 +131,12 @@ def test_without_a_card_it_keeps_fp8_and_says_why(cli, tmp_path):
     assert refused.returncode == 1 and refused.stderr.startswith("--gpu this: there is no GPU that torch can use")
 
 
+def test_auto_is_said_once_however_often_it_is_meant(cli):
+    done = cli("download", "steadydancer", "steadydancer-turbo", "--dry-run", "--gpu", "RTX 4090", HF_HUB_OFFLINE="1")
+    assert done.stdout.count("auto is") == 1
+    assert "--sm says more about --vram" in cli("download", "steadydancer", "--sm", "89").stderr
+
+
 def test_what_no_mode_allows_is_not_downloaded(cli):
     done = cli("download", "steadydancer", "--dry-run", "--gpu", "RTX 4060", GPU_MEMORY_MODE="full")
     assert done.returncode == 1 and "Nothing of steadydancer fits whole into 7.7 GB" in done.stderr
