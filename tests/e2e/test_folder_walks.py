@@ -85,63 +85,6 @@ def test_a_file_that_came_or_went_is_seen(walks, where):
     assert run_of_a_prompt() == {"steadydancer/fp8"}
 
 
-def test_changes_within_a_tick_of_the_clock_are_seen(walks):
-    """A folder that has just changed may change again without another time."""
-    from steadydancer.loaders.listing import names_below
-
-    now = time.time_ns()
-    path = walks.folder / "one.gguf"
-    path.touch()
-    os.utime(walks.folder, ns=(now, now))
-    assert names_below(walks.folder).find("one.gguf") and not names_below(walks.folder).find("two.gguf")
-    path.rename(walks.folder / "two.gguf")
-    os.utime(walks.folder, ns=(now, now))
-    assert names_below(walks.folder).find("two.gguf") and not names_below(walks.folder).find("one.gguf")
-
-
-def test_a_clock_that_counts_whole_seconds_is_given_two(walks):
-    from steadydancer.loaders.listing import settled
-
-    second = 10**9
-    now = 1000 * second + second // 2
-    assert settled(now - second // 10, now) and not settled(now - second // 100, now)
-    assert not settled(1000 * second, now) and not settled(999 * second, now) and settled(998 * second, now)
-    assert not settled(now + 5 * second, now), "a server's clock that is ahead"
-    assert settled(None, now)
-
-
-def test_links_to_folders_are_followed(walks, tmp_path):
-    from steadydancer.loaders.listing import names_below
-
-    elsewhere = tmp_path / "volume"
-    elsewhere.mkdir()
-    (elsewhere / "deep.gguf").touch()
-    (walks.folder / "linked").symlink_to(elsewhere)
-    assert names_below(walks.folder).find("*.gguf") == [os.path.join("linked", "deep.gguf")]
-
-
-@pytest.mark.parametrize(
-    ("pattern", "found"),
-    [
-        ("x.safetensors", ["a/x.safetensors", "b/c/x.safetensors"]),
-        ("c/x.safetensors", ["b/c/x.safetensors"]),
-        ("*-Q4_K_M*.gguf", ["b/my-Q4_K_M_fix.gguf"]),
-        ("*.gguf", ["a/y.gguf", "b/my-Q4_K_M_fix.gguf"]),
-        ("[xy].*", ["a/x.safetensors", "a/y.gguf", "b/c/x.safetensors"]),
-        ("c", []),
-        ("", []),
-    ],
-)
-def test_names_are_found_as_paths_match(comfyui, pattern, found):
-    from pathlib import PurePath
-
-    from steadydancer.loaders.listing import Names
-
-    paths = ["b/my-Q4_K_M_fix.gguf", "a/x.safetensors", "b/c/x.safetensors", "a/y.gguf"]
-    assert sorted(Names(paths).find(pattern)) == found
-    assert not pattern or sorted(path for path in paths if PurePath(path).match(pattern)) == found
-
-
 def test_object_info_walks_nothing_of_ours(walks):
     """Schemas use ComfyUI's lists, which remembers them."""
     import asyncio
