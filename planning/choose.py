@@ -21,6 +21,7 @@ from .rules import forced, named_variant, preferred, reserved
 from .solve import Host, Rules
 
 USUAL_RAM = 32 << 30  # assumed where the computer is not known
+LAST_RESORT, ANY = 15, 100  # per cent of error where nothing better fits; where everything must be on the card
 PREFERENCES = ("quality", "balanced", "speed", "smallest")
 
 
@@ -91,10 +92,14 @@ def choose(
     if not card.sm:
         return without_gpu(family, here, plans)
     fitting = [variant for variant in plans if plans[variant].fits]
-    good = [variant for variant in fitting if error(variant) <= wants["error"]] or fitting
+    good = []
+    for limit in (wants["error"], LAST_RESORT, ANY if rules.kept == "all" else 0):
+        good = good or [variant for variant in fitting if error(variant) <= limit]
     if not good:
-        variant = min((v for v in plans if error(v) <= wants["error"]), key=weights)
-        return Choice(variant.id, too_small(plans[variant]), plans[variant], refusal(family, plans[variant], rules))
+        possible = [variant for variant in plans if error(variant) <= wants["error"]]
+        chosen = min([variant for variant in possible if here(variant)] or possible, key=weights)
+        reason = too_small(plans[chosen]) + (" It is already here." if here(chosen) else "")
+        return Choice(chosen.id, reason, plans[chosen], refusal(family, plans[chosen], rules))
     fastest = min(plans[variant].seconds for variant in good)
 
     def near(slower: float) -> list[Variant]:

@@ -139,7 +139,12 @@ def test_a_small_computer_gets_a_small_variant():
     """What does not stay on the card waits in RAM."""
     sizes = [chosen("RTX 4060", host=Host(ram=gib << 30)).plan.ram for gib in (20, 24, 32, 64)]
     assert sizes == sorted(sizes) and sizes[0] <= 20 << 30 < sizes[-1]
+    tight = chosen("RTX 4060", host=Host(ram=17 << 30))
+    assert tight.plan.fits and 10 < choose.error(catalogue().variants[tight.variant]) <= 15, "coarse, but no ruin"
     poor = chosen("RTX 4060", host=Host(ram=8 << 30))
+    assert poor.variant == "steadydancer/Q4_0", "rather slow than ruined"
+    here = chosen("RTX 4060", "fp8", "Q2_K", host=Host(ram=8 << 30))
+    assert here.variant == "steadydancer/fp8" and here.reason.endswith("It is already here.")
     assert not poor.plan.fits and "nothing fits" in poor.reason and "8 GB" in poor.reason.replace("9 GB", "8 GB")
 
 

@@ -1,8 +1,11 @@
 """The table of cards, and the user's own file that has the last word on it."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 from steadydancer import cli
-from steadydancer.machine import gpus
+from steadydancer.machine import gpus, this_computer
 
 
 @pytest.fixture
@@ -72,3 +75,41 @@ def test_a_price_of_ones_own_is_in_the_plan(mine, capsys):
     file = mine('[gpus]\n"RTX 4090" = { price = 123.0 }\n')
     assert cli.main(["plan", "--gpu", "RTX 4090", "--variant", "fp8", "--user-dir", str(file.parents[1])]) == 0
     assert "at $123.00 an hour" in capsys.readouterr().out
+
+
+class Torch:
+    """Stands for torch on a machine with a GPU, which this one is not."""
+
+    def __init__(self, name="", total=0, major=0, minor=0, hip=None):
+        self.version = SimpleNamespace(hip=hip)
+        properties = SimpleNamespace(name=name, total_memory=total, major=major, minor=minor)
+        self.cuda = SimpleNamespace(is_available=lambda: bool(name), get_device_properties=lambda index: properties)
+
+
+@pytest.mark.parametrize(
+    ("torch", "card"),
+    [
+        (Torch("NVIDIA GeForce RTX 4090", 25_250_000_000, 8, 9), "RTX 4090"),
+        (Torch("NVIDIA H100 80GB HBM3", 85_000_000_000, 9, 0), "H100"),
+        (Torch("NVIDIA Something 20", 20 << 30, 8, 6), None),
+        (Torch("AMD Radeon", 24 << 30, 11, 0, hip="6.4"), None),
+    ],
+)
+def test_this_computers_card_is_what_torch_says(monkeypatch, torch, card):
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    found = this_computer.present_card()
+    if card:
+        assert found == gpus.card(card), "so that --gpu this is as --gpu with its name"
+    else:
+        assert found.total == torch.cuda.get_device_properties(0).total_memory and found.price is None
+        assert found.sm < 89 and found.fp8 == 0 and 0 < found.free < found.total
+
+
+@pytest.mark.parametrize(("torch", "why"), [(None, "torch is not installed"), (Torch(), "no GPU that torch can use")])
+def test_without_a_card_there_is_a_reason(monkeypatch, capsys, torch, why):
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    with pytest.raises(this_computer.NoCard, match=why):
+        this_computer.present_card()
+    for command in ("select", "plan"):
+        assert cli.main([command, "--gpu", "this"]) == 1
+        assert why in capsys.readouterr().err
