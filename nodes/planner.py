@@ -135,9 +135,8 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
         A file that was fetched since, or a correction by a few per cent, does not; a phase that ran out of memory does,
         because it raises its correction by a whole step.
         """
-        usual = USUAL
         # What is linked is not known yet; the card and the calibration show in the plan of a usual job too.
-        known = {name: usual[name] if value is None else value for name, value in inputs.items()}
+        known = {name: USUAL[name] if value is None else value for name, value in inputs.items()}
         try:
             plan = cls.plan(**known)
         except (ValueError, OSError) as err:
