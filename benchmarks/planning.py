@@ -34,7 +34,8 @@ def main() -> None:
     print(f"{'cli.py plan, a new process':<28} {1000 * statistics.median(cold):>8.1f} ms")
     runpy.run_path(str(ROOT / "cli.py"))["load_package"]()
     from steadydancer.machine import gpus
-    from steadydancer.planning.planner import job_for, plan_job
+    from steadydancer.planning.job import job_for
+    from steadydancer.planning.planner import plan_job
 
     for name, variant, gpu, width, height, frames in JOBS:
         job, card = job_for(variant, width, height, frames), gpus.card(gpu)

@@ -19,8 +19,8 @@ def sampling(variant: str, width: int, height: int, kept: int) -> float:
     """Bytes by the planner's arithmetic with one block on its way, as the wrapper does it, and without slack."""
     from steadydancer.machine import gpus
     from steadydancer.planning.estimate import activation_bytes
+    from steadydancer.planning.job import job_for
     from steadydancer.planning.model_sizes import model_of
-    from steadydancer.planning.planner import job_for
 
     model, card = model_of(variant, []), replace(gpus.card("RTX 4090"), fused=True)
     activations = activation_bytes(job_for(variant, width, height, 81), card, model, branches=1)

@@ -85,8 +85,8 @@ def evaluate(model, width: int, height: int, frames: int) -> None:
 def sampling_rows(args):
     import comfy.model_management as mm
     from steadydancer.planning.estimate import activation_bytes
+    from steadydancer.planning.job import job_for
     from steadydancer.planning.model_sizes import model_of
-    from steadydancer.planning.planner import job_for
 
     card = present_card()
     for kind in args.kinds:
@@ -108,7 +108,7 @@ def sampling_rows(args):
 
 def vae_rows(args):
     from steadydancer.planning.estimate import vae_bytes
-    from steadydancer.planning.planner import job_for
+    from steadydancer.planning.job import job_for
 
     card = present_card()
     device = "cuda" if torch.cuda.is_available() else "cpu"

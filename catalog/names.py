@@ -3,6 +3,7 @@
 import difflib
 import itertools
 import re
+from collections.abc import Callable
 
 from .. import environment
 from .catalog import Catalogue, ModelFile, Profile, catalogue
@@ -10,35 +11,11 @@ from .catalog import Catalogue, ModelFile, Profile, catalogue
 STEP_DISTILL = "lightx2v-i2v-480p-rank64"  # the file that `step_distill` of the loader and the planner means
 
 
-def wished() -> str:
-    """What STEADYDANCER_VARIANT says, `auto` where it is not set."""
-    return environment.text("STEADYDANCER_VARIANT", "auto").lower()
-
-
-def automatic(family: str = "steadydancer") -> str:
-    """The variant id that `auto` means: STEADYDANCER_VARIANT and STEADYDANCER_GGUF_MODEL, else fp8.
-
-    Raises ValueError naming the variable when its value is none of the family's variants.
-    """
-    wish = wished()
-    if wish == "auto":
-        return f"{family}/fp8"
-    if wish in ("fp8", "fp16"):
-        return f"{family}/{wish}"
-    if wish == "gguf":
-        quant = environment.text("STEADYDANCER_GGUF_MODEL", "Q4_K_M")
-        return match(f"{family}/{quant}", catalogue()) or refuse("STEADYDANCER_GGUF_MODEL", quant, quants(family))
-    return refuse("STEADYDANCER_VARIANT", wish, ["auto", "fp8", "fp16", "gguf"])
-
-
-def quants(family: str) -> list[str]:
-    """The family's GGUF types, smallest first."""
-    names = (name.partition("/") for name in catalogue().variants)
-    return [variant for owner, _, variant in names if owner == family and re.match(r"Q\d", variant)]
-
-
-def refuse(variable: str, value: str, choices: list[str]):
-    raise ValueError(f"{variable} is '{value}', which there is not. Set it to one of {', '.join(choices)}.")
+def quants(family: str) -> dict[str, str]:
+    """GGUF type → the family's variant in it, smallest first."""
+    book = catalogue()
+    files = {variant.id: book.diffusion(variant) for variant in book.variants.values() if variant.family == family}
+    return {file.precision: variant for variant, file in files.items() if file and file.format == "gguf"}
 
 
 def match(name: str, book: Catalogue) -> str | None:
@@ -46,9 +23,10 @@ def match(name: str, book: Catalogue) -> str | None:
     return next((variant for variant in book.variants if variant.lower() == name.lower()), None)
 
 
-def files_of(names: list[str]) -> list[ModelFile]:
+def files_of(names: list[str], automatic: Callable[[str], str]) -> list[ModelFile]:
     """The files that profiles, variants and file ids stand for, each once, in the order of the names.
 
+    `automatic` gives the variant that `auto` means of a family: what exists is known here, what suits a machine is not.
     Raises ValueError for an unknown name, with the names most like it.
     """
     book = catalogue()

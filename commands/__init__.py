@@ -1,6 +1,7 @@
 """The subcommands of cli.py, one file each: `add_parser(subparsers)` declares it, `run(args) -> int` does it.
 
-server.py is no subcommand: it is the ComfyUI that `queue` talks to.
+machine.py and server.py are no subcommands: the options for cards and folders that several share, and the ComfyUI that
+`queue` talks to.
 """
 
 import os

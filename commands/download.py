@@ -4,6 +4,7 @@ import argparse
 import signal
 import sys
 import threading
+from functools import cache, partial
 from pathlib import Path
 
 from .. import environment
@@ -12,11 +13,14 @@ from ..catalog.names import files_of, profiles_from_environment
 from ..loaders import hub
 from ..loaders.download import ensure_all
 from ..loaders.errors import DownloadCancelled, DownloadError
-from ..loaders.extra_paths import extra_folders
 from ..loaders.places import Places, broken
 from ..loaders.transfer import Patience
+from ..machine import gpus, this_computer
+from ..machine.card import computer
+from ..planning.choose import choose
+from ..planning.solve import Host
 from ..progress import TerminalLine
-from . import comfyui
+from .machine import add_card, add_folders, card_of, finder, host_of, models, this_host, user_of
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -25,49 +29,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--from-env", action="store_true", help="also what the ENABLE_… variables ask for")
     parser.add_argument("--dry-run", action="store_true", help="say what would be fetched (also DRY_RUN=true)")
     parser.add_argument("--jobs", type=int, default=1, help="files fetched at a time; each uses 8 connections")
-    add_models_dir(parser)
+    add_card(parser, required=False, all_gpus=False)
+    add_folders(parser)
     return parser
-
-
-def add_models_dir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--models-dir", type=Path, help="default: MODELS_DIR, else the models folder of this ComfyUI")
-    parser.add_argument("--comfyui", type=Path, help="the ComfyUI whose models and extra_model_paths.yaml are meant")
-
-
-def models(args) -> Places:
-    """Where the models are. Raises ValueError where nothing says it."""
-    found = known_models(args)
-    if found is None:
-        raise ValueError(
-            "Where the models belong is not known here. Give --models-dir or --comfyui, or set MODELS_DIR."
-        )
-    return found
-
-
-def known_models(args) -> Places | None:
-    """The models folder as asked, as the environment says, or of the ComfyUI that this package is installed in; and the
-    folders that this ComfyUI's extra_model_paths.yaml adds. None where nothing says it."""
-    if args.comfyui and not (args.comfyui / "main.py").is_file():
-        raise ValueError(f"There is no ComfyUI in {args.comfyui}: it has no main.py. Give the folder that has.")
-    base, flags = args.comfyui or comfyui(), server_flags()
-    extra = [path for path in [base and base / "extra_model_paths.yaml"] if path and path.is_file()]
-    extra += [Path(path) for paths in flags.extra_model_paths_config for path in paths]
-    found = [entry for path in extra for entry in extra_folders(path)]
-    named = args.models_dir or (environment.text("MODELS_DIR") if not args.comfyui else "")
-    if named:  # what is fetched goes there, whatever is_default says
-        return Places(Path(named).expanduser(), [(kind, path, False) for kind, path, _ in found])
-    if flags.models_directory or flags.base_directory:
-        return Places(flags.models_directory or flags.base_directory / "models", found)
-    return Places(base / "models", found) if base else None
-
-
-def server_flags() -> argparse.Namespace:
-    """Those of ComfyUI's flags in COMFYUI_ARGS that say where models are."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--base-directory", type=Path)
-    parser.add_argument("--models-directory", type=Path)
-    parser.add_argument("--extra-model-paths-config", nargs="+", action="append", default=[])
-    return parser.parse_known_args(environment.text("COMFYUI_ARGS").split())[0]
 
 
 def run(args) -> int:
@@ -79,7 +43,9 @@ def run(args) -> int:
         raise ValueError("Nothing was named. Give a profile such as steadydancer; `cli.py list` shows them.")
     if args.jobs < 1:
         raise ValueError("--jobs must be at least 1.")
-    files, where = files_of(names), models(args)
+    gpus.use(user_of(args))
+    where = models(args)
+    files = files_of(names, cache(partial(chosen_variant, args, where)))
     patience = Patience(timeout=environment.number("DOWNLOAD_TIMEOUT", Patience.timeout))
     missing = show(files, where, patience)
     if args.dry_run or environment.flag("DRY_RUN") or not missing:
@@ -94,6 +60,23 @@ def run(args) -> int:
         return 130
     print(f"\nAll {len(files)} files are in {where.models_dir}.")
     return 0
+
+
+def chosen_variant(args, where: Places, family: str) -> str:
+    """What `auto` is on the card that was named, else on this computer's, and says why."""
+    unknown = ""
+    if args.gpu or args.vram is not None or args.sm:
+        card, host = card_of(args), host_of(args, where)
+    else:
+        try:
+            card, host = this_computer.present_card(), this_host(where)
+        except this_computer.NoCard as err:
+            card, host, unknown = computer(), Host(), f" ({err}; --gpu or --vram names one)"
+    choice = choose(family, card, finder(where), host=host)
+    if choice.refusal:
+        raise ValueError(choice.refusal)
+    print(f"{family}: auto is {choice.variant} for {card.name}: {choice.reason}{unknown}")
+    return choice.variant
 
 
 def show(files: list[ModelFile], where: Places, patience: Patience) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..catalog.catalog import ModelFile, catalogue
 from ..catalog.names import files_of
 from ..loaders.places import broken
-from .download import add_models_dir, known_models
+from .machine import add_models_dir, models_if_known, what_auto_is
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -18,7 +18,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run(args) -> int:
     book = catalogue()
-    where = known_models(args)
+    where = models_if_known(args)
     paths = {file.id: where.find(file) if where else None for file in book.files.values()}
     states = {id: state(path, book.files[id]) for id, path in paths.items()}
     if args.family and args.family not in book.families:
@@ -33,13 +33,13 @@ def run(args) -> int:
     else:
         print(f"{'profile':<44} {'GB':>7}  {'here':<6} what it is")
         for profile in book.profiles.values():
-            row(profile.name, profile.title, states)
+            row(profile.name, profile.title, states, where)
         print()
     print(f"{'variant':<44} {'GB':>7}  {'here':<6} what it is")
     for variant in book.variants.values():
         if args.family in (None, variant.family):
             family = book.families[variant.family]
-            row(variant.id, variant.title + ("" if family.loader else " (download only)"), states)
+            row(variant.id, variant.title + ("" if family.loader else " (download only)"), states, where)
     files = [file for file in book.files.values() if args.family in (None, file.family)]
     here = [file for file in files if paths[file.id]]
     print()
@@ -60,8 +60,8 @@ def gigabytes(files) -> float:
     return sum(file.size for file in files) / 1e9
 
 
-def row(name: str, title: str, states: dict[str, str]) -> None:
-    files = files_of([name])
+def row(name: str, title: str, states: dict[str, str], where) -> None:
+    files = files_of([name], lambda family: what_auto_is(family, where))
     here = {states[file.id] for file in files}
     word = "broken" if "broken" in here else "yes" if here == {"yes"} else ""
     print(f"{name:<44} {gigabytes(files):>7.1f}  {word:<6} {title}")

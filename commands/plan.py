@@ -1,24 +1,22 @@
 """Says before a run whether it fits a GPU, what it peaks at in each phase, what to change, how long it takes and what it costs.
 
-Times and prices are estimates; machine/gpus.toml holds the rates and prices that they follow from.
+Times and prices are estimates: of rates and prices in machine/gpus.toml, which steadydancer/gpus.toml in ComfyUI's user
+folder overrides.
 """
 
 import argparse
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from ..catalog.catalog import catalogue
 from ..machine import gpus
 from ..planning.calibration import Calibration
+from ..planning.job import job_for
 from ..planning.model_sizes import lora_bytes, plannable
 from ..planning.plan import Plan
-from ..planning.planner import job_for, plan_job
+from ..planning.planner import plan_job
 from ..planning.report import matrix, table
-from ..planning.solve import Host
-from ..quant import model_file
-from . import user_folder
-from .download import add_models_dir, known_models
+from .machine import add_card, add_folders, cards_of, finder, host_of, models_if_known, user_of
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -35,34 +33,32 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--lora", type=Path, action="append", default=[], help="a LoRA file that is used; may be repeated"
     )
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--gpu", help="a card by name, such as 'RTX 4090'")
-    which.add_argument("--all-gpus", action="store_true", help="the matrix of all cards")
+    which = add_card(parser)
     which.add_argument("--reset-calibration", action="store_true", help="forget what runs have measured")
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
-    parser.add_argument("--chart", type=Path, help="draw the plan of --gpu into this PNG (needs numpy and Pillow)")
-    add_models_dir(parser)
-    parser.add_argument("--user-dir", type=Path, help="ComfyUI's user folder (default: beside the models folder)")
+    parser.add_argument("--chart", type=Path, help="draw the plan of one card into this PNG (needs numpy and Pillow)")
+    add_folders(parser)
     return parser
 
 
 def run(args) -> int:
-    where = known_models(args)
-    calibration = Calibration(args.user_dir or user_folder(where and where.models_dir.parent))
+    where, user = models_if_known(args), user_of(args)
+    gpus.use(user)
+    calibration = Calibration(user)
     if args.reset_calibration:
         print(f"Forgot {calibration.reset()} measurements of {calibration.path}.")
         return 0
     job = job_for(variant_id(args), *size(args.size), args.frames, args.turbo, steps=args.steps, branches=args.branches)
     job = replace(job, lora_bytes=job.lora_bytes + lora_bytes(args.lora))
-    find = finder(where)
-    cards = gpus.cards() if args.all_gpus else [gpus.card(args.gpu)]
-    plans = [plan_job(job, card, find, calibration, host(where) if args.gpu is None else Host()) for card in cards]
-    if args.chart and args.gpu:
-        save_chart(plans[0], args.chart)
+    find, host = finder(where), host_of(args, where)
+    plans = [plan_job(job, card, find, calibration, host) for card in cards_of(args)]
+    one = None if args.all_gpus else plans[0]
+    if args.chart and one:
+        save_chart(one, args.chart)
     if args.json:
-        print(plans[0].to_json() if args.gpu else "[" + ",\n".join(plan.to_json() for plan in plans) + "]")
+        print(one.to_json() if one else "[" + ",\n".join(plan.to_json() for plan in plans) + "]")
     else:
-        print("\n".join(table(plans[0]) if args.gpu else matrix(plans)))
+        print("\n".join(table(one) if one else matrix(plans)))
     return 0 if any(plan.fits for plan in plans) else 3
 
 
@@ -74,23 +70,6 @@ def save_chart(plan: Plan, path: Path) -> None:
     except ModuleNotFoundError as err:
         raise ValueError(f"--chart needs {err.name}. Install it, or run this with ComfyUI's Python.") from err
     Image.fromarray(draw(plan)).save(path)
-
-
-def host(where) -> Host:
-    return Host(disk=shutil.disk_usage(where.models_dir).free if where and where.models_dir.is_dir() else 0)
-
-
-def finder(where):
-    """Path of a catalogue file id, or of a user's own file."""
-
-    def find(name: str) -> Path | None:
-        if name in catalogue().files:
-            file = catalogue().files[name]
-            path = where.find(file) if where else None
-            return None if path and model_file.damage(path, file.format) else path  # a damaged one is fetched again
-        return Path(name) if Path(name).is_file() else None
-
-    return find
 
 
 def variant_id(args) -> str:
@@ -119,5 +98,5 @@ def of_family(family: str) -> list[str]:
 def size(text: str) -> tuple[int, int]:
     parts = text.lower().replace("×", "x").split("x")
     if len(parts) != 2 or not all(part.isdecimal() for part in parts):
-        raise ValueError(f"'{text}' is no size. Write it as 832x480.")
+        raise ValueError(f"'{text}' is not a size; write WIDTHxHEIGHT, such as 832x480.")
     return int(parts[0]), int(parts[1])

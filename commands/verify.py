@@ -7,7 +7,7 @@ from ..catalog.catalog import ModelFile, catalogue
 from ..catalog.names import files_of
 from ..loaders import places
 from ..loaders.places import damage, file_hash, record, recorded
-from .download import add_models_dir, models
+from .machine import add_models_dir, models, what_auto_is
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -22,7 +22,9 @@ def run(args) -> int:
     """0 when every named file is here and whole, 1 otherwise."""
     where = models(args)
     whole, total, failures = 0, 0, 0
-    for file in files_of(args.names) if args.names else catalogue().files.values():
+    for file in (
+        files_of(args.names, lambda family: what_auto_is(family, where)) if args.names else catalogue().files.values()
+    ):
         path = where.find(file)
         if path is None:
             if args.names:

@@ -19,16 +19,26 @@ from ..quant.fp8 import with_true_formats
 from ..quant.ops import packed_operations
 from ..quant.patches import with_packed_patches
 from ..quant.safetensors_file import quantisation_formats
-from .meter import Meter
+from .listing import Names
 from .places import Places
 from .read import diffusion_tensors, text_encoder_tensors
+from .run import PlannedRun
 
 
 class ComfyPlaces(Places):
-    """ComfyUI's model folders, those of extra_model_paths.yaml among them."""
+    """ComfyUI's model folders, those of extra_model_paths.yaml among them.
+
+    Each folder is looked at once: make another for the next question.
+    """
 
     def __init__(self):
         super().__init__(folder_paths.models_dir)
+        self.seen: dict[Path, Names] = {}
+
+    def names(self, root: Path) -> Names:
+        if root not in self.seen:
+            self.seen[root] = super().names(root)
+        return self.seen[root]
 
     def folders(self, folder: str) -> list[Path]:
         if folder not in folder_paths.folder_names_and_paths:
@@ -56,12 +66,12 @@ class OnFirstUse:
     A failure leaves it as it was, so the next use tries again.
     """
 
-    def __init__(self, load: Callable[[], object], meter: Meter | None = None):
-        self.__dict__.update(load_now=load, meter=meter)
+    def __init__(self, load: Callable[[], object], run: PlannedRun | None = None):
+        self.__dict__.update(load_now=load, run=run)
 
     def measured(self, phase: str):
         """Measures what happens inside, where there is a plan to compare it with."""
-        return self.meter.measured(phase, self.patcher) if self.meter else contextlib.nullcontext()
+        return self.run.measured(phase, self.patcher) if self.run else contextlib.nullcontext()
 
     def __getattribute__(self, name: str):
         mine = object.__getattribute__(self, "__dict__")
@@ -98,8 +108,8 @@ class LazyVAE(OnFirstUse, comfy.sd.VAE):
         return super().encode_tiled(*args, **kwargs)
 
     def encode_tiled_3d(self, *args, **kwargs):
-        if self.meter and self.whole:
-            self.meter.rescued("vae_encode")
+        if self.run and self.whole:
+            self.run.rescued("vae_encode")
         return super().encode_tiled_3d(*args, **kwargs)
 
     def decode(self, *args, **kwargs):
@@ -113,8 +123,8 @@ class LazyVAE(OnFirstUse, comfy.sd.VAE):
             return super().decode_tiled(*args, **kwargs)
 
     def decode_tiled_3d(self, *args, **kwargs):
-        if self.meter and self.whole:
-            self.meter.rescued("vae_decode")
+        if self.run and self.whole:
+            self.run.rescued("vae_decode")
         return super().decode_tiled_3d(*args, **kwargs)
 
 

@@ -1,8 +1,7 @@
-"""What a run really took: peaks of memory by phase, and a helpful error where a phase ran out of it."""
+"""What a run really takes: peaks of memory by phase."""
 
 import contextlib
 import os
-from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +9,6 @@ from pathlib import Path
 import comfy.model_management
 import psutil
 import torch
-
-from ..planning.calibration import Calibration, Measurement, measurement
-from ..planning.estimate import vae_bytes
-from ..planning.model_sizes import kind_of
-from ..planning.plan import Plan
-from ..planning.solve import NAMES
-
-RAN_OUT = 1.25  # a phase that ran out of memory is planned with this much more the next time
-KEPT = 8
-meters: "OrderedDict[str, Meter]" = OrderedDict()
-
-
-class OutOfMemory(torch.OutOfMemoryError):
-    """Still what ComfyUI takes for running out of memory, but says in which phase, with which numbers, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +24,12 @@ class Peak:
 
 
 class Meter:
-    """The peaks of one plan's runs, in bytes: of torch's allocator on a GPU, else what the process grew by."""
+    """The peaks of runs by phase, in bytes: of torch's allocator on a GPU, else what the process grew by."""
 
-    def __init__(self, plan: Plan):
-        self.plan = plan
+    def __init__(self):
         self.peaks: dict[str, Peak] = {}
         self.fresh: set[str] = set()  # phases measured since the last report: evaluations of one run are one peak
         self.tiled: set[str] = set()  # those of them that ComfyUI finished in tiles
-        self.calibration: Calibration | None = None
         self.running = False
 
     @contextmanager
@@ -65,11 +48,6 @@ class Meter:
             with ledger.open():
                 yield
             self.add(phase, ledger.peak(patcher))
-        except Exception as err:
-            if not comfy.model_management.is_oom(err):
-                raise
-            self.ran_out(phase)
-            raise OutOfMemory(self.sentence(phase)) from err
         finally:
             self.running = False
 
@@ -78,73 +56,10 @@ class Meter:
         self.peaks[phase] = peak if before is None else max(peak, before, key=lambda taken: taken.beside)
         self.fresh.add(phase)
 
-    def rescued(self, phase: str) -> None:
-        """Whole frames did not fit, and ComfyUI takes tiles by itself: it ran out of memory, if the plan is for whole ones."""
-        job, card, planned = self.plan.job, self.plan.card, self.plan.phase(phase)
-        whole = vae_bytes(job, card, phase.removeprefix("vae_"), 0) * planned.correction
-        if phase not in self.tiled and planned.activations >= round(whole):
-            self.ran_out(phase)
-        self.tiled.add(phase)
-
-    def ran_out(self, phase: str) -> None:
-        planned = self.plan.phase(phase)
-        if planned is not None and self.calibration is not None:
-            taken = planned.transient + round(RAN_OUT * planned.activations)
-            found = measurement(self.plan, self.kind, phase, taken, ran_out=True)
-            self.calibration.add([found] if found else [])
-
-    @property
-    def kind(self) -> str:
-        architecture = kind_of(self.plan.variant)["architecture"]
-        return self.calibration.kind(architecture, self.plan.card) if self.calibration else architecture
-
-    def take(self) -> list[Measurement]:
-        """The measurements since the last time, for the calibration."""
-        phases, self.fresh = self.fresh - self.tiled, set()
-        if not self.plan.card.sm:  # what a process grew by says little: its heap keeps what earlier runs freed
-            return []
-        found = [measurement(self.plan, self.kind, phase, self.peaks[phase].beside) for phase in sorted(phases)]
-        return [run for run in found if run]
-
-    def lines(self) -> list[str]:
-        """Predicted and measured GB a phase, in words: a node's text has no columns. Empty where nothing was measured."""
-        lines = []
-        for phase in self.plan.phases:
-            if phase.name in self.peaks and (phase.where == "gpu" or not self.plan.card.sm):
-                peak = self.peaks[phase.name].total
-                note = "; in tiles, because whole frames did not fit" if phase.name in self.tiled else ""
-                lines.append(
-                    f"{NAMES[phase.name]}: {phase.peak / 1e9:.2f} GB planned, {peak / 1e9:.2f} GB measured "
-                    f"({peak / max(1, phase.peak):.0%}){note}"
-                )
-        return lines
-
-    def sentence(self, phase: str) -> str:
-        plan, planned = self.plan, self.plan.phase(phase)
-        numbers = (
-            f"the plan gave it {planned.peak / 1e9:.1f} of {plan.card.free / 1e9:.1f} GB" if planned else "unplanned"
-        )
-        change = {
-            "text_encode": "the text encoder then runs on the CPU if it must",
-            "image_encode": "or close other programs that use the GPU",
-            "vae_encode": "it then encodes in tiles; or choose a smaller size",
-            "sample": "more of the model then waits in RAM; or choose fewer frames, a smaller size or a smaller variant",
-            "vae_decode": "connect vae_tile to VAE Decode (Tiled), so that it decodes in tiles",
-        }[phase]
-        return (
-            f"Out of memory while {NAMES[phase]}: {numbers}. Run it again: the planner has noted it and leaves more room; "
-            f"{change}."
-        )
-
-
-def meter_of(plan: Plan) -> Meter:
-    """The meter of a plan: one for all that its loader returns and for the report."""
-    key = plan.to_json()
-    meter = meters.setdefault(key, Meter(plan))
-    meters.move_to_end(key)
-    while len(meters) > KEPT:
-        meters.popitem(last=False)
-    return meter
+    def take(self) -> set[str]:
+        """The phases that were measured whole since the last time."""
+        whole, self.fresh = self.fresh - self.tiled, set()
+        return whole
 
 
 class Ledger:

@@ -11,24 +11,24 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from ..planning.plan import Plan
-from ..quant.patches import PackedPatcher
-from .meter import Meter
+from ..quant.patches import PackedPatcher, packed_class
+from .run import PlannedRun
 
 KEY = "steadydancer_plan"
 
 
-def placed(patcher: ModelPatcher, plan: Plan, meter: Meter) -> ModelPatcher:
+def placed(patcher: ModelPatcher, run: PlannedRun) -> ModelPatcher:
     """The MODEL, placed and measured as planned."""
+    plan = run.plan
     if plan.kept < plan.blocks and plan.card.sm:
         patcher.__class__ = limited_class(type(patcher))
         patcher.model.resident_limit = plan.resident
-        patcher.model.lora_room = plan.job.lora_bytes if isinstance(patcher, PackedPatcher) else 0
     if not plan.batched:
         patcher.set_model_sampler_calc_cond_batch_function(one_by_one)
 
     def sample(executor, *args, **kwargs):
         clone = executor.class_obj.model_patcher  # perhaps with weights of its own
-        with meter.measured("sample", clone), estimate_of(plan, clone.model):
+        with run.measured("sample", clone), estimate_of(plan, clone.model):
             return executor(*args, **kwargs)
 
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, sample)
@@ -69,7 +69,6 @@ class LimitedPatcher:
             # A ceiling, which each load lifts. `set_watermark_limit` is a floor: what may not be evicted when memory is short.
             self._vbar_get().set_watermark(limit)
             return
-        limit += self.model.lora_room  # which a patcher of packed weights takes off again
         allowed = lowvram_model_memory if 0 < lowvram_model_memory < limit else limit
         super().load(device_to, allowed, force_patch_weights, **kwargs)
 
@@ -77,13 +76,17 @@ class LimitedPatcher:
         copy = super().clone(*args, **kwargs)
         copy.__class__ = limited_class(type(copy))
         # A clone without dynamic VRAM has a model of its own.
-        copy.model.resident_limit, copy.model.lora_room = self.model.resident_limit, self.model.lora_room
+        copy.model.resident_limit = self.model.resident_limit
         return copy
 
 
 @lru_cache
 def limited_class(base: type) -> type:
-    return base if issubclass(base, LimitedPatcher) else type(f"Limited{base.__name__}", (LimitedPatcher, base), {})
+    if issubclass(base, LimitedPatcher):
+        return base
+    if issubclass(base, PackedPatcher):  # it takes off what its LoRAs need first: the limit is for the weights alone
+        return packed_class(limited_class(base.__bases__[1]))
+    return type(f"Limited{base.__name__}", (LimitedPatcher, base), {})
 
 
 def on_cpu() -> dict:

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..catalog.catalog import ModelFile
 from ..quant import model_file
 from .errors import DownloadCancelled
+from .listing import Names, names_below
 from .transfer import BLOCK, Cancelled, Progress
 
 RECORD = ".steadydancer.json"
@@ -61,18 +62,16 @@ class Places:
             if file.name and os.path.lexists(root / file.name):
                 yield root / file.name
         for root in self.folders(file.folder):
-            paths = files_below(root)
             for pattern in file.patterns:
-                yield from (path for path in paths if path.relative_to(root).match(pattern))
+                yield from (root / name for name in self.names(root).find(pattern))
+
+    def names(self, root: Path) -> Names:
+        """The files below one of the folders."""
+        return names_below(root)
 
     def target(self, file: ModelFile, name: str = "") -> Path:
         """Where a download of the file ends up."""
         return self.folders(file.folder)[0] / (file.name or name)
-
-
-def files_below(root: Path) -> list[Path]:
-    """Every file in a folder and its subfolders, linked ones too, as ComfyUI looks."""
-    return sorted(Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
 
 
 def read(folder: Path) -> dict[str, dict]:

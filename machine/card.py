@@ -21,3 +21,11 @@ class Card:
     pcie: float = 0.0
     price: float | None = None
     fused: bool = False
+
+
+CPU_RATE, CPU_BANDWIDTH = 0.15e12, 20e9
+
+
+def computer(total: int = 0, free: int = 0) -> Card:
+    """A computer without a GPU: bytes of RAM in all, and those that a model may use."""
+    return Card("this computer", total, free, 0, CPU_RATE, 0.0, CPU_BANDWIDTH)

@@ -12,28 +12,107 @@ GIB = 1 << 30
 MIG_USABLE = 0.95  # of the gigabytes in the instance's name: 9.5 of a 1g.10gb
 
 
+FP8_SM = 89  # first compute capability that multiplies fp8, as ComfyUI's supports_fp8_compute says
+FILE = "gpus.toml"
+NEEDED = {"gib", "sm", "bf16", "bandwidth", "pcie"}
+FIELDS = NEEDED | {"fp8", "price"}
+EXAMPLE = 'Write "My Card" = { gib = 20, sm = 86, bf16 = 90, bandwidth = 640, pcie = 25, price = 0.3 } below [gpus].'
+own: Path | None = None
+
+
+def use(user: Path) -> None:
+    """From now on, `steadydancer/gpus.toml` in this user folder has the last word on prices and cards."""
+    global own
+    own = user / "steadydancer" / FILE
+
+
 @lru_cache(maxsize=1)
+def shipped() -> dict:
+    return read_toml(Path(__file__).parent / FILE)
+
+
 def table() -> dict:
-    return read_toml(Path(__file__).parent / "gpus.toml")
+    """The shipped table with the user's own prices and cards in it. Raises ValueError for a wrong entry of theirs."""
+    try:
+        changed = own.stat().st_mtime_ns if own else 0
+    except OSError:  # there is none
+        changed = 0
+    return merged(own, changed) if changed else shipped()
 
 
 @lru_cache(maxsize=1)
+def merged(path: Path, changed: int) -> dict:
+    """The shipped table with `path`, last `changed` then, laid over it."""
+    try:
+        mine = read_toml(path)
+    except ValueError as err:
+        raise ValueError(f"{path} cannot be read: {err}. Correct it, or take it away.") from err
+    gpus, own_gpus = dict(shipped()["gpus"]), mine.get("gpus", {})
+    if not isinstance(own_gpus, dict):
+        raise ValueError(f"{path}: [gpus] must be a table. {EXAMPLE}")
+    for name, entry in own_gpus.items():
+        both = {**gpus.get(name, {}), **entry} if isinstance(entry, dict) else {}
+        if lacking := NEEDED - both.keys():
+            raise ValueError(f"{path}: '{name}' lacks {', '.join(sorted(lacking))}. {EXAMPLE}")
+        for field, value in both.items():
+            if field not in FIELDS or not is_size(value):
+                raise ValueError(
+                    f"{path}: {field} of '{name}' must be one of {', '.join(sorted(FIELDS))}, and a number."
+                )
+        gpus[name] = both
+    numbers = {name: mine.get(name, shipped()[name]) for name in ("desktop_gb", "context_gb")}
+    for name, value in numbers.items():
+        if not is_size(value):
+            raise ValueError(f"{path}: {name} must be a number of GB.")
+    return {**shipped(), **numbers, "gpus": gpus}
+
+
+def is_size(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
 def cards() -> tuple[Card, ...]:
     """All cards of the table, smallest first. Home cards have a desktop on them, rented ones are empty."""
     found = []
     for name, gpu in table()["gpus"].items():
-        total = gpu["gib"] * GIB
-        home = 0 if tier(total) == "datacenter" else table()["desktop_gb"]
-        free = total - round((home + table()["context_gb"]) * 1e9)
+        total = round(gpu["gib"] * GIB)
         rates = {"bf16": gpu["bf16"] * 1e12, "fp8": gpu.get("fp8", 0) * 1e12}
         speeds = {"bandwidth": gpu["bandwidth"] * 1e9, "pcie": gpu["pcie"] * 1e9}
-        found.append(Card(name, total, free, gpu["sm"], **rates, **speeds, price=gpu["price"]))
+        found.append(Card(name, total, usable(total), gpu["sm"], **rates, **speeds, price=gpu.get("price")))
     return tuple(sorted(found, key=lambda card: (card.total, card.sm, card.name)))
+
+
+def usable(total: int) -> int:
+    """Bytes of a card of `total` bytes that models may use: not what CUDA takes, nor, at home, the desktop."""
+    home = 0 if tier(total) == "datacenter" else table()["desktop_gb"]
+    return total - round((home + table()["context_gb"]) * 1e9)
+
+
+def names() -> list[str]:
+    """The cards' names for a list to choose from: the shipped ones where the user's own file is wrong, which is said later."""
+    try:
+        return [card.name for card in cards()]
+    except ValueError:
+        return list(shipped()["gpus"])
+
+
+def unlisted(gib: float, sm: int) -> Card:
+    """A card that is not in the table: memory as sold, and the rates of the table's card that is most like it."""
+    total = round(gib * GIB)
+    if usable(total) <= 0:
+        raise ValueError(f"A card of {gib:g} GB is too small for anything here.")
+    return as_like(f"{gib:g} GB card", total, usable(total), sm)
+
+
+def as_like(name: str, total: int, free: int, sm: int, price: float | None = None) -> Card:
+    """A card with the rates of the table's card that is most like it."""
+    like = nearest(total, sm)
+    return replace(like, name=name, total=total, free=free, sm=sm, fp8=like.fp8 if sm >= FP8_SM else 0.0, price=price)
 
 
 def tier(total: int) -> str:
     """consumer, prosumer or datacenter, by a card's memory in bytes."""
-    fitting = [name for name, gib in table()["tiers"].items() if total >= gib * GIB]
+    fitting = [name for name, gib in shipped()["tiers"].items() if total >= gib * GIB]
     return fitting[-1] if fitting else "consumer"
 
 
@@ -84,7 +163,8 @@ def nearest(total: int, sm: int) -> Card:
     return min(cards(), key=lambda card: (abs(card.sm - sm), abs(card.total - total)))
 
 
+@lru_cache
 def efficiency(sm: int) -> float:
     """Part of the datasheet rate that is reached; 1 without a GPU, whose rate is a measured one."""
-    known = {int(key): value for key, value in table()["efficiency"].items()}
+    known = {int(key): value for key, value in shipped()["efficiency"].items()}
     return known[max(key for key in known if key <= sm)] if sm >= min(known) else 1.0

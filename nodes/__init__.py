@@ -1,11 +1,15 @@
 """What the user sees: schemas and wiring, one file a family. Algorithms live in the other rooms."""
 
 import logging
+from pathlib import Path
 
+import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
 from ..dancer.model import register
+from ..machine import gpus
 from ..reason import reason
+from ..services import folders
 from . import r2_watch
 from .conditioning import SteadyDancerClipVision, SteadyDancerFitImage, SteadyDancerToVideo
 from .driving_video import SteadyDancerDrivingVideo
@@ -31,6 +35,8 @@ class SteadyDancerExtension(ComfyExtension):
         """What is done once a process. ComfyUI drops every node where this fails, so nothing here may."""
         for step, loss in (
             (register, "SteadyDancer files load without the pose"),
+            (folders.register, "GGUF files and pose networks are not listed"),
+            (lambda: gpus.use(Path(folder_paths.get_user_directory())), "your own table of GPUs is not read"),
             (place_example_inputs, "the examples' inputs were not copied into the input folder"),
             (r2_watch.start, "the output folder is not watched for R2"),
         ):

@@ -1,7 +1,6 @@
 """Says before a run whether it fits, hands the plan to the loaders, and compares it with what was measured."""
 
 import math
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,43 +9,35 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
-from ..catalog.catalog import catalogue
 from ..catalog.names import STEP_DISTILL
-from ..loaders import build
-from ..loaders.meter import RAN_OUT, meter_of
+from ..loaders.run import RAN_OUT, run_of
 from ..machine import gpus
+from ..planning.job import job_for
 from ..planning.model_sizes import lora_bytes, plannable
 from ..planning.plan import Plan
-from ..planning.planner import job_for, plan_job
+from ..planning.planner import plan_job
 from ..planning.report import table
 from ..planning.solve import Host
-from ..quant import model_file
+from ..services import loading, this_machine
 from ..services.progress import say
-from ..services.this_machine import calibration, present_card
-from ..storage.memory import total_ram
-from .loaders import CATEGORY, PlanType, disk_files
+from .loaders import CATEGORY, PlanType
 
 THIS_ONE = "this one"
 GUIDANCE = {"usual": None, "text and pose": 3, "text": 2, "none": 1}
 NO_LORA = "none"
 LARGEST_TILE = 4096  # of core's tiled decode
+# What stands for an input that is linked, and so not known yet.
+USUAL = {
+    "variant": "auto", "width": 832, "height": 480, "frames": 81, "steps": 0, "guidance": "usual", "step_distill": False,
+    "lora": NO_LORA, "gpu": THIS_ONE, "reserve": 0.0,
+}  # fmt: skip
 FEW_PER_CENT = 1.1  # a correction up to this is no new plan
-
-
-def find(name: str) -> Path | None:
-    """Path of a catalogue file id, or of a user's own file in diffusion_models."""
-    if name in catalogue().files:
-        file = catalogue().files[name]
-        found = build.ComfyPlaces().find(file)
-        return None if found and model_file.damage(found, file.format) else found  # a damaged one is fetched again
-    path = folder_paths.get_full_path("diffusion_models", name)
-    return Path(path) if path else None
 
 
 class SteadyDancerVRAMPlanner(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        options = ["auto", *plannable(), *disk_files()]
+        options = ["auto", *plannable(), *loading.own_files()]
         return io.Schema(
             node_id="SteadyDancerVRAMPlanner",
             display_name="VRAM Budget Planner",
@@ -58,7 +49,8 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
                     "variant",
                     options=options,
                     default="auto",
-                    tooltip="Which weights. auto takes the best variant of SteadyDancer that is hardly slower than the fastest.",
+                    tooltip="Which weights. auto: what suits the GPU, as Load SteadyDancer and GGUF / fp8 Selector choose it: the most "
+                    "accurate variant that is at most 5 % slower than the fastest, or a good one that is here.",
                 ),
                 io.Int.Input("width", default=832, min=16, max=8192, step=16, tooltip="Width of the video in pixels."),
                 io.Int.Input(
@@ -99,7 +91,7 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
                 io.Combo.Input(
                     "gpu",
                     display_name="GPU",
-                    options=[THIS_ONE, *(card.name for card in gpus.cards())],
+                    options=[THIS_ONE, *gpus.names()],
                     default=THIS_ONE,
                     tooltip="this one is the GPU of this computer. The others are for choosing what to buy or rent: "
                     "their plan is not for the loader.",
@@ -126,7 +118,8 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
 
     @classmethod
     def plan(cls, variant, width, height, frames, steps, guidance, step_distill, lora, gpu, reserve) -> Plan:
-        card = present_card() if gpu == THIS_ONE else gpus.card(gpu)
+        card = this_machine.present_card() if gpu == THIS_ONE else gpus.card(gpu)
+        find = loading.finder()
         card = replace(card, free=max(0, card.free - round(reserve * 1e9)))
         given = {"branches": GUIDANCE[guidance], "steps": steps or None}
         if step_distill and (distilled := find(STEP_DISTILL)):
@@ -135,7 +128,8 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
         if lora != NO_LORA:
             own = lora_bytes([Path(folder_paths.get_full_path_or_raise("loras", lora))])
             job = replace(job, lora_bytes=job.lora_bytes + own)
-        return plan_job(job, card, find, calibration(), host() if gpu == THIS_ONE else Host())
+        host = this_machine.host() if gpu == THIS_ONE else Host()
+        return plan_job(job, card, find, this_machine.calibration(), host)
 
     @classmethod
     def fingerprint_inputs(cls, **inputs):
@@ -144,9 +138,8 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
         A file that was fetched since, or a correction by a few per cent, does not; a phase that ran out of memory does,
         because it raises its correction by a whole step.
         """
-        usual = {entry.id: entry.default for entry in cls.define_schema().inputs}
         # What is linked is not known yet; the card and the calibration show in the plan of a usual job too.
-        known = {name: usual[name] if value is None else value for name, value in inputs.items()}
+        known = {name: USUAL[name] if value is None else value for name, value in inputs.items()}
         try:
             plan = cls.plan(**known)
         except (ValueError, OSError) as err:
@@ -162,7 +155,7 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
         picture = chart_image(plan)
         tile = plan.vae_tile or min(LARGEST_TILE, 32 * math.ceil(max(plan.job.width, plan.job.height) / 32))
         report = "\n".join(table(plan))
-        values = (plan.to_json(), plan.variant, plan.fits, report, picture, tile)
+        values = (plan, plan.variant, plan.fits, report, picture, tile)
         return io.NodeOutput(*values, ui=ui.PreviewImage(picture, cls=cls))
 
 
@@ -171,13 +164,6 @@ def chart_image(plan: Plan) -> torch.Tensor:
     from ..planning.chart import draw
 
     return torch.from_numpy(draw(plan).astype(np.float32) / 255)[None]
-
-
-def host() -> Host:
-    """This computer, or its container: half a GB more or less of RAM makes no other plan."""
-    ram = int(total_ram() // 5e8 * 5e8)
-    disk = shutil.disk_usage(folder_paths.models_dir).free
-    return Host(ram=ram, disk=disk)
 
 
 class SteadyDancerVRAMReport(io.ComfyNode):
@@ -203,9 +189,9 @@ class SteadyDancerVRAMReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, plan, after) -> io.NodeOutput:
-        meter = meter_of(Plan.from_json(plan))
-        lines = meter.lines() or ["Nothing was measured: connect the plan to the loader too, and run it."]
-        calibration().add(meter.take())
+        run = run_of(loading.as_plan(plan))
+        lines = run.lines() or ["Nothing was measured: connect the plan to the loader too, and run it."]
+        this_machine.calibration().add(run.take())
         report = "\n".join(lines)
         say(cls.hidden.unique_id, report)
         return io.NodeOutput(report, ui=ui.PreviewText(report))

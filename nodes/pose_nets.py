@@ -12,17 +12,16 @@ from comfy.ops import manual_cast
 
 from ..catalog.catalog import catalogue
 from ..loaders.build import ComfyPlaces
-from ..loaders.places import files_below
 from ..pose import onnx_file
 from ..pose.estimate import Net, Stopped
 from ..pose.weights import load_detector, load_pose_net
 from ..quant import model_file
+from ..services.folders import POSE, pose_files
+from ..services.loading import fetch
 from ..services.progress import cancelled
-from .loaders import fetch
 
 AUTO = "auto"
 DETECTORS, POSE_NETS = ("yolox",), ("dw-", "dwpose", "rtmw", "rtmpose")
-SUFFIXES = (".onnx", ".pth", ".safetensors")
 # Memory of one item in float32 with its activations, and how many pay off at once.
 DETECTOR_BYTES, DETECTOR_MOST = 300e6, 16
 POSE_BYTES, POSE_MOST = 80e6, 64
@@ -30,8 +29,7 @@ POSE_BYTES, POSE_MOST = 80e6, 64
 
 def choices(words: tuple[str, ...]) -> list[str]:
     """What a user can choose: the published weights, fetched when missing, or a file that is on disk."""
-    names = {path.name for path in _files() if any(word in path.name.lower() for word in words)}
-    return [AUTO, *sorted(names)]
+    return [AUTO, *sorted(name for name in pose_files() if any(word in name.lower() for word in words))]
 
 
 def path_of(choice: str, file_id: str) -> Path:
@@ -39,18 +37,11 @@ def path_of(choice: str, file_id: str) -> Path:
     if choice == AUTO and ComfyPlaces().find(catalogue().files[file_id]):
         return fetch(file_id)[0]
     name = catalogue().files[file_id].name if choice == AUTO else choice
-    path = next((path for path in _files() if path.name == name), None)
+    listed = pose_files().get(name)
+    path = folder_paths.get_full_path(POSE, listed) if listed else None
     if path is None and choice != AUTO:
         raise ValueError(f"The file {name} is not in models/detection any more. Choose another one, or auto.")
-    return path or fetch(file_id)[0]
-
-
-def _files() -> list[Path]:
-    """Weights in ComfyUI's detection folders, and those that controlnet_aux has downloaded for itself."""
-    folders = [Path(folder) for folder in folder_paths.get_folder_paths("detection")]
-    folders += [Path(p) / "comfyui_controlnet_aux" / "ckpts" for p in folder_paths.get_folder_paths("custom_nodes")]
-    found = [path for folder in folders for path in files_below(folder)]
-    return [path for path in found if path.suffix.lower() in SUFFIXES]
+    return Path(path) if path else fetch(file_id)[0]
 
 
 def stamp(path: Path) -> int:

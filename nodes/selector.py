@@ -1,32 +1,31 @@
 """Chooses the variant of a model that suits this machine."""
 
+from dataclasses import replace
+
 from comfy_api.latest import io
 
 from ..catalog.catalog import catalogue
-from ..loaders import build
-from ..planning import selector
-from ..services.this_machine import this_card
+from ..machine import gpus
+from ..planning import choose
+from ..services import loading, this_machine
 
-GENERATIONS = ("auto", *selector.rules()["generations"])
+GENERATIONS = ("auto", *choose.table()["generations"])
 
 
-def choose(family: str, budget=0.0, preference="auto", generation="auto", rather_here=False) -> selector.Choice:
-    """The variant for this card, or for one of `budget` GB of another generation."""
-    card = this_card()
-    sm = card.sm if generation == "auto" else selector.rules()["generations"][generation]
-    places = build.ComfyPlaces()
-
-    def here(variant):
-        return all(places.find(catalogue().files[file]) for file in variant.diffusion)
-
-    return selector.select(family, selector.Card(card.name, budget or card.gb, sm), preference, here, rather_here)
+def chosen(family: str, budget: float, preference: str, generation: str) -> choose.Choice:
+    """The choice for this card, or for one of `budget` GB of another generation."""
+    card = this_machine.present_card()
+    if generation != "auto":
+        sm = choose.table()["generations"][generation]
+        card = gpus.as_like(card.name, card.total, card.free, sm)
+    if budget:
+        card = replace(card, free=round(budget * 1e9))
+    return loading.choice(family, card, preference)
 
 
 class SteadyDancerVariantSelector(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        known = {variant.id for family in selector.families() for variant in selector.formats(family).values()}
-        options = [variant for variant in catalogue().variants if variant in known]
         return io.Schema(
             node_id="SteadyDancerVariantSelector",
             display_name="GGUF / fp8 Selector",
@@ -34,7 +33,7 @@ class SteadyDancerVariantSelector(io.ComfyNode):
             description="Chooses the variant of a model that suits this GPU, and says why. Connect it to a loader.",
             search_aliases=["gguf", "fp8", "quantisation", "vram", "auto"],
             inputs=[
-                io.Combo.Input("family", options=selector.families(), tooltip="Which model is to be chosen from."),
+                io.Combo.Input("family", options=choose.families(), tooltip="Which model is to be chosen from."),
                 io.Float.Input(
                     "budget",
                     display_name="budget (GB)",
@@ -46,10 +45,11 @@ class SteadyDancerVariantSelector(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "preference",
-                    options=["auto", *selector.PREFERENCES],
+                    options=["auto", *choose.PREFERENCES],
                     default="auto",
-                    tooltip="quality: least error that fits. balanced: fast, and hard to tell from the original. speed: all "
-                    "weights on the card. smallest: the smallest download. auto is balanced unless GPU_TIER says otherwise.",
+                    tooltip="quality: least error that fits. balanced: the most accurate that is at most 5 % slower than the "
+                    "fastest. speed: the fastest. smallest: the smallest download. auto is balanced unless GPU_TIER says "
+                    "otherwise.",
                 ),
                 io.Combo.Input(
                     "generation",
@@ -60,7 +60,7 @@ class SteadyDancerVariantSelector(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Combo.Output("variant", display_name="variant", options=options),
+                io.Combo.Output("variant", display_name="variant", options=options()),
                 io.String.Output("reason", display_name="reason"),
             ],
         )
@@ -69,11 +69,17 @@ class SteadyDancerVariantSelector(io.ComfyNode):
     def fingerprint_inputs(cls, **inputs):
         """The variant: what comes after runs again only when it changes, not when its reason has other numbers."""
         try:
-            return [choose(**inputs).variant]
+            return [chosen(**inputs).variant]
         except (ValueError, KeyError, TypeError) as err:  # inputs that are linked are not known yet
             return [str(err)]
 
     @classmethod
     def execute(cls, family, budget, preference, generation) -> io.NodeOutput:
-        choice = choose(family, budget, preference, generation)
+        choice = chosen(family, budget, preference, generation)
         return io.NodeOutput(choice.variant, choice.reason)
+
+
+def options() -> list[str]:
+    """The variants of all families that offer a choice."""
+    families = choose.families()
+    return [variant.id for variant in catalogue().variants.values() if variant.family in families]

@@ -3,35 +3,37 @@
 from functools import partial
 from pathlib import Path
 
+from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 
-from ..catalog.catalog import catalogue
-from ..loaders.build import own_file
 from ..loaders.errors import DownloadCancelled
-from ..loaders.turbo import SUFFIXES, both_experts, load_turbo, prepared
+from ..loaders.turbo import SUFFIXES, load_turbo, prepared
+from ..planning.plan import Plan
+from ..services import loading
 from ..services.progress import NodeProgress, cancelled, say, stop
 from ..turbo.sla import with_sla
-from .loaders import CATEGORY, PLAN_INPUT, accepted, disk_files, enough_room_for, fetch, fingerprint, parts, with_plan
+from .loaders import CATEGORY, PLAN_INPUT, variants
 
 
-def files(chosen: str) -> list[Path]:
-    """The file of a model, or of both its experts, fetched if need be."""
-    if chosen in catalogue().variants:
-        return fetch(*catalogue().variants[chosen].diffusion)
-    return both_experts(own_file("diffusion_models", chosen))
-
-
-def variant_of(chosen: str):
-    """The catalogue's variant whose text encoder and VAE go with the model: those of all are the same."""
-    return catalogue().variants.get(chosen) or catalogue().variants_for("SteadyDancerTurboLoader")[0]
+def turbo_models(paths: list[Path], precision: str, attention: str, topk: float) -> list[ModelPatcher]:
+    """A MODEL for each file, converted once if it is a pickle, with the sparse attention that it was trained with."""
+    node_id = get_executing_context().node_id
+    try:
+        tell = partial(say, node_id)
+        paths = [prepared(path, NodeProgress(node_id, "B"), cancelled, tell) for path in paths]
+        loaded = load_turbo(paths, precision, NodeProgress(node_id, "layers"), cancelled)
+    except DownloadCancelled:
+        stop()
+        raise
+    return [model if attention == "dense" else with_sla(model, projections, topk) for model, projections in loaded]
 
 
 class SteadyDancerTurboLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        variants = [variant.id for variant in catalogue().variants_for(cls.__name__)]
-        own = [name for name in disk_files() if name.lower().endswith(SUFFIXES)]
+        known = variants("turbo")
+        own = [name for name in loading.own_files() if name.lower().endswith(SUFFIXES)]
         return io.Schema(
             node_id="SteadyDancerTurboLoader",
             display_name="Load TurboDiffusion (auto-download)",
@@ -41,8 +43,8 @@ class SteadyDancerTurboLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model",
-                    options=[*variants, *own],
-                    default=variants[0],
+                    options=[*known, *own],
+                    default=known[0],
                     tooltip="Which model. What is not here is downloaded, and a .pth is converted once to safetensors. "
                     "Your own files in diffusion_models are listed last; of a pair, choose the high-noise expert.",
                 ),
@@ -81,24 +83,10 @@ class SteadyDancerTurboLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model, precision, attention, topk, plan=None):
-        return fingerprint(model, precision, attention, topk)
+        return loading.fingerprint(model, precision, attention, topk)
 
     @classmethod
-    def execute(cls, model, precision, attention, topk, plan=None) -> io.NodeOutput:
-        meter = accepted(plan, model)
-        enough_room_for(model, ("diffusion", "diffusion", "text_encoder", "vae"))
-        node_id = get_executing_context().node_id
-        try:
-            tell = partial(say, node_id)
-            paths = [prepared(path, NodeProgress(node_id, "B"), cancelled, tell) for path in files(model)]
-            models = load_turbo(paths, precision, NodeProgress(node_id, "layers"), cancelled)
-        except DownloadCancelled:
-            stop()
-            raise
-        patchers = [with_plan(with_attention(*loaded, attention, topk), meter) for loaded in models]
-        clip, _, vae = parts(variant_of(model), meter)
-        return io.NodeOutput(patchers[0], patchers[-1], clip, vae)
-
-
-def with_attention(model, projections, attention: str, topk: float):
-    return model if attention == "dense" else with_sla(model, projections, topk)
+    def execute(cls, model, precision, attention, topk, plan: Plan | None = None) -> io.NodeOutput:
+        build = partial(turbo_models, precision=precision, attention=attention, topk=topk)
+        loaded = loading.load("turbo", model, plan, build, ("diffusion", "diffusion", "text_encoder", "vae"))
+        return io.NodeOutput(loaded.models[0], loaded.models[-1], loaded.clip, loaded.vae)

@@ -23,7 +23,6 @@ TILE_OVERLAP = 64
 POSE_STEPS = 11 / 40  # part of the steps with a third guidance branch: those with 0.1 < i / 40 < 0.4
 HOST_COPIES = 4  # driving video, pose video, decoded video, the one being encoded: float32 images in RAM
 HOST_BASE = 4e9
-FORMATS = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0}
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,11 @@ def tokens(job: Job, model: Model) -> int:
 def activation_bytes(job: Job, card: Card, model: Model, branches: int) -> int:
     """Of one evaluation of the diffusion model with `branches` in a batch, uncorrected."""
     dtype, kernels = ("fp32", "cpu") if card.sm == 0 else ("bf16", "fused" if card.fused else "eager rope")
-    line = activations_table()["diffusion"][model.architecture][dtype][kernels]
     count = tokens(job, model)
     latents = 2000 * count  # noise, conditioning and what a sampler remembers, in float32
+    if own := kinds()["architectures"][model.architecture].get("token_bytes"):
+        return round(own * count * branches * (2 if dtype == "fp32" else 1) + latents)
+    line = activations_table()["diffusion"][model.architecture][dtype][kernels]
     return round(line["branch"] * count * branches + line["shared"] * count + line["constant"] + latents)
 
 
@@ -123,7 +124,7 @@ def sample_phase(job: Job, card: Card, model: Model, settings: Settings, correct
     activations = round(activation_bytes(job, card, model, branches) * correction)
     streaming = settings.kept < model.blocks
     # On packed weights a LoRA runs beside the layer.
-    patched = job.lora_bytes and (not model.unpacks or model.format == "fp8")
+    patched = job.lora_bytes and (not model.unpacks or model.precision == "fp8")
     unpacked = 0 if native(model, card) and not patched else model.unpacks
     buffers = model.layer * (STREAMS + 1) if streaming else 0
     patching = round(4 * model.largest) if patched else 0  # a layer's change in float32

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from ..catalog.catalog import catalogue
+from ..catalog.catalog import Variant, catalogue
 from ..quant.gguf_file import open_gguf
 from ..quant.model_file import damage
 from ..quant.safetensors_file import safetensors_header
 from ..toml import read_toml
 
-BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
+BLOCK = re.compile(r"(?:^|\.)(?:transformer_)?blocks\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Model:
 
     id: str
     architecture: str
-    format: str
+    precision: str
     blocks: int
     block_bytes: int
     other_bytes: int
@@ -51,57 +51,58 @@ def kinds() -> dict:
     return read_toml(Path(__file__).parent / "models.toml")
 
 
+def architecture_of(variant: str) -> str:
+    """The architecture of a catalogue variant; a file of the user's own is taken for SteadyDancer."""
+    book = catalogue()
+    if variant not in book.variants:
+        return "steadydancer"
+    file = book.diffusion(book.variants[variant])
+    return file.architecture if file else ""
+
+
 def kind_of(variant: str) -> dict:
-    """What models.toml says of a variant; for a file of the user's own, SteadyDancer's."""
-    known = [kind for name, kind in kinds().items() if name != "turbo" and "variants" in kind]
-    found = next((kind for kind in known if re.fullmatch(kind["variants"], variant)), None)
-    if found is None and variant in catalogue().variants:
+    """What models.toml says of a variant's architecture. Raises ValueError for one that it does not know."""
+    found = kinds()["architectures"].get(architecture_of(variant))
+    if found is None:
         raise ValueError(f"The planner does not know models like {variant}. It knows SteadyDancer, Wan and TurboWan.")
-    found = found or kinds()["steadydancer"]
     turbo = kinds()["turbo"]
     return {**found, "branches": turbo["branches"], "steps": turbo["steps"]} if is_turbo(variant) else found
 
 
 def is_turbo(variant: str) -> bool:
-    return bool(re.fullmatch(kinds()["turbo"]["variants"], variant))
+    """Whether it is a TurboDiffusion model."""
+    book = catalogue()
+    return variant in book.variants and book.families[book.variants[variant].family].loader == "turbo"
 
 
 def plannable() -> list[str]:
     """The catalogue's variants that can be planned."""
-    patterns = [kind["variants"] for kind in kinds().values() if "variants" in kind]
-    return [variant for variant in catalogue().variants if any(re.fullmatch(p, variant) for p in patterns)]
+    known = [name for name, kind in kinds()["architectures"].items() if "token_bytes" not in kind]
+    return [variant for variant in catalogue().variants if architecture_of(variant) in known]
 
 
 def model_of(variant: str, paths: list[Path]) -> Model:
     """A variant, or a user's own file, by the headers of `paths` where there are some. Raises ValueError for bad headers."""
     kind = kind_of(variant)
     weights = kind["weights"]
-    experts = 2 if variant in catalogue().variants and len(catalogue().variants[variant].diffusion) == 2 else 1
-    if paths:
-        stored = stored_bytes(paths)
-        format = stored.format
-    else:
-        entry = catalogue().variants[variant]
-        files = [catalogue().files[id] for id in entry.diffusion]
-        size = sum(file.size for file in files) // experts
-        format = format_of(variant, files[0].format)
-        other = round(weights["other"] * (4 if format == "fp32" else 2))
-        stored = Stored(format, (size - other) // kind["blocks"], other, kind["blocks"], 0, files[0].full_precision)
-    if format == "fp32":  # float32 shards run in bfloat16
+    entry = catalogue().variants.get(variant)
+    experts = entry.experts if entry else 1
+    stored = stored_bytes(paths) if paths else published_bytes(entry, kind)
+    if stored.precision == "fp32":  # float32 shards run in bfloat16
         stored = replace(stored, block_bytes=stored.block_bytes // 2, other_bytes=stored.other_bytes // 2)
     layer = stored.layer or round(stored.block_bytes * weights["largest"] / weights["block"])
-    plain = format in ("fp16", "bf16", "fp32")
+    plain = stored.precision in ("fp16", "bf16", "fp32")
     return Model(
         id=variant,
-        architecture=kind["architecture"],
-        format=format,
+        architecture=architecture_of(variant),
+        precision=stored.precision,
         blocks=stored.blocks,
         block_bytes=stored.block_bytes,
         other_bytes=stored.other_bytes,
         layer=layer,
         largest=weights["largest"],
         unpacks=0 if plain else round(2 * weights["largest"]),
-        multiplies=format in ("fp8", "int8") and not stored.full_precision,
+        multiplies=stored.precision in ("fp8", "int8") and not stored.full_precision,
         dim=kind["dim"],
         context=kind["context"],
         reference_frames=kind["reference_frames"],
@@ -112,27 +113,25 @@ def model_of(variant: str, paths: list[Path]) -> Model:
     )
 
 
-def format_of(variant: str, format: str) -> str:
-    """fp16, bf16, fp32, fp8, int8 or a GGUF type, by a catalogue id."""
-    word = re.search(r"(Q\d\w*|fp8|fp16|bf16|int8)(?:mixed)?$", variant)
-    if word:
-        return word[1]
-    if variant.endswith("official"):
-        return "fp32"
-    weights = kind_of(variant)["weights"]
-    files = catalogue().variants[variant].diffusion
-    whole = kind_of(variant)["blocks"] * weights["block"] + weights["other"]
-    return "fp8" if max(catalogue().files[id].size for id in files) < 1.5 * whole else "fp16"
-
-
 @dataclass(frozen=True)
 class Stored:
-    format: str
+    """A model's bytes, by block and beside the blocks; `layer` is 0 where only the catalogue is known."""
+
+    precision: str
     block_bytes: int
     other_bytes: int
     blocks: int
     layer: int
     full_precision: bool
+
+
+def published_bytes(variant: Variant, kind: dict) -> Stored:
+    """What the catalogue says of a variant's files, of which a part is here or nothing."""
+    files = [catalogue().files[id] for id in variant.diffusion]
+    size = sum(file.size for file in files) // variant.experts
+    other = round(kind["weights"]["other"] * (4 if files[0].precision == "fp32" else 2))
+    block = (size - other) // kind["blocks"]
+    return Stored(files[0].precision, block, other, kind["blocks"], 0, files[0].full_precision)
 
 
 def stored_bytes(paths: list[Path]) -> Stored:

@@ -55,7 +55,7 @@ class Plan:
 
     `kept` of `blocks` stay on the card, which are `resident` bytes of the diffusion model with what is not in blocks;
     `activations` is what the loader tells ComfyUI that one evaluation of one branch needs. `ram` and `disk` are what the
-    computer must have; `seconds` and `money` (US dollars) are estimates.
+    computer must have; `seconds` and `money` (US dollars) are estimates. `reason` says why `auto` became this variant.
     """
 
     job: Job
@@ -76,6 +76,7 @@ class Plan:
     money: float | None = None
     calibrated: bool = False
     advice: tuple[str, ...] = field(default=())
+    reason: str = ""
 
     @property
     def variant(self) -> str:
@@ -97,23 +98,5 @@ class Plan:
     def to_json(self) -> str:
         return json.dumps({"version": VERSION, **asdict(self)}, ensure_ascii=False)
 
-    @classmethod
-    def from_json(cls, text: str) -> "Plan":
-        """Raises ValueError for what is no plan, or one of another version of this package."""
-        wrong = "This is no plan. Connect the plan output of VRAM Budget Planner."
-        try:
-            data = json.loads(text)
-            version = data.pop("version", None)
-        except (ValueError, TypeError, AttributeError) as err:
-            raise ValueError(wrong) from err
-        if version != VERSION:
-            raise ValueError(
-                f"This plan is of version {version}, and version {VERSION} is needed. Run the planner again."
-            )
-        try:
-            data["job"], data["card"] = Job(**data["job"]), Card(**data["card"])
-            data["phases"] = tuple(Phase(**phase) for phase in data["phases"])
-            data["advice"] = tuple(data["advice"])
-            return cls(**data)
-        except (KeyError, TypeError) as err:
-            raise ValueError(wrong) from err
+    def __str__(self) -> str:
+        return self.to_json()  # what core's Preview as Text shows of a plan

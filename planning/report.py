@@ -32,6 +32,7 @@ def table(plan: Plan) -> list[str]:
         f"estimates: {duration(plan.seconds)}"
         + (f", ${plan.money:.2f} at ${card.price:.2f} an hour" if plan.money is not None else "")
         + (", corrected by measured runs" if plan.calibrated else ""),
+        *([f"auto is {plan.variant}: {plan.reason}"] if plan.reason else []),
         *plan.advice,
     ]
     return lines

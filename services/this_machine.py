@@ -1,5 +1,6 @@
 """The card that ComfyUI computes on, as the planner sees it, and what runs on it have measured."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +11,13 @@ from comfy.ldm.modules.attention import optimized_attention
 from comfyui_version import __version__
 
 from ..machine import gpus
-from ..machine.card import Card
-from ..planning import selector
+from ..machine.card import Card, computer
 from ..planning.calibration import Calibration
+from ..planning.solve import Host
 from ..storage.memory import total_ram
 
-CPU_RATE, CPU_BANDWIDTH = 0.15e12, 20e9
-STEADY_GB = 1.0
-measured: dict[torch.device, float] = {}
+STEP, STEADY = 500_000_000, 1_000_000_000
+measured: dict[torch.device, int] = {}
 
 
 def calibration() -> Calibration:
@@ -25,45 +25,48 @@ def calibration() -> Calibration:
     return Calibration(Path(folder_paths.get_user_directory()), f"{__version__}/{attention}")
 
 
-def this_card() -> selector.Card:
-    """The GPU that ComfyUI computes on, with all memory that other programs do not use.
+def present_card() -> Card:
+    """The card that ComfyUI computes on, with all memory that other programs do not use; else the computer itself.
 
     What ComfyUI itself holds counts as free, so that the second prompt chooses what the first did, and what was measured
     stands until it is more than a GB off. Without a GPU it is half of the computer's memory.
     """
     device = comfy.model_management.get_torch_device()
     if device.type != "cuda":
-        return selector.Card("this computer", comfy.model_management.get_total_memory(device) / 2e9, 0)
+        return computer(total_ram(), comfy.model_management.get_total_memory(device) // 2)
+    total, name = torch.cuda.get_device_properties(device).total_memory, torch.cuda.get_device_name(device)
+    sm, known = capability(device), gpus.known_as(name)
+    if known is None:  # the rates of the card most like it
+        found = gpus.as_like(name, total, 0, sm)
+    else:
+        found = replace(known, name=name, total=total, sm=sm, fp8=known.fp8 if sm >= gpus.FP8_SM else 0.0)
+    return replace(found, free=free_memory(device), fused=has_fused_kernels())
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of a GPU that are free or ComfyUI's own, in steps of half a GB."""
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     for loaded in comfy.model_management.current_loaded_models:
         patcher = loaded.model
         if patcher is not None and patcher.is_dynamic() and patcher.load_device == device:
             free += patcher.loaded_size()
-    gb = min(free, torch.cuda.get_device_properties(device).total_memory) // 5e8 / 2
-    if abs(gb - measured.get(device, 0.0)) > STEADY_GB:
-        measured[device] = gb
+    free = int(min(free, torch.cuda.get_device_properties(device).total_memory) // STEP * STEP)
+    if abs(free - measured.get(device, 0)) > STEADY:
+        measured[device] = free
+    return measured[device]
+
+
+def capability(device: torch.device) -> int:
+    """89 for 8.9; less where fp8 cannot be multiplied: AMD numbers its cards otherwise, and PyTorch may be too old."""
     major, minor = torch.cuda.get_device_capability(device)
     sm = 10 * major + minor
-    # AMD numbers its cards otherwise, and PyTorch may be too old.
-    if not comfy.model_management.supports_fp8_compute(device):
-        sm = min(sm, selector.rules()["native"]["sm"] - 1)
-    return selector.Card("this GPU", measured[device], sm)
+    return sm if comfy.model_management.supports_fp8_compute(device) else min(sm, gpus.FP8_SM - 1)
 
 
-def present_card() -> Card:
-    """The card that ComfyUI computes on, or the computer itself, with what models may use of it."""
-    usable, device = this_card(), comfy.model_management.get_torch_device()
-    free = round(usable.gb * 1e9)
-    if usable.sm == 0:
-        total = total_ram()
-        return Card("this computer", total, free, 0, CPU_RATE, 0.0, CPU_BANDWIDTH)
-    total, name = torch.cuda.get_device_properties(device).total_memory, torch.cuda.get_device_name(device)
-    known = gpus.known_as(name)
-    like = known or gpus.nearest(total, usable.sm)  # of an unknown card, the rates of the one most like it
-    price = known.price if known else None
-    fp8 = like.fp8 if usable.sm >= selector.rules()["native"]["sm"] else 0.0
-    rates = {"sm": usable.sm, "fp8": fp8, "price": price, "fused": has_fused_kernels()}
-    return replace(like, name=name, total=total, free=free, **rates)
+def host() -> Host:
+    """This computer, or its container: half a GB more or less of RAM makes no other plan."""
+    disk = shutil.disk_usage(folder_paths.models_dir).free
+    return Host(ram=total_ram() // STEP * STEP, disk=disk)
 
 
 def has_fused_kernels() -> bool:

@@ -166,26 +166,6 @@ def test_rooms_import_each_other_relatively(sources):
     assert not wrong
 
 
-def test_who_may_import_whom(sources):
-    """Design §2: nothing imports nodes/, and what operators use without ComfyUI does not import ComfyUI."""
-    without = ("planning/*", "catalog/*", "machine/*", "storage/*", "commands/*", "pose/*", "environment.py", "cli.py")
-    without += ("loaders/download.py",)
-    wrong = []
-    for name, tree in sources.items():
-        top_level = set(map(id, tree.body))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and node.level and not name.startswith("nodes/"):
-                if (node.module or "").startswith("nodes") and name != "__init__.py":
-                    wrong.append(f"{name} imports nodes")
-            if any(fnmatch.fnmatch(name, pattern) for pattern in without):
-                if name.startswith("pose/") and id(node) not in top_level:
-                    continue  # building the nets may
-                modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-                modules += [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
-                wrong += [f"{name} imports {m}" for m in modules if m.partition(".")[0] in COMFYUI]
-    assert not wrong
-
-
 def test_nothing_takes_precedence_over_the_entry_point(sources):
     """A NODE_CLASS_MAPPINGS, even an empty one, would make ComfyUI ignore comfy_entrypoint."""
     assert "NODE_CLASS_MAPPINGS" not in {

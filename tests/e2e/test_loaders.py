@@ -306,7 +306,7 @@ def test_lazy_parts_are_real_and_try_again(comfyui):
 
 
 def test_what_a_variant_fetched_is_not_listed_as_a_persons_own(comfyui):
-    from steadydancer.nodes.loaders import disk_files
+    from steadydancer.services.loading import own_files
 
     folder = comfyui / "models" / "diffusion_models"
     fetched = [f"SteadyDancer-14B/diffusion_pytorch_model-0000{i}-of-00007.safetensors" for i in (1, 7)]
@@ -319,7 +319,7 @@ def test_what_a_variant_fetched_is_not_listed_as_a_persons_own(comfyui):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     try:
-        listed = disk_files()
+        listed = own_files()
     finally:
         for name in fetched + own:
             (folder / name).unlink()
@@ -328,9 +328,9 @@ def test_what_a_variant_fetched_is_not_listed_as_a_persons_own(comfyui):
 
 def test_catalogue_loader_says_what_a_family_lacks(comfyui):
     from steadydancer.catalog.catalog import catalogue
-    from steadydancer.nodes.loaders import parts
+    from steadydancer.services.loading import encoders
 
-    _, clip_vision, _ = parts(catalogue().variants["wan2.1/t2v-1.3b"])
+    _, clip_vision, _ = encoders(catalogue().variants["wan2.1/t2v-1.3b"])
     with pytest.raises(ValueError, match="has no image encoder"):
         clip_vision.encode_image(torch.zeros(1, 8, 8, 3))
 

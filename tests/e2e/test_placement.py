@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from steadydancer.machine import gpus
-from steadydancer.planning.planner import job_for, plan_job
+from steadydancer.planning.job import job_for
+from steadydancer.planning.planner import plan_job
 from support import tiny
 
 
@@ -25,9 +26,9 @@ def load(path):
 
 def placed(model, plan):
     from steadydancer.loaders import placement
-    from steadydancer.loaders.meter import Meter
+    from steadydancer.loaders.run import PlannedRun
 
-    return placement.placed(model, plan, Meter(plan))
+    return placement.placed(model, PlannedRun(plan))
 
 
 def shapes(frames=17, size=64):
@@ -318,91 +319,90 @@ class Allocator:
 GB = 10**9
 
 
-def meter_of_a_plan(tmp_path):
-    from steadydancer.loaders.meter import Meter
+def run_of_a_plan(tmp_path):
+    from steadydancer.loaders.run import PlannedRun
     from steadydancer.planning.calibration import Calibration
 
-    meter = Meter(plan_job(job_for("steadydancer/fp8", 832, 480, 81), gpus.card("RTX 4090")))
-    meter.calibration = Calibration(tmp_path, "0.30.0/pytorch")
-    return meter
+    plan = plan_job(job_for("steadydancer/fp8", 832, 480, 81), gpus.card("RTX 4090"))
+    return PlannedRun(plan, Calibration(tmp_path, "0.30.0/pytorch"))
 
 
 def test_other_models_on_the_card_are_nobodys_activations(comfyui, tmp_path, monkeypatch):
-    gpu, meter = Allocator(monkeypatch), meter_of_a_plan(tmp_path)
+    gpu, run = Allocator(monkeypatch), run_of_a_plan(tmp_path)
     gpu.take(1 * GB)  # something of another node
     encoder = gpu.load(6 * GB)
-    with meter.measured("vae_encode"):
+    with run.measured("vae_encode"):
         gpu.compute(2 * GB)
-    with meter.measured("sample"):
+    with run.measured("sample"):
         gpu.unload(encoder)
         model = gpu.load(16 * GB)
         gpu.compute(4 * GB)
-    assert meter.peaks["vae_encode"].beside == 2 * GB
-    assert meter.peaks["sample"].beside == 4 * GB
-    with meter.measured("vae_decode", model):
+    assert run.meter.peaks["vae_encode"].beside == 2 * GB
+    assert run.meter.peaks["sample"].beside == 4 * GB
+    with run.measured("vae_decode", model):
         gpu.compute(3 * GB)
-    assert meter.peaks["vae_decode"].beside == 3 * GB and meter.peaks["vae_decode"].weights == 16 * GB
-    assert {run.phase: run.measured for run in meter.take()}["vae_decode"] == 3 * GB
+    assert run.meter.peaks["vae_decode"].beside == 3 * GB and run.meter.peaks["vae_decode"].weights == 16 * GB
+    assert {one.phase: one.measured for one in run.take()}["vae_decode"] == 3 * GB
 
 
 def test_what_left_the_card_before_a_phase_computed_is_not_its_peak(comfyui, tmp_path, monkeypatch):
-    gpu, meter = Allocator(monkeypatch), meter_of_a_plan(tmp_path)
+    gpu, run = Allocator(monkeypatch), run_of_a_plan(tmp_path)
     model = gpu.load(16 * GB)
-    with meter.measured("text_encode"):
+    with run.measured("text_encode"):
         gpu.unload(model)
         gpu.load(6 * GB)
         gpu.compute(GB // 2)
-    assert meter.peaks["text_encode"].beside == GB // 2
+    assert run.meter.peaks["text_encode"].beside == GB // 2
 
 
 def test_one_wild_run_is_forgotten_with_its_report(comfyui, tmp_path, monkeypatch):
-    gpu, meter = Allocator(monkeypatch), meter_of_a_plan(tmp_path)
+    gpu, run = Allocator(monkeypatch), run_of_a_plan(tmp_path)
     for taken in (40, 3, 3, 3):
         for part in (taken, 1):  # two evaluations of one run: the larger counts
-            with meter.measured("vae_decode"):
+            with run.measured("vae_decode"):
                 gpu.compute(part * GB)
-        meter.calibration.add(meter.take())
-    assert [run.measured for run in meter.calibration.read()] == [40 * GB, 3 * GB, 3 * GB, 3 * GB]
-    assert meter.take() == [], "nothing new"
-    assert "3.00" in "\n".join(meter.lines()), "but the last run is still shown"
+        run.calibration.add(run.take())
+    assert [one.measured for one in run.calibration.read()] == [40 * GB, 3 * GB, 3 * GB, 3 * GB]
+    assert run.take() == [], "nothing new"
+    assert "3.00" in "\n".join(run.lines()), "but the last run is still shown"
 
 
 def test_tiles_of_an_earlier_run_are_forgotten(comfyui, tmp_path, monkeypatch):
-    gpu, meter = Allocator(monkeypatch), meter_of_a_plan(tmp_path)
-    with meter.measured("vae_decode"):
-        meter.rescued("vae_decode")
+    gpu, run = Allocator(monkeypatch), run_of_a_plan(tmp_path)
+    with run.measured("vae_decode"):
+        run.rescued("vae_decode")
         gpu.compute(GB)
-    with meter.measured("vae_decode"):
+    with run.measured("vae_decode"):
         gpu.compute(GB)  # a smaller part of the same run
-    assert meter.take() == [] and [run.ran_out for run in meter.calibration.read()] == [True]
-    with meter.measured("vae_decode"):
+    assert run.take() == [] and [one.ran_out for one in run.calibration.read()] == [True]
+    with run.measured("vae_decode"):
         gpu.compute(GB)
-    assert len(meter.take()) == 1 and "in tiles" not in "\n".join(meter.lines())
+    assert len(run.take()) == 1 and "in tiles" not in "\n".join(run.lines())
 
 
 def test_tiles_that_were_planned_are_no_running_out(comfyui, tmp_path, monkeypatch):
     """ComfyUI tries whole frames even where the plan already says that they do not fit."""
-    from steadydancer.loaders.meter import Meter
+    from steadydancer.loaders.run import PlannedRun
 
-    gpu, meter = Allocator(monkeypatch), meter_of_a_plan(tmp_path)
-    small = Meter(plan_job(job_for("steadydancer/Q4_K_M", 1920, 1088, 81), gpus.card("RTX 4060")))
-    small.calibration = meter.calibration
-    for found, expected in ((small, []), (meter, [True])):
+    gpu, run = Allocator(monkeypatch), run_of_a_plan(tmp_path)
+    small = PlannedRun(plan_job(job_for("steadydancer/Q4_K_M", 1920, 1088, 81), gpus.card("RTX 4060")))
+    small.calibration = run.calibration
+    for found, expected in ((small, []), (run, [True])):
         with found.measured("vae_encode"):
             found.rescued("vae_encode")
             gpu.compute(GB)
         assert found.take() == [] and "in tiles" in "\n".join(found.lines())
-        assert [run.ran_out for run in meter.calibration.read()] == expected
+        assert [one.ran_out for one in run.calibration.read()] == expected
 
 
 def test_the_report_compares_what_was_planned_for_the_card(comfyui, tmp_path, monkeypatch):
-    from steadydancer.loaders.meter import Meter
+    from steadydancer.loaders.run import PlannedRun
 
     gpu = Allocator(monkeypatch)
     small = replace(gpus.card("RTX 4060"), free=6 * GB)
-    meter = Meter(plan_job(job_for("steadydancer/Q4_K_M", 480, 272, 81), small))
-    assert meter.plan.text_encoder == "cpu"
+    run = PlannedRun(plan_job(job_for("steadydancer/Q4_K_M", 480, 272, 81), small))
+    assert run.plan.text_encoder == "cpu"
     for phase in ("text_encode", "sample"):
-        with meter.measured(phase):
+        with run.measured(phase):
             gpu.compute(GB)
-    assert [line.partition(":")[0] for line in meter.lines()] == ["sampling"]
+    assert [line.partition(":")[0] for line in run.lines()] == ["sampling"]

@@ -188,7 +188,7 @@ def test_the_chart_and_the_tile(server):
 
 def test_a_plan_of_nonsense_is_refused(server):
     done = server.run({"report": node("SteadyDancerVRAMReport", plan="not a plan", after="x")})
-    assert "no plan" in done.error
+    assert "This input is not a plan. Connect the plan output of VRAM Budget Planner." in done.error
 
 
 USUAL = planner(variant="steadydancer/fp8", width=832, height=480, frames=81)["inputs"]
@@ -216,12 +216,12 @@ def test_only_what_the_plan_decides_loads_the_model_again(nodes, monkeypatch, tm
 
     def measured(ratio, **more):
         run = Measurement("sample", "steadydancer/bf16/0.30.0/pytorch", "RTX 4090", 1, 10**9, int(ratio * 1e9), **more)
-        nodes.calibration().add([run])
+        nodes.measured.add([run])
 
     before = decided()
     layer = {f"blocks.{i}.ffn.0.weight": ("F8_E4M3", (1,), 400_000_000) for i in range(40)}
     here = write_hollow(tmp_path / "here.safetensors", layer | {"head": ("F16", (1,), 500_000_000)})
-    monkeypatch.setattr(nodes, "find", lambda name: here)
+    monkeypatch.setattr(nodes.loading, "finder", lambda: lambda name: here)
     assert nodes.SteadyDancerVRAMPlanner.plan(**USUAL).disk == 0
     assert decided() == before, "it was fetched meanwhile"
     measured(1.05)
@@ -234,7 +234,7 @@ def test_only_what_the_plan_decides_loads_the_model_again(nodes, monkeypatch, tm
 
 @pytest.mark.parametrize("hundredths", range(50, 175, 15))
 def test_running_out_of_memory_always_makes_a_new_plan(nodes, hundredths):
-    from steadydancer.loaders.meter import RAN_OUT
+    from steadydancer.loaders.run import RAN_OUT
     from steadydancer.planning.calibration import Measurement
 
     planner = nodes.SteadyDancerVRAMPlanner
@@ -244,10 +244,10 @@ def test_running_out_of_memory_always_makes_a_new_plan(nodes, hundredths):
         kind = "steadydancer/bf16/0.30.0/pytorch"
         return Measurement(phase, kind, "H100", 1, 10**9, round(ratio * 1e9), ran_out)
 
-    nodes.calibration().add([measured("vae_decode", ratio)] * 3)
+    nodes.measured.add([measured("vae_decode", ratio)] * 3)
     before = planner.fingerprint_inputs(**usual)
     assert planner.plan(**usual).phase("vae_decode").correction == ratio
-    nodes.calibration().add([measured("vae_decode", RAN_OUT * ratio, ran_out=True)])
+    nodes.measured.add([measured("vae_decode", RAN_OUT * ratio, ran_out=True)])
     assert planner.fingerprint_inputs(**usual) != before
 
 
@@ -257,9 +257,14 @@ def test_a_block_more_in_ram_does_not_load_the_model_again(nodes):
     planner, usual = nodes.SteadyDancerVRAMPlanner, {**USUAL, "gpu": "RTX 4080 SUPER"}
     before, decided = planner.plan(**usual), planner.fingerprint_inputs(**usual)
     run = Measurement("sample", "steadydancer/bf16/0.30.0/pytorch", "RTX 4080 SUPER", 1, 10**9, 1_100_000_000)
-    nodes.calibration().add([run])
+    nodes.measured.add([run])
     assert planner.plan(**usual).kept < before.kept < before.blocks
     assert planner.fingerprint_inputs(**usual) == decided
+
+
+def test_what_stands_for_a_linked_input_is_its_default(nodes):
+    schema = nodes.SteadyDancerVRAMPlanner.define_schema()
+    assert nodes.USUAL == {entry.id: entry.default for entry in schema.inputs}
 
 
 def test_what_the_model_usually_takes(nodes, tmp_path, monkeypatch):

@@ -46,18 +46,32 @@ def test_two_identical_prompts_choose_the_same_and_load_once(start_comfy, tmp_pa
     assert "select" not in third.cached
 
 
-def test_auto_of_the_loader_follows_card_and_files(comfyui, monkeypatch):
-    """The cards are made up: this machine has none."""
-    from steadydancer.nodes import loaders, selector
-    from steadydancer.planning.selector import Card
+def card(gb, sm):
+    from steadydancer.machine import gpus
+
+    return gpus.as_like("this GPU", int(gb * 1e9), int(gb * 1e9), sm)
+
+
+@pytest.fixture
+def machine(comfyui, monkeypatch):
+    """machine(gb, sm) makes up the card: this machine has none."""
+    from steadydancer.planning.solve import Host
+    from steadydancer.services import this_machine
+
+    monkeypatch.setattr(this_machine, "host", Host)
+    return lambda gb, sm: monkeypatch.setattr(this_machine, "present_card", lambda: card(gb, sm))
+
+
+def test_auto_of_the_loader_follows_card_and_files(comfyui, machine):
+    from steadydancer.nodes import loaders
 
     def auto(gb, sm):
-        monkeypatch.setattr(selector, "this_card", lambda: Card("this GPU", gb, sm))
+        machine(gb, sm)
         return loaders.SteadyDancerLoader.fingerprint_inputs("auto", False)[0]
 
     fp8 = comfyui / "models/diffusion_models/Wan21_SteadyDancer_fp8_e4m3fn_scaled_KJ.safetensors"
-    assert [auto(24.5, 89), auto(24.5, 86), auto(12.0, 86)] == [
-        "steadydancer/fp8", "steadydancer/Q6_K", "steadydancer/Q4_K_M",
+    assert [auto(24.5, 89), auto(16.0, 86), auto(80.0, 80)] == [
+        "steadydancer/Q8_0", "steadydancer/Q6_K", "steadydancer/fp16",
     ]  # fmt: skip
     fp8.touch()
     try:
@@ -66,61 +80,74 @@ def test_auto_of_the_loader_follows_card_and_files(comfyui, monkeypatch):
         fp8.unlink()
 
 
-def test_auto_with_a_plan_is_the_plans_business(comfyui, monkeypatch):
-    """ComfyUI gives None for what is linked: on another card the selector chooses otherwise, and nothing is loaded again."""
-    from steadydancer.nodes import loaders, selector
-    from steadydancer.planning.selector import Card
+def test_auto_with_a_plan_is_the_plans_business(comfyui, machine):
+    """ComfyUI gives None for what is linked: on another card the choice is another, and nothing is loaded again."""
+    from steadydancer.nodes import loaders
 
     found = []
-    for gb, sm in ((24.5, 89), (12.0, 86)):
-        card = Card("this GPU", gb, sm)
-        monkeypatch.setattr(selector, "this_card", lambda card=card: card)
+    for gb, sm in ((24.5, 89), (16.0, 86)):
+        machine(gb, sm)
         found.append([loaders.SteadyDancerLoader.fingerprint_inputs("auto", False, *plan) for plan in ((None,), ())])
     (linked, alone), (linked_on_another, alone_on_another) = found
     assert linked == linked_on_another and alone != alone_on_another
 
 
-@pytest.mark.parametrize(("sm", "native"), [(89, True), (88, False)])
-def test_the_planner_knows_whether_fp8_is_multiplied_natively(comfyui, monkeypatch, sm, native):
-    """88 is what this_card says of an RTX 4090 whose PyTorch cannot."""
-    import torch
+def test_nothing_is_chosen_where_the_mode_forbids_it(comfyui, machine, monkeypatch):
+    from steadydancer.nodes import loaders, selector
+
+    machine(8.0, 89)
+    monkeypatch.setenv("GPU_MEMORY_MODE", "full")
+    for found in (
+        loaders.SteadyDancerLoader.fingerprint_inputs("auto", False),
+        selector.SteadyDancerVariantSelector.fingerprint_inputs(
+            family="steadydancer", budget=0.0, preference="auto", generation="auto"
+        ),
+    ):
+        assert "Nothing of steadydancer fits whole into 8.0 GB" in found[0]
+
+
+class Device:
+    """Stands for an NVIDIA card as torch and ComfyUI describe it."""
+
+    def __init__(self, monkeypatch, name, total, free, capability, fp8):
+        import comfy.model_management
+        import torch
+
+        self.free, self.capability, self.fp8 = free, capability, fp8
+        properties = type("Properties", (), {"total_memory": total})
+        monkeypatch.setattr(comfy.model_management, "get_torch_device", lambda: torch.device("cuda", 0))
+        monkeypatch.setattr(comfy.model_management, "supports_fp8_compute", lambda device: self.fp8)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (self.free, total))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: self.capability)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_the_planner_knows_whether_fp8_is_multiplied_natively(comfyui, monkeypatch, native):
     from steadydancer.machine import gpus
-    from steadydancer.planning.selector import Card
-    from steadydancer.services import this_machine as card
+    from steadydancer.services import this_machine
 
     like = gpus.card("RTX 4090")
-    monkeypatch.setattr(card, "this_card", lambda: Card("this GPU", 24.5, sm))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA GeForce RTX 4090")
-    properties = type("Properties", (), {"total_memory": like.total})
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    found = card.present_card()
-    assert (found.fp8 > 0) is native and (found.sm, found.bf16) == (sm, like.bf16)
+    Device(monkeypatch, "NVIDIA GeForce RTX 4090", like.total, like.free, (8, 9), native)
+    found = this_machine.present_card()
+    assert (found.fp8 > 0) is native and found.bf16 == like.bf16 and (found.sm == 89) is native
 
 
 def test_the_card_is_measured_steadily(comfyui, monkeypatch):
     """A GB more or less in other programs, or in PyTorch's own libraries, makes no other card."""
-    import comfy.model_management
-    import torch
-    from steadydancer.planning.selector import Card
-    from steadydancer.services import this_machine as selector
+    from steadydancer.services import this_machine
 
-    free = 24.6e9
-    gpu = torch.device("cuda", 0)
-    total = type("Properties", (), {"total_memory": 25.7e9})
-    monkeypatch.setattr(comfy.model_management, "get_torch_device", lambda: gpu)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 25.7e9))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: total)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
-    monkeypatch.setattr(comfy.model_management, "supports_fp8_compute", lambda device: True)
-    selector.measured.clear()
-    assert selector.this_card() == Card("this GPU", 24.5, 89)
-    free = 23.9e9
-    assert selector.this_card().gb == 24.5
-    free = 20.0e9
-    assert selector.this_card().gb == 20.0
+    this_machine.measured.clear()
+    gpu = Device(monkeypatch, "NVIDIA GeForce RTX 4090", 25_700_000_000, 24_600_000_000, (8, 9), True)
+    free = lambda: this_machine.present_card().free / 1e9  # noqa: E731
+    assert (free(), this_machine.present_card().sm) == (24.5, 89)
+    gpu.free = 23_900_000_000
+    assert free() == 24.5
+    gpu.free = 20_000_000_000
+    assert free() == 20.0
     # an AMD card: its (11, 0) is no compute capability of NVIDIA's
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (11, 0))
-    monkeypatch.setattr(comfy.model_management, "supports_fp8_compute", lambda device: False)
-    assert selector.this_card().sm < 89
-    selector.measured.clear()
+    gpu.capability, gpu.fp8 = (11, 0), False
+    assert this_machine.present_card().sm < 89
+    this_machine.measured.clear()

@@ -7,7 +7,6 @@ import sys
 
 import pytest
 import support
-from steadydancer.catalog import names
 from support.hub import Hub
 
 FP16 = ("Kijai/WanVideo_comfy", "SteadyDancer/Wan21_I2V_SteadyDancer_fp16.safetensors")
@@ -126,14 +125,51 @@ def test_wrong_names_and_uses(cli):
     assert cli("list").returncode == 0
 
 
-def test_auto(monkeypatch):
-    monkeypatch.delenv("STEADYDANCER_VARIANT", raising=False)
-    assert names.automatic() == "steadydancer/fp8"
-    monkeypatch.setenv("STEADYDANCER_VARIANT", "fp16")
-    assert names.automatic() == "steadydancer/fp16"
-    monkeypatch.setenv("STEADYDANCER_VARIANT", "gguf")
-    monkeypatch.delenv("STEADYDANCER_GGUF_MODEL", raising=False)
-    assert names.automatic() == "steadydancer/Q4_K_M"
-    monkeypatch.setenv("STEADYDANCER_GGUF_MODEL", "q9")
-    with pytest.raises(ValueError, match="STEADYDANCER_GGUF_MODEL is 'q9'.*Q8_0"):
-        names.automatic()
+def test_auto_is_chosen_for_the_card_that_is_named(cli, tmp_path):
+    def planned(*args, **variables):
+        done = cli("download", "steadydancer/auto", "--dry-run", *args, HF_HUB_OFFLINE="1", **variables)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    card = planned("--gpu", "RTX 4080 SUPER")
+    assert "auto is steadydancer/Q6_K for RTX 4080 SUPER: Q6_K: 13.7 GB, 32 of 40 blocks" in card
+    assert "steadydancer-Q6_K (name from the listing)" in card
+    assert "auto is steadydancer/Q6_K for 16 GB card" in planned("--vram", "16", "--sm", "89")
+    assert "auto is steadydancer/fp16" in planned("--gpu", "h200") and "fp16.safetensors" in planned("--gpu", "h200")
+    said = planned("--gpu", "RTX 4090", STEADYDANCER_VARIANT="gguf", STEADYDANCER_GGUF_MODEL="q5_k_s")
+    assert "auto is steadydancer/Q5_K_S for RTX 4090: STEADYDANCER_VARIANT says so" in said
+
+
+def test_without_a_card_it_keeps_fp8_and_says_why(cli, tmp_path):
+    """The tests' machine has none; a GPU would be asked for its name."""
+    done = cli(
+        "download", "--from-env", "--dry-run", HF_HUB_OFFLINE="1", ENABLE_STEADYDANCER="true", CUDA_VISIBLE_DEVICES=""
+    )
+    assert "auto is steadydancer/fp8 for this computer: there is no GPU to choose for" in done.stdout
+    assert "--gpu or --vram names one" in done.stdout and "Wan21_SteadyDancer_fp8" in done.stdout
+    here = tmp_path / "models" / "diffusion_models" / "Wan21_I2V_SteadyDancer_fp16.safetensors"
+    here.parent.mkdir(parents=True)
+    here.touch()
+    kept = cli("download", "steadydancer", "--dry-run", HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="")
+    assert "auto is steadydancer/fp16 for this computer" in kept.stdout and "it is already here" in kept.stdout
+    refused = cli("download", "steadydancer", "--gpu", "this", CUDA_VISIBLE_DEVICES="")
+    assert refused.returncode == 1 and refused.stderr.startswith("--gpu this: there is no GPU that torch can use")
+
+
+def test_auto_is_said_once_however_often_it_is_meant(cli):
+    done = cli("download", "steadydancer", "steadydancer-turbo", "--dry-run", "--gpu", "RTX 4090", HF_HUB_OFFLINE="1")
+    assert done.stdout.count("auto is") == 1
+    assert "--sm says more about --vram" in cli("download", "steadydancer", "--sm", "89").stderr
+
+
+def test_what_no_mode_allows_is_not_downloaded(cli):
+    done = cli("download", "steadydancer", "--dry-run", "--gpu", "RTX 4060", GPU_MEMORY_MODE="full")
+    assert done.returncode == 1 and "Nothing of steadydancer fits whole into 7.7 GB" in done.stderr
+
+
+def test_the_cards_of_the_user_folder_count(cli, tmp_path):
+    file = tmp_path / "user" / "steadydancer" / "gpus.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text('[gpus]\n"RTX 4070" = { gib = 12, sm = 89, bf16 = 58, bandwidth = 504, pcie = 25 }\n')
+    done = cli("download", "steadydancer", "--dry-run", "--gpu", "RTX 4070", HF_HUB_OFFLINE="1")
+    assert "auto is steadydancer/Q8_0 for RTX 4070" in done.stdout, done.stderr

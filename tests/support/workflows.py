@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 
 from steadydancer.catalog.catalog import ModelFile
-from steadydancer.catalog.names import STEP_DISTILL, automatic, files_of, split
+from steadydancer.catalog.names import STEP_DISTILL, files_of, split
+from steadydancer.machine.card import computer
+from steadydancer.planning.choose import choose
 
 from . import ROOT
 
@@ -94,16 +96,23 @@ def catalogue_files(node: dict) -> list[ModelFile]:
     """What a node of ours fetches from the catalogue where it is not there."""
     inputs = node["inputs"]
     if node["class_type"] == "SteadyDancerDownload":
-        return files_of(split(inputs["names"]))
+        return files_of(split(inputs["names"]), automatic)
     if node["class_type"] == "SteadyDancerPoseEstimator":
-        return files_of(["dwpose/onnx"])
+        return files_of(["dwpose/onnx"], automatic)
     if node["class_type"] not in LOADERS:
         return []
     variant = inputs[LOADERS[node["class_type"]][0]]
     if isinstance(variant, list):
-        variant = "steadydancer/fp8"  # what selector and planner choose by TINY_VALUES
-    names = [automatic() if variant == "auto" else variant]
-    return files_of(names + ([STEP_DISTILL] if inputs.get("step_distill") else []))
+        variant = (
+            "steadydancer/fp8"  # what selector and planner choose by TINY_VALUES, where it is the file that is here
+        )
+    names = [automatic("steadydancer") if variant == "auto" else variant]
+    return files_of(names + ([STEP_DISTILL] if inputs.get("step_distill") else []), automatic)
+
+
+def automatic(family: str) -> str:
+    """What `auto` is on the machine of the tests, which has no GPU and no file yet."""
+    return choose(family, computer()).variant
 
 
 def with_tiny_values(prompt: dict) -> dict:

@@ -6,7 +6,8 @@ import pytest
 from steadydancer import cli
 from steadydancer.machine import gpus
 from steadydancer.planning.calibration import Calibration, Measurement, correction, measurement
-from steadydancer.planning.planner import job_for, plan_job
+from steadydancer.planning.job import job_for
+from steadydancer.planning.planner import plan_job
 
 KIND = "steadydancer/bf16/0.30.0"
 

@@ -43,7 +43,7 @@ def test_what_does_not_fit_has_its_own_exit_code(capsys):
     [
         (["--gpu", "Voodoo"], "no card of the table"),
         (["--gpu", "4090", "--variant", "Q9"], "has no variant 'Q9'. Choose one of"),
-        (["--gpu", "4090", "--size", "big"], "is no size"),
+        (["--gpu", "4090", "--size", "big"], "is not a size; write WIDTHxHEIGHT"),
         (["--gpu", "4090", "--size", "833x480"], "multiples of 16"),
         (["--gpu", "4090", "--family", "wan2.1"], "Say which variant of wan2.1"),
     ],
@@ -58,7 +58,12 @@ def test_a_users_own_file_is_read_by_its_header(capsys, tmp_path):
         blocks(40, "F8_E4M3", 300_000_000) | {"head.head.weight": ("F32", (10,), 900_000_000)},
     )
     model = model_of(str(path), [path])
-    assert (model.format, model.blocks, model.block_bytes, model.other_bytes) == ("fp8", 40, 300_000_000, 900_000_000)
+    assert (model.precision, model.blocks, model.block_bytes, model.other_bytes) == (
+        "fp8",
+        40,
+        300_000_000,
+        900_000_000,
+    )
     assert "mine.safetensors at 832×480" in run(capsys, "--gpu", "4090", "--variant", str(path))
 
 
@@ -68,7 +73,7 @@ def test_shards_count_together(tmp_path):
         tmp_path / "2.safetensors", {"blocks.1.norm.weight": ("F32", (5,), 500), "x": ("F32", (1,), 70)}
     )
     found = stored_bytes([first, second])
-    assert (found.blocks, found.block_bytes, found.other_bytes, found.format) == (2, 1500, 70, "fp32")
+    assert (found.blocks, found.block_bytes, found.other_bytes, found.precision) == (2, 1500, 70, "fp32")
 
 
 def test_a_gguf_file_is_read_by_its_header(tmp_path):
@@ -77,7 +82,7 @@ def test_a_gguf_file_is_read_by_its_header(tmp_path):
     path = tmp_path / "tiny-Q4_K.gguf"
     write_steadydancer_gguf(path, "Q4_K")
     found = stored_bytes([path])
-    assert found.format == "Q4_K" and found.blocks == 2
+    assert found.precision == "Q4_K" and found.blocks == 2
     assert 0 < found.blocks * found.block_bytes + found.other_bytes <= path.stat().st_size
 
 

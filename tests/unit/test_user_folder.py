@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from steadydancer import cli
-from steadydancer.commands import download, r2, user_folder
+from steadydancer.commands import machine, r2, user_folder
 
 
 def test_with_comfyui_it_is_comfyuis(tmp_path):
@@ -17,7 +17,7 @@ def test_without_comfyui_all_commands_use_one(monkeypatch, tmp_path, capsys):
             monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    for command in (download, r2):
+    for command in (machine, r2):
         monkeypatch.setattr(command, "comfyui", lambda: None)
     assert cli.main(["plan", "--reset-calibration"]) == 0
     assert str(tmp_path / ".config" / "steadydancer" / "vram_calibration.json") in capsys.readouterr().out

@@ -1,0 +1,24 @@
+"""Files that ComfyUI does not list by itself: it lists and remembers them for us, under kinds of folders of our own."""
+
+from pathlib import Path
+
+import folder_paths
+
+GGUF, POSE = "steadydancer_gguf", "steadydancer_pose"
+POSE_SUFFIXES = {".onnx", ".pth", ".safetensors"}
+
+
+def register() -> None:
+    """.gguf files among the diffusion models; pose nets in the detection folders and where controlnet_aux keeps its own."""
+    kinds = folder_paths.folder_names_and_paths
+    kinds[GGUF] = (kinds["diffusion_models"][0], {".gguf"})
+    aux = [str(Path(p, "comfyui_controlnet_aux", "ckpts")) for p in folder_paths.get_folder_paths("custom_nodes")]
+    kinds[POSE] = ([*folder_paths.get_folder_paths("detection"), *aux], POSE_SUFFIXES)
+
+
+def pose_files() -> dict[str, str]:
+    """File name → its path relative to one of the folders; the first of a name counts."""
+    found = {}
+    for path in folder_paths.get_filename_list(POSE):
+        found.setdefault(Path(path).name, path)
+    return found

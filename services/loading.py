@@ -1,0 +1,224 @@
+"""From what a loader node is asked for to ComfyUI objects: choose, fetch, build, place. Every loader node calls `load`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import folder_paths
+from comfy.model_patcher import ModelPatcher
+from comfy_execution.utils import get_executing_context
+
+from ..catalog.catalog import Variant, catalogue
+from ..loaders import build, placement
+from ..loaders.download import enough_room, ensure_all
+from ..loaders.errors import DownloadCancelled
+from ..loaders.listing import Names
+from ..loaders.run import PlannedRun, run_of
+from ..loaders.turbo import both_experts
+from ..machine.card import Card
+from ..planning import choose
+from ..planning.job import Find
+from ..planning.plan import Plan
+from ..quant.model_file import damage
+from . import folders, this_machine
+from .progress import NodeProgress, cancelled, say, stop
+from .web_server import web_server
+
+OUTPUTS = ("diffusion", "text_encoder", "clip_vision", "vae")  # which part of a variant each output of a loader is
+CLIP_TYPES = {
+    "wan2.1": "wan",
+    "qwen_image": "qwen_image",
+    "lumina2": "lumina2",
+}  # what ComfyUI detects → our catalogue's
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """`models` has one MODEL, or one for each expert; `variant` is what was chosen."""
+
+    models: list[ModelPatcher]
+    clip: build.LazyCLIP
+    clip_vision: build.LazyClipVision
+    vae: build.LazyVAE
+    variant: str
+
+
+def load(
+    kind: str,
+    wanted: str,
+    plan: Plan | None,
+    build_models: Callable[[list[Path]], list[ModelPatcher]],
+    outputs: tuple[str, ...] = OUTPUTS,
+    more: tuple[str, ...] = (),
+) -> Loaded:
+    """What the node that is being executed returns.
+
+    `kind` is the catalogue's kind of loader, `wanted` is auto, a variant or a user's own file, and `build_models` makes
+    MODELs from diffusion files. `outputs`: which part of the variant each output of the node stands for. `more`: ids of files
+    that `build_models` fetches. Raises ValueError, before anything is fetched, where the plan is for something else, and
+    NoRoom where what the prompt takes from the node does not fit on the disk all together.
+    """
+    chosen = chosen_variant(wanted, plan)
+    run = accepted(plan, chosen) if plan is not None else None
+    require_room(chosen, outputs, more)
+    models = build_models(diffusion_files(kind, chosen))
+    if run:
+        models = [placement.placed(model, run) for model in models]
+    variant = catalogue().variants.get(chosen) or companions(kind, models[0])
+    return Loaded(models, *encoders(variant, run), chosen)
+
+
+def chosen_variant(wanted: str, plan: Plan | None) -> str:
+    """What `auto` is: the plan's variant, else the choice for this card. Says which under the node."""
+    if wanted != "auto":
+        return wanted
+    node_id = get_executing_context().node_id
+    if plan is not None:
+        say(node_id, f"Using {as_plan(plan).variant}, as planned.")
+        return plan.variant
+    found = choice("steadydancer")
+    say(node_id, f"{found.variant}: {found.reason}")
+    return found.variant
+
+
+def choice(family: str, card: Card | None = None, preference: str = "auto") -> choose.Choice:
+    """The choice of a family for this card, or another in its place.
+
+    Raises ValueError where GPU_MEMORY_MODE asks for what cannot be.
+    """
+    card = card or this_machine.present_card()
+    found = choose.choose(family, card, finder(), preference=preference, host=this_machine.host())
+    if found.refusal:
+        raise ValueError(found.refusal)
+    return found
+
+
+def finder() -> Find:
+    """Path of a catalogue file id, or of a user's own file in diffusion_models. Make one for each question."""
+    places = build.ComfyPlaces()
+
+    def find(name: str) -> Path | None:
+        if name in catalogue().files:
+            file = catalogue().files[name]
+            found = places.find(file)
+            return None if found and damage(found, file.format) else found  # a damaged one is fetched again
+        path = folder_paths.get_full_path("diffusion_models", name)
+        return Path(path) if path else None
+
+    return find
+
+
+def as_plan(plan) -> Plan:
+    """Raises ValueError for anything else that is connected or written there."""
+    if not isinstance(plan, Plan):
+        raise ValueError("This input is not a plan. Connect the plan output of VRAM Budget Planner.")
+    return plan
+
+
+def accepted(plan: Plan, chosen: str) -> PlannedRun:
+    """The run of the plan that a loader is given. Raises ValueError where it does not fit, or is for something else."""
+    found, card = as_plan(plan), this_machine.present_card()
+    if found.card.name != card.name:
+        raise ValueError(
+            f"The plan is for {found.card.name}, and this is {card.name}. Set gpu of VRAM Budget Planner to 'this one'."
+        )
+    if found.variant != chosen:
+        raise ValueError(
+            f"The plan is for {found.variant}, and {chosen} is to be loaded. "
+            "Connect the planner's variant output to the loader."
+        )
+    if not found.fits:
+        raise ValueError(" ".join(found.advice))
+    return run_of(found, this_machine.calibration())
+
+
+def fetch(*ids: str) -> list[Path]:
+    """The paths of catalogue files, fetched with progress and Cancel on the node that is being executed."""
+    node_id = get_executing_context().node_id
+    files = [catalogue().files[id] for id in ids]
+    try:
+        progress = NodeProgress(node_id, "B")
+        return ensure_all(files, build.ComfyPlaces(), progress, cancelled, say=partial(say, node_id))
+    except DownloadCancelled:
+        stop()
+        raise
+
+
+def require_room(chosen: str, outputs: tuple[str, ...], more: tuple[str, ...]) -> None:
+    """Raises NoRoom where the variant's model and every output that the running prompt takes do not fit on the disk."""
+    variant, context, server = catalogue().variants.get(chosen), get_executing_context(), web_server()
+    if variant is None:
+        return
+    running, _ = server.prompt_queue.get_current_queue_volatile() if server else ([], None)
+    prompt = next((item[2] for item in running if item[1] == context.prompt_id), {})
+    inputs = [value for node in prompt.values() for value in node["inputs"].values()]
+    taken = {part for slot, part in enumerate(outputs) if [context.node_id, slot] in inputs}
+    ids = {*variant.diffusion, *more, *(file for part in taken for file in getattr(variant, part))}
+    enough_room([catalogue().files[id] for id in sorted(ids)], build.ComfyPlaces(), cancelled)
+
+
+def diffusion_files(kind: str, chosen: str) -> list[Path]:
+    """The files of a variant, fetched if need be, or a user's own file, with its other expert where it has one."""
+    if chosen in catalogue().variants:
+        return fetch(*catalogue().variants[chosen].diffusion)
+    path = build.own_file("diffusion_models", chosen)
+    return both_experts(path) if kind == "turbo" else [path]
+
+
+def companions(kind: str, model: ModelPatcher) -> Variant:
+    """The catalogue's variant whose encoders and VAE go with a user's own file.
+
+    SteadyDancer's and TurboDiffusion's are always the same; else it is what ComfyUI takes the model for.
+    """
+    book = catalogue()
+    if kind == "steadydancer":
+        return book.variants[book.families["steadydancer"].default]
+    variants = book.variants_for(kind)
+    if kind == "turbo":
+        return variants[0]
+    found = model.model.model_config.unet_config.get("image_model")
+    clip_type = CLIP_TYPES.get(found)
+    matching = [variant for variant in variants if book.families[variant.family].clip_type == clip_type]
+    if not matching:
+        raise ValueError(
+            f"The file is a model of the kind '{found}', whose encoders and VAE are not in the catalogue. "
+            "Load it with Load SteadyDancer and connect encoders and VAE of your own."
+        )
+    return max(matching, key=lambda variant: len(variant.clip_vision))
+
+
+def encoders(variant: Variant, run: PlannedRun | None = None) -> tuple:
+    """A variant's CLIP, CLIP_VISION and VAE, none of them fetched or loaded before it is used."""
+    clip_type = catalogue().families[variant.family].clip_type
+    options = placement.on_cpu() if run and run.plan.text_encoder == "cpu" else {}
+    return (
+        build.LazyCLIP(lambda: build.load_clip(fetch(*variant.text_encoder), clip_type, options), run),
+        build.LazyClipVision(lambda: build.load_clip_vision(image_encoder(variant)), run),
+        build.LazyVAE(lambda: build.load_vae(fetch(*variant.vae)), run),
+    )
+
+
+def image_encoder(variant: Variant) -> list[Path]:
+    if not variant.clip_vision:
+        raise ValueError(f"{variant.title} has no image encoder. Leave CLIP_VISION of the loader unconnected.")
+    return fetch(*variant.clip_vision)
+
+
+def fingerprint(wanted: str, *rest) -> list:
+    """A user's own file is loaded again when it changes; a variant when `auto` comes to mean another."""
+    path = folder_paths.get_full_path("diffusion_models", wanted or "")
+    if path:
+        stat = Path(path).stat()
+        return [wanted, stat.st_size, stat.st_mtime_ns, *rest]
+    try:
+        return [choice("steadydancer").variant if wanted == "auto" else wanted, *rest]
+    except ValueError as err:
+        return [str(err)]
+
+
+def own_files() -> list[str]:
+    """Diffusion models on disk that are no variant of the catalogue: a user's own, GGUF among them."""
+    listed = Names({*folder_paths.get_filename_list("diffusion_models"), *folder_paths.get_filename_list(folders.GGUF)})
+    known = {path for file in catalogue().files.values() for pattern in file.patterns for path in listed.find(pattern)}
+    return sorted({path for paths in listed.by_name.values() for path in paths} - known)
