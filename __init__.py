@@ -5,7 +5,7 @@ WEB_DIRECTORY = "./web"
 
 async def comfy_entrypoint():
     """Called by ComfyUI once at start. Nothing is imported before, so the package also loads without ComfyUI."""
-    from .second_copy import SecondCopy, copy_in_use
+    from .services.second_copy import SecondCopy, copy_in_use
 
     first = copy_in_use()
     if first:

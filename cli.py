@@ -31,7 +31,7 @@ def load_package() -> ModuleType:
 def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand and returns its exit code: 0 done, 1 failed with a sentence on stderr, 2 wrong usage."""
     load_package()
-    reason = importlib.import_module("steadydancer.reason").reason
+    reason = importlib.import_module("steadydancer.base.reason").reason
     try:
         try:
             return command(argv)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from ..toml import read_toml
+from ..base.toml import read_toml
 
 DATA = Path(__file__).parent
 PARTS = ("diffusion", "text_encoder", "clip_vision", "vae", "extra")

@@ -5,7 +5,7 @@ import itertools
 import re
 from collections.abc import Callable
 
-from .. import environment
+from ..base import environment
 from .catalog import Catalogue, ModelFile, Profile, catalogue
 
 STEP_DISTILL = "lightx2v-i2v-480p-rank64"  # the file that `step_distill` of the loader and the planner means

@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from .. import environment
+from ..base import environment
 
 ROOT = Path(__file__).absolute().parents[1]
 

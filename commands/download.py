@@ -7,7 +7,8 @@ import threading
 from functools import cache, partial
 from pathlib import Path
 
-from .. import environment
+from ..base import environment
+from ..base.progress import TerminalLine
 from ..catalog.catalog import ModelFile
 from ..catalog.names import files_of, profiles_from_environment
 from ..loaders import hub
@@ -19,7 +20,6 @@ from ..machine import gpus, this_computer
 from ..machine.card import computer
 from ..planning.choose import choose
 from ..planning.solve import Host
-from ..progress import TerminalLine
 from .machine import add_card, add_folders, card_of, finder, host_of, models, this_host, user_of
 
 

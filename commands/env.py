@@ -2,7 +2,7 @@
 
 import argparse
 
-from .. import environment
+from ..base import environment
 from ..base.variables import GROUPS
 
 

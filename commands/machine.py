@@ -4,7 +4,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from .. import environment
+from ..base import environment
 from ..catalog.catalog import catalogue
 from ..loaders.extra_paths import extra_folders
 from ..loaders.places import Places

@@ -13,8 +13,8 @@ import uuid
 from importlib.util import find_spec
 from pathlib import Path
 
-from .. import environment
-from ..plain import one_line, visible
+from ..base import environment
+from ..base.plain import one_line, visible
 from .server import Server, Trouble
 
 # Environment variable → the inputs that it fills in, as (node class, input). The second table is for graphs of few steps.

@@ -9,8 +9,8 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..plain import one_line
-from ..progress import TerminalLine, size
+from ..base.plain import one_line
+from ..base.progress import TerminalLine, size
 from . import comfyui, user_folder
 
 TEST_OBJECT = "steadydancer-test.json"

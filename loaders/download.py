@@ -10,8 +10,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from ..base.progress import program_ends
 from ..catalog.catalog import ModelFile, Source, catalogue
-from ..progress import program_ends
 from ..quant import model_file
 from . import hub, places, room
 from .errors import Changed, DownloadCancelled, DownloadError, NoRoom, disk_fault, printable, unexpected

@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from urllib.parse import quote, urljoin, urlsplit
 
-from .. import environment
+from ..base import environment
 from ..catalog.catalog import ModelFile, Source
 from .errors import NO_SUCH_NAME, DownloadCancelled, DownloadError, Passing, bad_token, in_a_row, printable, refusal
 from .hub_token import Token, civitai_token, hub_token

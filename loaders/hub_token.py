@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass, field
 
-from .. import environment
+from ..base import environment
 from .errors import DownloadError, printable
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from urllib.parse import urljoin, urlsplit
 
-from .. import environment
+from ..base import environment
 from .errors import NO_SUCH_NAME, DownloadError, Passing, printable, without_query
 
 RETRIED = (408, 425, 429, 500, 502, 503, 504)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from ..toml import read_toml
+from ..base.toml import read_toml
 from . import gpu_names
 from .card import Card
 

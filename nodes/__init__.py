@@ -6,9 +6,9 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
+from ..base.reason import reason
 from ..dancer.model import register
 from ..machine import gpus
-from ..reason import reason
 from ..services import folders
 from . import r2_watch
 from .conditioning import SteadyDancerClipVision, SteadyDancerFitImage, SteadyDancerToVideo

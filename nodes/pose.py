@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
-from .. import environment
+from ..base import environment
 from ..pose import interchange, smooth
 from ..pose.align import align
 from ..pose.augment import augment

@@ -13,7 +13,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..plain import one_line
+from ..base.plain import one_line
 from ..services.progress import NodeProgress, cancelled, stop
 from ..storage import encode, keys
 from ..storage.client import REQUESTS, Cancelled, StorageError

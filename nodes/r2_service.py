@@ -12,9 +12,9 @@ import torch
 from comfy.cli_args import args
 from comfy_execution.utils import get_executing_context
 
-from ..plain import one_line
-from ..progress import size
-from ..reason import reason
+from ..base.plain import one_line
+from ..base.progress import size
+from ..base.reason import reason
 from ..services.progress import cancelled, say, stop
 from ..services.web_server import show, web_server
 from ..storage import day_facts, keys, profiles

@@ -3,9 +3,9 @@
 import logging
 import threading
 
-from .. import environment
-from ..plain import one_line
-from ..reason import reason
+from ..base import environment
+from ..base.plain import one_line
+from ..base.reason import reason
 from ..services.web_server import web_server
 
 ROUTE = "/steadydancer/r2"

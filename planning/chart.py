@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..progress import duration
+from ..base.progress import duration
 from .plan import DOES_NOT_FIT, Plan
 from .solve import NAMES
 

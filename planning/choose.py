@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from ..base.toml import read_toml
 from ..catalog.catalog import Variant, catalogue
 from ..machine.card import Card
-from ..toml import read_toml
 from .job import Find, plan_variant, usual_job
 from .plan import Job, Plan
 from .rules import forced, named_variant, preferred, reserved

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from ..base.toml import read_toml
 from ..machine import gpus
 from ..machine.card import Card
-from ..toml import read_toml
 from .model_sizes import Model, kinds
 from .plan import Job, Phase
 
@@ -142,10 +142,10 @@ def native(model: Model, card: Card) -> bool:
 
 def eight_bit_rate(model: Model, card: Card) -> float:
     """FLOP/s of the 8-bit units with the weights as they are stored; 0 where there are none for them."""
-    if not model.multiplies or (model.format == "int8" and card.sm // 10 == 10):  # B200: see quant/layout.py
+    if not model.multiplies or (model.precision == "int8" and card.sm // 10 == 10):  # B200: see quant/layout.py
         return 0.0
     # int8 has units since Ampere, twice as fast as the 16-bit ones; fp8 since Ada.
-    return card.fp8 or (2 * card.bf16 if model.format == "int8" and card.sm >= 80 else 0.0)
+    return card.fp8 or (2 * card.bf16 if model.precision == "int8" and card.sm >= 80 else 0.0)
 
 
 def sample_seconds(job: Job, card: Card, model: Model, settings: Settings) -> float:

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from ..base.toml import read_toml
 from ..catalog.catalog import Variant, catalogue
 from ..quant.gguf_file import open_gguf
 from ..quant.model_file import damage
 from ..quant.safetensors_file import safetensors_header
-from ..toml import read_toml
 
 BLOCK = re.compile(r"(?:^|\.)(?:transformer_)?blocks\.(\d+)\.")
 

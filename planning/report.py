@@ -1,6 +1,6 @@
 """Plans as text: one plan with a row a phase, many with a row a card."""
 
-from ..progress import duration
+from ..base.progress import duration
 from .plan import Plan
 from .solve import NAMES
 

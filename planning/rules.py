@@ -4,7 +4,7 @@ import re
 import sys
 from dataclasses import replace
 
-from .. import environment
+from ..base import environment
 from ..catalog.names import quants
 from ..machine.card import Card
 from .solve import Rules

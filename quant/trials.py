@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..reason import reason
+from ..base.reason import reason
 from . import int8
 from .blocks import BLOCKS, dequantise
 

@@ -6,8 +6,8 @@ import time
 import comfy.model_management
 import comfy.utils
 
-from ..plain import visible
-from ..progress import Rate
+from ..base.plain import visible
+from ..base.progress import Rate
 from .web_server import show
 
 

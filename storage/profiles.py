@@ -12,8 +12,8 @@ from ipaddress import IPv6Address
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from .. import environment
-from ..toml import tomllib
+from ..base import environment
+from ..base.toml import tomllib
 
 AUTO, ENV = "auto", "env"
 R2_HOST = "r2.cloudflarestorage.com"

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..plain import one_line
-from ..progress import program_ends
+from ..base.plain import one_line
+from ..base.progress import program_ends
 from .client import REQUESTS, Bucket, Cancelled, StorageError
 from .journal import Journal
 from .keys import FOLDER_TEMPLATE, file_names, file_times, fill, lies_below

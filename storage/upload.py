@@ -9,8 +9,8 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..plain import one_line
-from ..progress import program_ends
+from ..base.plain import one_line
+from ..base.progress import program_ends
 from . import content as contents
 from .client import Bucket, Cancelled, FileChanged, KeyTaken, NotOffered, StorageError, UploadGone
 from .content import Content

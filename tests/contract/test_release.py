@@ -20,7 +20,7 @@ RIGHTS = {
         "commands/server.py",
     )
     + ("nodes/r2_watch.py",),  # answers a GET
-    "environment": ("environment.py",),
+    "environment": ("base/environment.py",),
     "process": (),
     "code from text": (),
 }

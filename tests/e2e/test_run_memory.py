@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from steadydancer.machine import gpus
-from steadydancer.planning.planner import job_for, plan_job
+from steadydancer.planning.job import job_for
+from steadydancer.planning.planner import plan_job
 from support import tiny
 from support.golden import Golden
 from support.tiny_gguf import write_steadydancer_gguf

@@ -40,7 +40,8 @@ def main(library: str) -> None:
     from steadydancer.loaders import placement
     from steadydancer.loaders.meter import Meter
     from steadydancer.machine import gpus
-    from steadydancer.planning.planner import job_for, plan_job
+    from steadydancer.planning.job import job_for
+    from steadydancer.planning.planner import plan_job
 
     comfy_aimdo.host_buffer.HostBuffer = lambda *args: SimpleNamespace(size=0)
     comfy.model_management.is_device_cpu = lambda device: device.index is None

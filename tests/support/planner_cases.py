@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from steadydancer.machine import gpus
 from steadydancer.planning.estimate import phases, sample_phase
+from steadydancer.planning.job import job_for, parts_of
 from steadydancer.planning.model_sizes import model_of, plannable
 from steadydancer.planning.plan import DOES_NOT_FIT
-from steadydancer.planning.planner import job_for, parts_of
 from steadydancer.planning.solve import Case, Rules, options, solve
 
 GIB = 1 << 30

@@ -6,10 +6,10 @@ from pathlib import PurePosixPath
 
 import pytest
 import support
+from steadydancer.base.toml import read_toml, tomllib
 from steadydancer.catalog.catalog import DATA, PARTS, ModelFile, catalogue, read, tables
 from steadydancer.catalog.names import quants
 from steadydancer.planning.model_sizes import kinds, plannable
-from steadydancer.toml import read_toml, tomllib
 
 FAMILIES = sorted((DATA / "families").glob("*.toml"))
 ROLES = {

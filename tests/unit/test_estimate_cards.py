@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 from steadydancer.machine import gpus
 from steadydancer.planning.estimate import block_seconds, native, unpack_seconds
+from steadydancer.planning.job import job_for
 from steadydancer.planning.model_sizes import model_of
-from steadydancer.planning.planner import job_for, plan_job
+from steadydancer.planning.planner import plan_job
 
 INT8 = "turbowan2.1-t2v-14b-480p/int8"
 
@@ -30,7 +31,7 @@ def test_int8_is_unpacked_on_b200():
 
 @pytest.mark.parametrize("gpu", ["RTX 3090", "A100"])
 def test_fp8_needs_units_of_its_own(gpu):
-    model = replace(model_of(INT8, []), format="fp8")
+    model = replace(model_of(INT8, []), precision="fp8")
     assert not native(model, gpus.card(gpu))
     assert native(model, gpus.card("RTX 4090"))
 

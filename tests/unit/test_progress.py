@@ -1,7 +1,7 @@
 """How counters, sizes and durations are put into words."""
 
 import pytest
-from steadydancer.progress import duration
+from steadydancer.base.progress import duration
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from steadydancer.toml import tomllib
+from steadydancer.base.toml import tomllib
 from support import ROOT
 
 

@@ -4,8 +4,8 @@ import ast
 import re
 
 import pytest
-from steadydancer.plain import one_line, visible
-from steadydancer.reason import reason
+from steadydancer.base.plain import one_line, visible
+from steadydancer.base.reason import reason
 from support import ROOT
 
 ROOMS = ("budget", "commands", "dancer", "loaders", "nodes", "pose", "quant", "storage", "turbo")

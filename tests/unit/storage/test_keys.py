@@ -4,7 +4,7 @@ import time
 import unicodedata
 
 import pytest
-from steadydancer.plain import one_line
+from steadydancer.base.plain import one_line
 from steadydancer.storage import keys
 
 JANUARY = time.mktime((2026, 1, 2, 3, 4, 5, 0, 0, -1))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from comfy_api.latest import ComfyExtension, io
 
-ROOT = Path(__file__).absolute().parent  # not resolved: two links to one folder are two copies
+ROOT = Path(__file__).absolute().parents[1]  # not resolved: two links to one folder are two copies
 NODE, MODULE = "SteadyDancerGuider", ".nodes.sampling"
 
 
