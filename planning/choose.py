@@ -41,8 +41,9 @@ def table() -> dict:
 
 
 def families() -> list[str]:
-    """The families that offer a choice."""
-    return [family.id for family in catalogue().families.values() if family.default]
+    """The families that offer a choice, ours first: it is what the Selector shows before anybody chose."""
+    found = [family.id for family in catalogue().families.values() if family.default]
+    return sorted(found, key=lambda family: family != "steadydancer")
 
 
 def variants(family: str) -> list[Variant]:

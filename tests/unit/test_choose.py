@@ -214,6 +214,11 @@ def test_streaming_has_one_price():
     )
 
 
+def test_our_own_family_comes_first():
+    """A combo without a default shows its first entry, in every workflow that is built from now on."""
+    assert choose.families() == ["steadydancer", "qwen-image-edit-2511"]
+
+
 def test_an_unknown_family_is_told_the_known_ones():
     with pytest.raises(ValueError, match="nothing to choose from in 'dwpose'. Choose one of .*steadydancer"):
         chosen("RTX 4090", family="dwpose")
