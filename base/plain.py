@@ -2,7 +2,7 @@
 
 import unicodedata
 
-UNSEEN = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, every line's end
+UNSEEN = ("Cc", "Cn", "Cs", "Zl", "Zp")  # control characters, codes without one, halves of characters, every line's end
 TURNING = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they show a name in another order
 SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 

@@ -140,7 +140,7 @@ class Sync:
         """Once a look, not once a file."""
         reasons, self._reasons = self._reasons, set()
         for reason in reasons:
-            paths = [path for path, failure in list(self.failures.items()) if failure.reason == reason]
+            paths = sorted(path for path, failure in list(self.failures.items()) if failure.reason == reason)
             log.warning("R2 sync: %d file(s) wait for another try: %s. %s", len(paths), self._names(paths), reason)
 
     def _log_held(self) -> None:
