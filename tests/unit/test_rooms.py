@@ -11,10 +11,11 @@ from support.without_comfyui import COMFYUI
 
 # The list that docs/architecture.md shows, from the ground up. A room may import what stands on lower lines.
 FLOORS = (
-    ("environment", "progress", "toml"),
+    ("base",),
     ("machine", "catalog"),
-    ("quant", "pose", "storage"),
-    ("dancer", "turbo", "planning"),
+    ("quant", "storage"),
+    ("pose", "dancer", "planning"),
+    ("turbo",),
     ("loaders",),
     ("services", "commands"),
     ("nodes",),
@@ -23,9 +24,11 @@ FLOORS = (
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # What operators use without ComfyUI, and what is tested without it.
 FREE = (
-    "environment", "progress", "toml", "cli", "machine/*", "catalog/*", "planning/*", "storage/*", "commands/*",
-    "loaders/download", "loaders/errors", "loaders/hub", "loaders/listing", "loaders/lock", "loaders/places",
-    "loaders/transfer", "pose/*", "quant/blocks", "quant/gguf_file", "quant/types", "turbo/schedule",
+    "base/*", "cli", "machine/*", "catalog/*", "planning/*", "storage/*", "commands/*",
+    "loaders/download", "loaders/errors", "loaders/extra_paths", "loaders/hub", "loaders/hub_token", "loaders/listing",
+    "loaders/lock", "loaders/places", "loaders/room", "loaders/transfer", "loaders/transfer_request", "pose/*",
+    "quant/blocks", "quant/gguf_file", "quant/model_file", "quant/pickle_file", "quant/safetensors_file", "quant/types",
+    "turbo/schedule",
 )  # fmt: skip
 NETS = ("pose/layers", "pose/rtmpose", "pose/weights", "pose/yolox")  # building them may import it, in a function
 COMFYUI_MODULES = COMFYUI | {"nodes", "comfyui_version", "latent_preview", "comfy_config", "utils", "app"}
