@@ -136,7 +136,7 @@ def test_what_is_free_of_comfyui_exists():
         ("loaders/errors", "from .. import nodes"),
         ("loaders/errors", "from ..nodes import loaders"),
         ("loaders/errors", "from ..nodes.loaders import CATEGORY"),
-        ("loaders/errors", "from .. import environment, nodes as n"),
+        ("loaders/errors", "from .. import base, nodes as n"),
         ("loaders/errors", "import steadydancer.nodes"),
         ("loaders/errors", "from steadydancer import nodes"),
         ("loaders/errors", "from steadydancer.services.loading import load"),
@@ -149,13 +149,13 @@ def test_what_is_free_of_comfyui_exists():
         ("loaders/errors", "try:\n    from ..commands import plan\nexcept ImportError:\n    pass"),
         ("planning/choose", "from ..loaders import places"),
         ("planning/choose", "from .. import loaders"),
-        ("planning/choose", "from ..turbo import schedule"),  # another room of the same floor
+        ("planning/choose", "from ..pose import draw"),  # another room of the same floor
         ("machine/gpus", "from ..planning.plan import Plan"),
         ("catalog/names", "from ..machine import gpus"),
         ("commands/plan", "from ..services import loading"),
         ("services/loading", "from ..nodes import loaders"),
-        ("environment", "from . import nodes"),
-        ("environment", "from .catalog import catalog"),
+        ("base/environment", "from .. import nodes"),
+        ("base/environment", "from ..catalog import catalog"),
         ("planning/choose", "from .. import budget"),  # a room that there is not
         ("loaders/errors", "import comfy.utils"),
         ("loaders/errors", "import comfy"),
