@@ -97,7 +97,6 @@ def download_ours(folder: str, url: str) -> None:
     cli = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(cli)
     cli.load_package()
-    import filelock  # noqa: F401
     import huggingface_hub  # noqa: F401
     import requests  # noqa: F401
     from steadydancer.catalog.catalog import ModelFile, Source
