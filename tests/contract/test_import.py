@@ -60,5 +60,5 @@ def test_import_is_light(comfyui_path, tmp_path):
     assert not result["connections"]
     assert {name.partition(".")[0] for name in result["new"]} <= LIGHT, "what ComfyUI has not loaded already"
     assert 20 < len(result["new"]) < 200
-    assert [Path(file).name for file in result["files"]] == ["selector.toml"]
+    assert [Path(file).name for file in result["files"]] == ["choose.toml"]
     assert result["calls"] < 1_000_000, "Python's and C's functions; 324,000 when this was written"
