@@ -21,6 +21,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(os.path.abspath(__file__)).parent  # not resolved: a link inside custom_nodes is an installation too
@@ -30,6 +31,7 @@ from tools import chromium, comfyui, environment  # noqa: E402
 from tools.problem import Problem  # noqa: E402
 
 LAYERS = ("unit", "exhaustive", "parts", "contract", "e2e", "browser")
+WITHOUT_COMFYUI = ("unit", "exhaustive", "parts")  # these run beside the others: most of the time each wants one core
 QUICK_LAYERS = ("unit", "contract")
 
 
@@ -67,7 +69,12 @@ def test(arguments: list[str]) -> int:
         if "browser" in asked:
             raise Problem(missing)
         layers.remove("browser")
-    code = pytest(python, variables, layers, options)
+    light = [layer for layer in layers if layer in WITHOUT_COMFYUI]
+    heavy = [layer for layer in layers if layer not in WITHOUT_COMFYUI]
+    if light and heavy:
+        code = side_by_side(python, variables, light, heavy, options)
+    else:
+        code = pytest(python, variables, layers, options)
     if missing:
         print(f"\n{missing}", file=sys.stderr)
     return code
@@ -79,9 +86,29 @@ def checked(layer: str) -> str:
     return layer
 
 
+def side_by_side(python: str, variables: dict[str, str], light: list[str], heavy: list[str], options: list[str]) -> int:
+    """Runs two sets of layers at once; what the first one says is shown when both have ended."""
+    print(f"Running {', '.join(light)} beside {', '.join(heavy)}", file=sys.stderr, flush=True)
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+        first = subprocess.Popen(
+            pytest_command(python, light, options), env=variables, cwd=ROOT, stdout=said, stderr=said
+        )
+        try:
+            code = pytest(python, variables, heavy, options)
+        finally:
+            code_of_first = first.wait()
+        said.seek(0)
+        sys.stdout.writelines(said)
+    return max(code, code_of_first, key=abs)
+
+
 def pytest(python: str, variables: dict[str, str], layers: list[str], options: list[str]) -> int:
+    return call(pytest_command(python, layers, options), variables)
+
+
+def pytest_command(python: str, layers: list[str], options: list[str]) -> list[str]:
     # The pytest script and not `python -m pytest`: that would put this folder, whose nodes/ hides ComfyUI's, on sys.path.
-    return call([script(python, "pytest"), *(f"tests/{layer}" for layer in layers), *options], variables)
+    return [script(python, "pytest"), *(f"tests/{layer}" for layer in layers), *options]
 
 
 def without_chromium(python: str, variables: dict[str, str]) -> str:

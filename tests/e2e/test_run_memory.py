@@ -122,7 +122,7 @@ def test_sparse_attention_brings_its_projections_before_the_blocks(comfyui, tmp_
 def test_a_phase_on_another_device_teaches_nothing(comfyui, tmp_path, monkeypatch, phase):
     """--cpu-vae, or a text encoder that ComfyUI puts on the CPU: the card would say that it takes nothing."""
     import comfy.model_management as mm
-    from steadydancer.loaders.meter import Meter
+    from steadydancer.loaders.run import PlannedRun
     from steadydancer.planning.calibration import Calibration
 
     card = torch.device("cuda", 0)
@@ -132,12 +132,12 @@ def test_a_phase_on_another_device_teaches_nothing(comfyui, tmp_path, monkeypatc
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5 * 10**9)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
-    meter = Meter(plan_job(job_for("steadydancer/fp8", 832, 480, 81), gpus.card("RTX 4090")))
-    meter.calibration = Calibration(tmp_path, "0.30.0/pytorch")
+    plan = plan_job(job_for("steadydancer/fp8", 832, 480, 81), gpus.card("RTX 4090"))
+    run = PlannedRun(plan, Calibration(tmp_path, "0.30.0/pytorch"))
     for device, learnt in ((torch.device("cpu"), 0), (torch.device("cuda", 1), 0), (card, 1)):
-        with meter.measured(phase, SimpleNamespace(load_device=device, loaded_size=lambda: 0)):
+        with run.measured(phase, SimpleNamespace(load_device=device, loaded_size=lambda: 0)):
             pass
-        assert len(meter.take()) == learnt
+        assert len(run.take()) == learnt
 
 
 @pytest.mark.parametrize("size", [(3, 8, 8), (2, 96, 88), (1, 130, 128)])

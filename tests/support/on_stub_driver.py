@@ -38,7 +38,7 @@ def main(library: str) -> None:
     import comfy.ops
     import torch
     from steadydancer.loaders import placement
-    from steadydancer.loaders.meter import Meter
+    from steadydancer.loaders.run import PlannedRun
     from steadydancer.machine import gpus
     from steadydancer.planning.job import job_for
     from steadydancer.planning.planner import plan_job
@@ -57,7 +57,7 @@ def main(library: str) -> None:
         return core.ModelPatcherDynamic(network, torch.device("cpu", 0), torch.device("cpu"))
 
     def planned(resident: int):
-        return placement.placed(model(), replace(plan, kept=1, resident=resident), Meter(plan))
+        return placement.placed(model(), PlannedRun(replace(plan, kept=1, resident=resident)))
 
     def evaluate(patcher) -> None:
         """Every layer asks for its page and lets go of it, as ComfyUI's cast does."""
