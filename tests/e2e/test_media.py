@@ -138,10 +138,9 @@ AUDIO_KEPT = {
     "huge numbers",
     "three at once",
     "half precision",
-    "one row",
 }
 AUDIO_LOST = {
-    "a hundred channels": "its header claims 100 channels", "200 MHz": "claims 200,000,000 samples", "no rate": "claims 0 samples",
+    "one row": "it does not consist of channels and samples", "a hundred channels": "its header claims 100 channels", "200 MHz": "its header claims 200,000,000 samples", "no rate": "its header claims 0 samples",
     "empty": "it is empty", "none at all": "it could not be read", "a list": "it could not be read",
 }  # fmt: skip
 

@@ -81,7 +81,9 @@ def ask(comfyui, monkeypatch, tmp_path, capsys):
             found[f"plan {height}"] = json.loads(text)["job"]["variant"], json.loads(text)["reason"]
         found["select"] = tuple(command("select", "--gpu", card.name, *where).splitlines())
         args = argparse.Namespace(gpu=card.name, vram=None, sm=None)
-        variant = download.chosen_variant(args, download.models(argparse.Namespace(models_dir=models)), "steadydancer")
+        variant = download.chosen_variant(
+            args, download.models(argparse.Namespace(models_dir=models, comfyui=None)), "steadydancer"
+        )
         line = capsys.readouterr().out.strip()
         found["download"] = variant, line.partition(f"{variant} for {card.name}: ")[2]
         return found

@@ -48,4 +48,4 @@ def test_those_with_a_choice_still_run(comfy, name):
     shipped = json.loads((TESTS / "shipped_0_1" / f"{name}.json").read_text("utf-8"))
     comfy.provide_models(*model_files(shipped))
     result = comfy.succeed(with_tiny_values(with_tiny_text_encoder(shipped)), timeout=600)
-    assert [path.suffix for path in result.files] == [".mp4"]
+    assert ".mp4" in [path.suffix for path in result.files]
