@@ -176,7 +176,8 @@ def test_parts_of_a_quantised_file_load_as_the_whole_one(folder, golden, describ
             metadata = {"_quantization_metadata": json.dumps({"layers": layers})}
         save_file(these, folder / f"mine-0000{part + 1}-of-00002.safetensors", metadata)
     whole, split = choose("whole.safetensors"), choose("mine-00001-of-00002.safetensors")
-    assert torch.equal(velocity(split, golden), velocity(whole, golden))
+    a, b = velocity(split, golden), velocity(whole, golden)
+    assert (a - b).norm() <= 1e-6 * b.norm()  # where tensors lie in memory changes the last digit
 
 
 def test_two_equal_parts_are_told(folder):

@@ -35,7 +35,7 @@ def disk(comfyui, tmp_path_factory):
             size, blocks = file.size // 40, range(40)
             if len(catalogue().variants[variant].diffusion) > 1:
                 size, blocks = file.size // 6, range(6 * int(id[-1]) - 6, min(40, 6 * int(id[-1])))
-            write_hollow(path, {f"blocks.{i}.ffn.0.weight": ("F16", (1,), size) for i in blocks})
+            write_hollow(path, {f"blocks.{i}.ffn.0.weight": ("F16", (size // 2,), size // 2 * 2) for i in blocks})
         kept[:] = [str(folder)]
         return models
 

@@ -200,10 +200,11 @@ def nodes(comfyui, monkeypatch, tmp_path):
     from steadydancer.machine import gpus
     from steadydancer.nodes import planner as module
     from steadydancer.planning.calibration import Calibration
+    from steadydancer.services import loading, this_machine
 
-    monkeypatch.setattr(module, "present_card", lambda: gpus.card("RTX 4090"))
-    monkeypatch.setattr(module, "calibration", lambda: Calibration(tmp_path, "0.30.0/pytorch"))
-    monkeypatch.setattr(module, "find", lambda name: None)
+    monkeypatch.setattr(this_machine, "present_card", lambda: gpus.card("RTX 4090"))
+    monkeypatch.setattr(this_machine, "calibration", lambda: Calibration(tmp_path, "0.30.0/pytorch"))
+    monkeypatch.setattr(loading, "finder", lambda: lambda name: None)
     return module
 
 

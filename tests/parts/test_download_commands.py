@@ -8,6 +8,7 @@ import sys
 import pytest
 import support
 from support.hub import Hub
+from support.safetensors_header import write_hollow
 
 FP16 = ("Kijai/WanVideo_comfy", "SteadyDancer/Wan21_I2V_SteadyDancer_fp16.safetensors")
 
@@ -149,7 +150,7 @@ def test_without_a_card_it_keeps_fp8_and_says_why(cli, tmp_path):
     assert "--gpu or --vram names one" in done.stdout and "Wan21_SteadyDancer_fp8" in done.stdout
     here = tmp_path / "models" / "diffusion_models" / "Wan21_I2V_SteadyDancer_fp16.safetensors"
     here.parent.mkdir(parents=True)
-    here.touch()
+    write_hollow(here, {"blocks.0.ffn.0.weight": ("F16", (8,), 16)})
     kept = cli("download", "steadydancer", "--dry-run", HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="")
     assert "auto is steadydancer/fp16 for this computer" in kept.stdout and "it is already here" in kept.stdout
     refused = cli("download", "steadydancer", "--gpu", "this", CUDA_VISIBLE_DEVICES="")

@@ -11,6 +11,7 @@ import support
 from steadydancer.catalog.names import quants
 from support import tiny
 from support.safetensors_header import write_hollow
+from support.tiny_gguf import write_steadydancer_gguf
 
 VAE, CLIP = "wan_2.1_vae.safetensors", "clip_vision_h.safetensors"
 
@@ -167,8 +168,9 @@ def test_select_sees_what_is_in_extra_folders(cli, install, tmp_path):
         f"all:\n  base_path: {tmp_path / 'shared'}\n  diffusion_models: |\n    dancers\n"
     )
     assert cli(*words, "--comfyui", install).stdout == first
+    whole = write_steadydancer_gguf(tmp_path / "any.gguf", "Q4_K").read_bytes()
     for quant in quants("steadydancer"):
-        (folder / f"Wan21_I2V_SteadyDancer_fp16-{quant}.gguf").write_bytes(b"GGUF")
+        (folder / f"Wan21_I2V_SteadyDancer_fp16-{quant}.gguf").write_bytes(whole)
     done = cli(*words, "--comfyui", install)
     assert done.returncode == 0 and "it is already here" in done.stdout and done.stdout != first
 
