@@ -217,11 +217,11 @@ def test_only_what_the_plan_decides_loads_the_model_again(nodes, monkeypatch, tm
 
     def measured(ratio, **more):
         run = Measurement("sample", "steadydancer/bf16/0.30.0/pytorch", "RTX 4090", 1, 10**9, int(ratio * 1e9), **more)
-        nodes.measured.add([run])
+        nodes.this_machine.calibration().add([run])
 
     before = decided()
-    layer = {f"blocks.{i}.ffn.0.weight": ("F8_E4M3", (1,), 400_000_000) for i in range(40)}
-    here = write_hollow(tmp_path / "here.safetensors", layer | {"head": ("F16", (1,), 500_000_000)})
+    layer = {f"blocks.{i}.ffn.0.weight": ("F8_E4M3", (400_000_000,), 400_000_000) for i in range(40)}
+    here = write_hollow(tmp_path / "here.safetensors", layer | {"head": ("F16", (250_000_000,), 500_000_000)})
     monkeypatch.setattr(nodes.loading, "finder", lambda: lambda name: here)
     assert nodes.SteadyDancerVRAMPlanner.plan(**USUAL).disk == 0
     assert decided() == before, "it was fetched meanwhile"
@@ -245,10 +245,10 @@ def test_running_out_of_memory_always_makes_a_new_plan(nodes, hundredths):
         kind = "steadydancer/bf16/0.30.0/pytorch"
         return Measurement(phase, kind, "H100", 1, 10**9, round(ratio * 1e9), ran_out)
 
-    nodes.measured.add([measured("vae_decode", ratio)] * 3)
+    nodes.this_machine.calibration().add([measured("vae_decode", ratio)] * 3)
     before = planner.fingerprint_inputs(**usual)
     assert planner.plan(**usual).phase("vae_decode").correction == ratio
-    nodes.measured.add([measured("vae_decode", RAN_OUT * ratio, ran_out=True)])
+    nodes.this_machine.calibration().add([measured("vae_decode", RAN_OUT * ratio, ran_out=True)])
     assert planner.fingerprint_inputs(**usual) != before
 
 
@@ -258,7 +258,7 @@ def test_a_block_more_in_ram_does_not_load_the_model_again(nodes):
     planner, usual = nodes.SteadyDancerVRAMPlanner, {**USUAL, "gpu": "RTX 4080 SUPER"}
     before, decided = planner.plan(**usual), planner.fingerprint_inputs(**usual)
     run = Measurement("sample", "steadydancer/bf16/0.30.0/pytorch", "RTX 4080 SUPER", 1, 10**9, 1_100_000_000)
-    nodes.measured.add([run])
+    nodes.this_machine.calibration().add([run])
     assert planner.plan(**usual).kept < before.kept < before.blocks
     assert planner.fingerprint_inputs(**usual) == decided
 
