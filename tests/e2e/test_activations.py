@@ -27,9 +27,7 @@ def test_one_evaluation(dry, architecture, size, dtype, shape):
     assert predicted == pytest.approx(measured, rel=0.05)
 
 
-@pytest.mark.parametrize(
-    "shape", [(3, 24, 24), (5, 24, 24), (3, 24, 32), (3, 32, 24), (4, 32, 32), (7, 24, 24)], ids=str
-)
+@pytest.mark.parametrize("shape", [(3, 24, 24), (3, 24, 32), (4, 32, 24)], ids=str)
 @pytest.mark.parametrize("direction", ["decode", "encode"])
 def test_the_vae(dry, direction, shape):
     predicted, measured = dry.check_vae(direction, shape, 64)
