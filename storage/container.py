@@ -17,6 +17,8 @@ from .client import Cancelled
 KINDS = ("mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "ogg", "asf", "mxf", "nut", "dv", "rm")
 PICTURES = ("gif", "apng")
 MAX_STREAMS = 100  # each of them is opened by ffmpeg
+# A tag in another alphabet than UTF-8 is no reason to refuse a file: PyAV 19 reads it by itself and no longer asks.
+ODD_TAGS = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 STEPS_BACK = (0.0, 10.0, 60.0, None)  # seconds; files whose index lies are read from their beginning
 
 
@@ -85,9 +87,7 @@ def opened(
         "max_streams": str(MAX_STREAMS),
     }
     try:
-        container = av.open(
-            file, options={"max_pixels": str(max_pixels)}, container_options=allowed, metadata_errors="replace"
-        )
+        container = av.open(file, options={"max_pixels": str(max_pixels)}, container_options=allowed, **ODD_TAGS)
     except (av.error.FFmpegError, OSError, ValueError) as err:
         file.close()
         raise ValueError(

@@ -105,6 +105,12 @@ def test_video_tags_are_checked_both_ways(tmp_path):
     encode.check_video(write_video(tmp_path / "bare.mp4", {}), {})
 
 
+def test_tags_in_another_alphabet_are_read_past(tmp_path):
+    path = write_video(tmp_path / "a.mp4", {"prompt": "Grosse"})
+    path.write_bytes(path.read_bytes().replace(b"Grosse", b"Gr\xf6\xdfe"))
+    assert encode.video_tags(path)["prompt"] != '"Grosse"'
+
+
 def test_a_torn_video_is_found(tmp_path):
     path = write_video(tmp_path / "a.mp4", TAGS)
     path.write_bytes(path.read_bytes()[:300])
