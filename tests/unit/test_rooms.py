@@ -17,6 +17,7 @@ FLOORS = (
     ("pose", "dancer", "planning"),
     ("turbo",),
     ("loaders",),
+    ("convert",),
     ("services", "commands"),
     ("nodes",),
     ("__init__", "cli"),
@@ -26,7 +27,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 FREE = (
     "base/*", "cli", "machine/*", "catalog/*", "planning/*", "storage/*", "commands/*",
     "loaders/download", "loaders/errors", "loaders/extra_paths", "loaders/hub", "loaders/hub_token", "loaders/listing",
-    "loaders/lock", "loaders/places", "loaders/room", "loaders/transfer", "loaders/transfer_request", "pose/*",
+    "convert/*", "loaders/lock", "loaders/places", "loaders/room", "loaders/transfer", "loaders/transfer_request", "pose/*",
     "quant/blocks", "quant/gguf_file", "quant/model_file", "quant/pickle_file", "quant/safetensors_file", "quant/types",
     "turbo/schedule",
 )  # fmt: skip
