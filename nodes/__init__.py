@@ -12,6 +12,7 @@ from ..machine import gpus
 from ..services import folders
 from . import r2_watch
 from .conditioning import SteadyDancerClipVision, SteadyDancerFitImage, SteadyDancerToVideo
+from .convert import SteadyDancerConvertModel
 from .driving_video import SteadyDancerDrivingVideo
 from .examples import place_example_inputs
 from .loaders import SteadyDancerCatalogLoader, SteadyDancerDownload, SteadyDancerLoader
@@ -51,6 +52,7 @@ class SteadyDancerExtension(ComfyExtension):
             SteadyDancerTurboLoader,
             SteadyDancerCatalogLoader,
             SteadyDancerDownload,
+            SteadyDancerConvertModel,
             SteadyDancerVariantSelector,
             SteadyDancerVRAMPlanner,
             SteadyDancerVRAMReport,
