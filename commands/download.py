@@ -11,11 +11,11 @@ from ..base import environment
 from ..base.progress import TerminalLine
 from ..catalog.catalog import ModelFile
 from ..catalog.names import files_of, profiles_from_environment
-from ..loaders import hub
-from ..loaders.download import ensure_all
-from ..loaders.errors import DownloadCancelled, DownloadError
-from ..loaders.places import Places, broken
-from ..loaders.transfer import Patience
+from ..loaders.download import hub
+from ..loaders.download.errors import DownloadCancelled, DownloadError
+from ..loaders.download.fetch import ensure_all
+from ..loaders.download.places import Places, broken
+from ..loaders.download.transfer import Patience
 from ..machine import gpus, this_computer
 from ..machine.card import computer
 from ..planning.choose import choose

@@ -14,14 +14,14 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QUANT_ALGOS
 
-from ..quant import model_file, pickle_file
+from ..formats import model_file, pickle_file
+from ..formats.safetensors_file import quantisation_formats
 from ..quant.fp8 import with_true_formats
 from ..quant.ops import packed_operations
 from ..quant.patches import with_packed_patches
-from ..quant.safetensors_file import quantisation_formats
-from .listing import Names
-from .places import Places
-from .read import diffusion_tensors, text_encoder_tensors
+from .download.listing import Names
+from .download.places import Places
+from .gguf import diffusion_tensors, text_encoder_tensors
 from .run import PlannedRun
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from ..quant import model_file, pickle_file
-from .errors import DownloadCancelled
-from .lock import held
-from .places import cut_short
+from ..formats import model_file, pickle_file
+from .download.errors import DownloadCancelled
+from .download.lock import held
+from .download.places import cut_short
 
 SOURCE, CONTENTS = "steadydancer.source", "steadydancer.contents"
 PIECE = 1 << 24

@@ -16,7 +16,7 @@ from ..turbo.model import as_turbo
 from ..turbo.ops import turbo_operations
 from . import pickled
 from .build import detected, known
-from .errors import DownloadCancelled
+from .download.errors import DownloadCancelled
 
 EXPERT = re.compile(r"(?<![a-z])(high|low)(?![a-z])", re.IGNORECASE)
 PARTNER = {"high": "low", "low": "high"}

@@ -3,12 +3,13 @@
 import torch
 from comfy_api.latest import InputImpl, io
 
+from ..base.cancel import Cancelled
+from ..machine.memory import free_ram
+from ..media import encode
+from ..media.container import opened
+from ..media.read_video import read_clip
 from ..services.progress import NodeProgress, cancelled, say, stop
-from ..storage import encode
-from ..storage.container import opened
-from ..storage.memory import free_ram
-from ..storage.read_video import Stopped, read_clip
-from .write_video import parts_of
+from ..services.write_video import parts_of
 
 MODEL_FPS = "16 (the model's)"
 SOURCE_FPS = "the video's own"
@@ -86,7 +87,7 @@ class SteadyDancerDrivingVideo(io.ComfyNode):
                 NodeProgress(cls.hidden.unique_id),
                 cancelled,
             )
-        except Stopped:
+        except Cancelled:
             stop()
             raise
         count, height, width = clip.frames.shape[:3]

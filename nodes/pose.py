@@ -7,6 +7,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..base import environment
+from ..machine.memory import free_ram
 from ..pose import interchange, smooth
 from ..pose.align import align
 from ..pose.augment import augment
@@ -15,10 +16,9 @@ from ..pose.estimate import MISSING, NO_PERSON, Settings, estimate, filled, rgb
 from ..pose.keypoints import Poses, Stopped
 from ..pose.styles import STYLES
 from ..pose.track import track
+from ..services import pose_nets
+from ..services.pose_nets import AUTO, DETECTORS, POSE_NETS
 from ..services.progress import NodeProgress, cancelled, say, stop
-from ..storage.memory import free_ram
-from . import pose_nets
-from .pose_nets import AUTO, DETECTORS, POSE_NETS
 
 CATEGORY = "SteadyDancer/pose"
 PoseKeypoint = io.Custom("POSE_KEYPOINT")

@@ -7,7 +7,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 
-from ..loaders.errors import DownloadCancelled
+from ..loaders.download.errors import DownloadCancelled
 from ..loaders.turbo import SUFFIXES, load_turbo, prepared
 from ..planning.plan import Plan
 from ..services import loading

@@ -10,17 +10,17 @@ from comfy.model_patcher import ModelPatcher
 from comfy_execution.utils import get_executing_context
 
 from ..catalog.catalog import Variant, catalogue
+from ..formats.model_file import damage
 from ..loaders import build, placement
-from ..loaders.download import enough_room, ensure_all
-from ..loaders.errors import DownloadCancelled
-from ..loaders.listing import Names
+from ..loaders.download.errors import DownloadCancelled
+from ..loaders.download.fetch import enough_room, ensure_all
+from ..loaders.download.listing import Names
 from ..loaders.run import PlannedRun, run_of
 from ..loaders.turbo import both_experts
 from ..machine.card import Card
 from ..planning import choose
 from ..planning.job import Find
 from ..planning.plan import Plan
-from ..quant.model_file import damage
 from . import folders, this_machine
 from .progress import NodeProgress, cancelled, say, stop
 from .web_server import web_server

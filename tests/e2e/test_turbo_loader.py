@@ -251,7 +251,7 @@ def test_the_conversion_holds_every_tensor_and_is_made_once(folder):
 
 def test_an_interrupted_conversion_leaves_nothing(folder, monkeypatch):
     from steadydancer.loaders import pickled
-    from steadydancer.loaders.errors import DownloadCancelled
+    from steadydancer.loaders.download.errors import DownloadCancelled
     from steadydancer.loaders.turbo import prepared
 
     path = tiny.write_turbowan(folder / "TurboWan2.1-T2V-1.3B-480P.pth")
@@ -310,7 +310,7 @@ def test_a_full_disk_is_named_and_nothing_stays(folder, monkeypatch):
 
 def test_a_second_start_waits_for_the_first(folder):
     """Two conversions of one file: the second takes what the first has made, and can be cancelled while it waits."""
-    from steadydancer.loaders.errors import DownloadCancelled
+    from steadydancer.loaders.download.errors import DownloadCancelled
     from steadydancer.loaders.turbo import prepared
 
     path = tiny.write_turbowan(folder / "TurboWan2.1-T2V-1.3B-480P.pth")
@@ -347,7 +347,7 @@ def test_a_damaged_pickle_beside_its_conversion_is_named(folder):
 def test_a_conversion_stands_for_the_published_file(folder):
     from steadydancer.catalog.catalog import catalogue
     from steadydancer.loaders.build import ComfyPlaces
-    from steadydancer.loaders.download import ensure
+    from steadydancer.loaders.download.fetch import ensure
     from steadydancer.loaders.turbo import prepared
 
     path = tiny.write_turbowan(folder / "TurboWan2.1-T2V-1.3B-480P.pth")

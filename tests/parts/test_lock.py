@@ -23,8 +23,8 @@ cli = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(cli)
 cli.load_package()
 folder, counter = Path(sys.argv[2]), Path(sys.argv[2], "counter")
-from steadydancer.storage.journal import Journal
-from steadydancer.loaders.lock import held
+from steadydancer.bucket.journal import Journal
+from steadydancer.loaders.download.lock import held
 from steadydancer.base.lock import locked
 journal = Journal(folder / "journal.jsonl")
 hold = {

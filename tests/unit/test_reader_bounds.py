@@ -9,11 +9,11 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from steadydancer.pose import interchange, onnx_file
+from steadydancer.formats import gguf_file, onnx_file, pickle_file
+from steadydancer.formats.gguf_file import open_gguf
+from steadydancer.pose import interchange
 from steadydancer.pose.keypoints import Stopped
 from steadydancer.pose.weights import load_detector, load_pose_net
-from steadydancer.quant import gguf_file, pickle_file
-from steadydancer.quant.gguf_file import open_gguf
 
 
 def varint(value: int) -> bytes:
