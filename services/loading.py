@@ -11,7 +11,7 @@ from comfy_execution.utils import get_executing_context
 
 from ..catalog.catalog import Variant, catalogue
 from ..formats.model_file import damage
-from ..loaders import build, placement
+from ..loaders import build, lazy, placement
 from ..loaders.download.errors import DownloadCancelled
 from ..loaders.download.fetch import enough_room, ensure_all
 from ..loaders.download.listing import Names
@@ -38,9 +38,9 @@ class Loaded:
     """`models` has one MODEL, or one for each expert; `variant` is what was chosen."""
 
     models: list[ModelPatcher]
-    clip: build.LazyCLIP
-    clip_vision: build.LazyClipVision
-    vae: build.LazyVAE
+    clip: lazy.LazyCLIP
+    clip_vision: lazy.LazyClipVision
+    vae: lazy.LazyVAE
     variant: str
 
 
@@ -193,9 +193,9 @@ def encoders(variant: Variant, run: PlannedRun | None = None) -> tuple:
     clip_type = catalogue().families[variant.family].clip_type
     options = placement.on_cpu() if run and run.plan.text_encoder == "cpu" else {}
     return (
-        build.LazyCLIP(lambda: build.load_clip(fetch(*variant.text_encoder), clip_type, options), run),
-        build.LazyClipVision(lambda: build.load_clip_vision(image_encoder(variant)), run),
-        build.LazyVAE(lambda: build.load_vae(fetch(*variant.vae)), run),
+        lazy.LazyCLIP(lambda: build.load_clip(fetch(*variant.text_encoder), clip_type, options), run),
+        lazy.LazyClipVision(lambda: build.load_clip_vision(image_encoder(variant)), run),
+        lazy.LazyVAE(lambda: build.load_vae(fetch(*variant.vae)), run),
     )
 
 
