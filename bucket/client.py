@@ -6,7 +6,6 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -64,8 +63,6 @@ class Bucket:
         # Whether an upload that must not overwrite is refused by the service itself. None: nobody asked it yet.
         self.keeps_conditions = True if host.endswith(KEEP_CONDITIONS) else None
         self.plain_http = address.scheme == "http" and host not in LOCAL
-        # Threads for requests that a user may not want to wait for; they start with the first one.
-        self.requests = ThreadPoolExecutor(REQUESTS, thread_name_prefix="r2")
         self._lock = threading.RLock()
 
     @property

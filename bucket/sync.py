@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..base.cancel import Cancelled
+from ..base.cancel import Cancelled, IsCancelled
 from ..base.plain import one_line
 from ..base.progress import program_ends
 from .client import REQUESTS, Bucket, StorageError
@@ -82,7 +82,7 @@ class Sync:
                     log.exception("R2 sync could not look through %s. It tries again.", self.folder)
                 stop.wait(max(INTERVAL, 10 * (time.monotonic() - started)) if not self.waiting else INTERVAL)
 
-    def round(self, cancelled: Callable[[], bool] = lambda: False, on_sent: Callable | None = None) -> int:
+    def round(self, cancelled: IsCancelled = lambda: False, on_sent: Callable | None = None) -> int:
         """Sends everything that is finished, not sent yet and due. Returns how many files were sent.
 
         `on_sent(path, key)` is told of each.
@@ -93,7 +93,7 @@ class Sync:
         return sent
 
     @contextmanager
-    def _workers(self, cancelled: Callable[[], bool], on_sent: Callable | None) -> Iterator[Callable]:
+    def _workers(self, cancelled: IsCancelled, on_sent: Callable | None) -> Iterator[Callable]:
         """Yields submit(path), whose future tells whether the file was sent."""
         stopped = threading.Event()
         with ThreadPoolExecutor(REQUESTS, thread_name_prefix="r2-sync") as pool:
@@ -180,7 +180,7 @@ class Sync:
         names = file_names(path.name, "" if folder == "." else folder)
         return fill(FOLDER_TEMPLATE, {"prefix": self.bucket.profile.prefix, **file_times(stat.st_mtime), **names})
 
-    def _send(self, path: Path, cancelled: Callable[[], bool], on_sent: Callable | None) -> bool:
+    def _send(self, path: Path, cancelled: IsCancelled, on_sent: Callable | None) -> bool:
         if cancelled() or program_ends():
             return False
         try:

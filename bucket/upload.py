@@ -1,15 +1,15 @@
 """One file into a bucket: sent whole or not at all, compared by content, cancelled within a second."""
 
-import concurrent.futures
 import mimetypes
 import os
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from ..base.cancel import Cancelled
+from ..base.cancel import IsCancelled, run_cancellable, stop_if
 from ..base.plain import one_line
 from ..base.progress import program_ends
 from . import content as contents
@@ -36,7 +36,7 @@ def deliver(
     journal: Journal | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    cancelled: IsCancelled = lambda: False,
 ) -> Uploaded:
     """Uploads a file under `key`, or key-2, key-3 … while that is taken by something else and `overwrite` is off.
 
@@ -44,19 +44,20 @@ def deliver(
     behind is removed, and two files of this machine never go to one key at the same time. The caller holds the
     journal's claim on the file. Raises like `upload`.
     """
+    cancelled = _or_program_ends(cancelled)
     with bucket.plain_errors(f"read {one_line(path.name)}"):
         stat = path.stat()
     unfinished = journal.find(path, stat, bucket.address) if journal else None
     if unfinished and not unfinished.sent and lies_below(bucket.profile.prefix, unfinished.key):
         with suppress(StorageError):  # not every service can tidy up, and not every key may
-            _cancellable(bucket, lambda: bucket.abort_unfinished(unfinished.key), cancelled)
+            run_cancellable(lambda: bucket.abort_unfinished(unfinished.key), cancelled)
     if journal and bucket.keeps_conditions is None:
         bucket.keeps_conditions = journal.keeps_conditions(bucket.address)
     for candidate in alternatives(key):
         if journal:
             journal.begin(path, stat, bucket.address, candidate)
         try:
-            with journal.turn(bucket.address, candidate, lambda: _stop(cancelled)) if journal else nullcontext():
+            with journal.turn(bucket.address, candidate, partial(stop_if, cancelled)) if journal else nullcontext():
                 uploaded = upload(bucket, path, candidate, overwrite, progress, cancelled)
         except KeyTaken:
             continue
@@ -74,7 +75,7 @@ def upload(
     key: str,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    cancelled: IsCancelled = lambda: False,
 ) -> Uploaded:
     """Uploads a file under exactly this key, and returns only when the bucket is known to hold its bytes.
 
@@ -84,11 +85,12 @@ def upload(
     looks first, which leaves a small window for writers on other machines.
     Raises KeyTaken, StorageError in plain words, or Cancelled.
     """
+    cancelled = _or_program_ends(cancelled)
     config = bucket.transfers.config
     with bucket.plain_errors(f"read {one_line(path.name)}"):
         stat = path.stat()
         multipart = stat.st_size >= config.multipart_threshold
-        content = contents.read(path, config.multipart_chunksize if multipart else 0, lambda: _stop(cancelled))
+        content = contents.read(path, config.multipart_chunksize if multipart else 0, partial(stop_if, cancelled))
     if content.size != stat.st_size or _changed(path, stat):
         raise _failed(path, "the file changed while it was being read")
     extra = {
@@ -100,7 +102,7 @@ def upload(
         return _holds(bucket, key, there, content, cancelled)
 
     def look() -> dict | None:
-        return _cancellable(bucket, lambda: bucket.head(key), cancelled)
+        return run_cancellable(lambda: bucket.head(key), cancelled)
 
     if not overwrite:
         if (multipart or not bucket.keeps_conditions) and (there := look()) is not None:
@@ -128,7 +130,9 @@ def upload(
     return Uploaded(key, content.size, was_there=False)
 
 
-def _send(bucket: Bucket, path: Path, key: str, extra: dict, stat: os.stat_result, progress, cancelled) -> None:
+def _send(
+    bucket: Bucket, path: Path, key: str, extra: dict, stat: os.stat_result, progress, cancelled: IsCancelled
+) -> None:
     """Hands the file to the transfer manager and watches over both from this thread."""
     counted, size = _Count(), stat.st_size
     task = f"upload {one_line(path.name)} to bucket '{bucket.name}'"
@@ -136,7 +140,7 @@ def _send(bucket: Bucket, path: Path, key: str, extra: dict, stat: os.stat_resul
         transfer = bucket.transfers.upload(str(path), bucket.name, key, extra_args=extra, subscribers=[counted])
     try:
         while not counted.finished.wait(0.1):
-            _stop(cancelled)
+            stop_if(cancelled)
             if _changed(path, stat):
                 raise FileChanged
             if progress:
@@ -151,9 +155,8 @@ def _send(bucket: Bucket, path: Path, key: str, extra: dict, stat: os.stat_resul
         progress(size, size)
 
 
-def _stop(cancelled: Callable[[], bool] | None) -> None:
-    if (cancelled and cancelled()) or program_ends():
-        raise Cancelled("The upload was cancelled.")
+def _or_program_ends(cancelled: IsCancelled) -> IsCancelled:
+    return lambda: cancelled() or program_ends()
 
 
 def _changed(path: Path, stat: os.stat_result) -> bool:
@@ -163,14 +166,6 @@ def _changed(path: Path, stat: os.stat_result) -> bool:
     except FileNotFoundError:
         return False
     return (now.st_size, now.st_mtime_ns) != (stat.st_size, stat.st_mtime_ns)
-
-
-def _cancellable(bucket: Bucket, request: Callable, cancelled):
-    """The result of a short request, or Cancelled; on a dead link it is then left to end by itself."""
-    future = bucket.requests.submit(request)
-    while not concurrent.futures.wait([future], 0.1).done:
-        _stop(cancelled)
-    return future.result()
 
 
 class _Count:
@@ -199,7 +194,7 @@ def _same(is_same: bool, key: str, content: Content) -> Uploaded:
     raise KeyTaken(f"An object '{key}' exists already, and overwriting was not asked for.")
 
 
-def _holds(bucket: Bucket, key: str, there: dict | None, content: Content, cancelled) -> bool:
+def _holds(bucket: Bucket, key: str, there: dict | None, content: Content, cancelled: IsCancelled) -> bool:
     """Whether an object has these bytes, by its ETag, or, where that tells nothing, by reading it back.
 
     An ETag that differs proves nothing: some services count in another way, and encryption changes it.
@@ -212,7 +207,7 @@ def _holds(bucket: Bucket, key: str, there: dict | None, content: Content, cance
         return False
     stopped = threading.Event()
     try:
-        return _cancellable(bucket, lambda: bucket.sha256(key, stopped), cancelled) == content.sha256
+        return run_cancellable(lambda: bucket.sha256(key, stopped), cancelled) == content.sha256
     finally:
         stopped.set()
 
@@ -225,7 +220,7 @@ def _check(
     there: dict | None,
     content: Content,
     holds: bool,
-    cancelled,
+    cancelled: IsCancelled,
 ) -> None:
     """Raises StorageError, and removes what we sent, when the bucket does not hold the file or the file is another now."""
     if _changed(path, stat):
@@ -239,7 +234,7 @@ def _check(
     # Two machines may have sent to this name at once; what the other one stored is not ours to remove.
     if there is not None and there.get("Metadata", {}).get(SHA256) == content.sha256:
         try:
-            _cancellable(bucket, lambda: bucket.delete(key), cancelled)
+            run_cancellable(lambda: bucket.delete(key), cancelled)
         except StorageError:
             problem += f", and this key may not remove it: delete '{key}' yourself"
     raise _failed(path, problem)

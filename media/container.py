@@ -12,7 +12,7 @@ from pathlib import Path
 
 import av
 
-from ..base.cancel import Cancelled
+from ..base.cancel import Cancelled, IsCancelled, stop_if
 
 KINDS = ("mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "ogg", "asf", "mxf", "nut", "dv", "rm")
 PICTURES = ("gif", "apng")
@@ -25,15 +25,14 @@ STEPS_BACK = (0.0, 10.0, 60.0, None)  # seconds; files whose index lies are read
 class _Watched:
     """Reports how far a file has been read, and stops the reader when the user cancels."""
 
-    def watch(self, progress: Callable[[int, int], None], cancelled: Callable[[], bool]) -> None:
+    def watch(self, progress: Callable[[int, int], None], cancelled: IsCancelled) -> None:
         self.total = self.seek(0, io.SEEK_END)
         self.seek(0)
         self.progress, self.cancelled = progress, cancelled
         self.portion = min(32_768, max(256, self.total // 2000))  # still pictures take few bytes and long to encode
 
     def read(self, size: int = -1) -> bytes:
-        if self.cancelled():
-            raise Cancelled("The reading was cancelled.")
+        stop_if(self.cancelled)
         block = super().read(min(size, self.portion) if size >= 0 else size)
         try:
             self.progress(min(self.tell(), self.total), self.total)
@@ -45,7 +44,7 @@ class _Watched:
 class WatchedFile(_Watched, io.FileIO):
     """A video file that is watched while it is read."""
 
-    def __init__(self, path: str, progress: Callable[[int, int], None], cancelled: Callable[[], bool]):
+    def __init__(self, path: str, progress: Callable[[int, int], None], cancelled: IsCancelled):
         super().__init__(path, "rb")
         self.watch(progress, cancelled)
 
@@ -53,7 +52,7 @@ class WatchedFile(_Watched, io.FileIO):
 class WatchedBytes(_Watched, io.BytesIO):
     """A video in memory that is watched while it is read."""
 
-    def __init__(self, source: io.BytesIO, progress: Callable[[int, int], None], cancelled: Callable[[], bool]):
+    def __init__(self, source: io.BytesIO, progress: Callable[[int, int], None], cancelled: IsCancelled):
         super().__init__(source.getvalue())  # shared, not copied
         self.watch(progress, cancelled)
 
@@ -74,7 +73,7 @@ def watched(source: str | Path | io.BytesIO, progress=lambda done, total: None, 
 
 @contextmanager
 def opened(
-    source: str | Path | io.BytesIO, cancelled: Callable[[], bool] = lambda: False, max_pixels: int = 2**31 - 1
+    source: str | Path | io.BytesIO, cancelled: IsCancelled = lambda: False, max_pixels: int = 2**31 - 1
 ) -> Iterator[av.container.InputContainer]:
     """The file, opened with PyAV, if it is a plain video file; no larger pictures than `max_pixels` are decoded to probe it.
 
@@ -113,7 +112,7 @@ def decoded(
     source: str | Path | io.BytesIO,
     pick: Callable[[av.container.InputContainer], av.stream.Stream],
     begin: float | None,
-    cancelled: Callable[[], bool],
+    cancelled: IsCancelled,
 ) -> Iterator[av.frame.Frame]:
     """Frames of the stream that `pick` chooses, from one at or before `begin` on, in seconds of the file's own clock.
 
@@ -137,11 +136,10 @@ def decoded(
             return
 
 
-def _decode(container, stream, cancelled: Callable[[], bool]) -> Iterator[av.frame.Frame]:
+def _decode(container, stream, cancelled: IsCancelled) -> Iterator[av.frame.Frame]:
     packets = container.demux(stream)
     while True:
-        if cancelled():
-            raise Cancelled("The reading was cancelled.")
+        stop_if(cancelled)
         try:
             packet = next(packets, None)
         except av.error.FFmpegError:  # the file breaks off here

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..base.cancel import Cancelled
+from ..base.cancel import IsCancelled, stop_if
 from .container import opened, picture_stream
 
 GRAPH_TAGS = ("prompt", "workflow")
@@ -22,14 +22,13 @@ JPEG_EXIF_LIMIT = 65_000  # bytes
 class WatchedFrames:
     """Frames, N×H×W×3, that report which one is being encoded and stop the encoder when the user cancels."""
 
-    def __init__(self, images, progress: Callable[[int, int], None], cancelled: Callable[[], bool]):
+    def __init__(self, images, progress: Callable[[int, int], None], cancelled: IsCancelled):
         self.images, self.shape = images, images.shape
         self.progress, self.cancelled = progress, cancelled
 
     def __iter__(self) -> Iterator:
         for number, frame in enumerate(self.images):
-            if self.cancelled():
-                raise Cancelled("The encoding was cancelled.")
+            stop_if(self.cancelled)
             yield frame
             self.progress(number + 1, len(self.images))
 
@@ -72,7 +71,7 @@ def fitting_tags(tags: Mapping[str, object]) -> dict[str, object]:
     return {}
 
 
-def check_whole(path: Path, frames: int, cancelled: Callable[[], bool] = lambda: False) -> None:
+def check_whole(path: Path, frames: int, cancelled: IsCancelled = lambda: False) -> None:
     """Reads a written video to its end. Raises ValueError when pictures of it are missing; `frames` 0: those it names."""
     try:
         with opened(path, cancelled) as container:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import av
 import numpy as np
 
-from ..base.cancel import Cancelled
+from ..base.cancel import IsCancelled, stop_if
 from .container import decoded, opened, picture_stream
 from .filters import filtered
 from .sound import read_sound
@@ -69,7 +69,7 @@ def read_clip(
     duration: float = 0.0,
     free_bytes: int = 2**63,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    cancelled: Callable[[], bool] = lambda: False,
+    cancelled: IsCancelled = lambda: False,
 ) -> Clip:
     """`count` frames from `start` seconds on, `fps` of them a second; 0 means all, and the file's own average rate.
 
@@ -102,7 +102,7 @@ def find_piece(
     longest_side: int,
     duration: float,
     free_bytes: int,
-    cancelled: Callable[[], bool],
+    cancelled: IsCancelled,
 ) -> Piece:
     """Looks at the file, and decodes its first picture. Arguments and errors are read_clip's."""
     with opened(source, cancelled, min(2**31 - 1, int(SPARE * free_bytes / HELD))) as container:
@@ -143,7 +143,7 @@ def find_piece(
     return replace(piece, zero=first and first.time)
 
 
-def read_pictures(piece: Piece, cancelled: Callable[[], bool]) -> Iterator[np.ndarray]:
+def read_pictures(piece: Piece, cancelled: IsCancelled) -> Iterator[np.ndarray]:
     """The piece's frames, [height, width, 3] uint8, at its steady rate; one that stays on screen is the same array again.
 
     Raises ValueError where nothing can be decoded and where the picture changes its shape, Cancelled when cancelled.
@@ -152,8 +152,7 @@ def read_pictures(piece: Piece, cancelled: Callable[[], bool]) -> Iterator[np.nd
     taken = 0
     for picture, until in _shown(piece, cancelled):
         while (taken < piece.wanted or not piece.wanted) and taken / piece.fps < until:
-            if cancelled():
-                raise Cancelled
+            stop_if(cancelled)
             if pixels is None or picture.fresh:
                 first = first or picture
                 _check_shape(first, picture, taken / piece.fps)
@@ -195,7 +194,7 @@ class _Picture:
         return (height, width) if self.turns % 2 else (width, height)
 
 
-def _shown(piece: Piece, cancelled: Callable[[], bool]) -> Iterator[tuple[_Picture, float]]:
+def _shown(piece: Piece, cancelled: IsCancelled) -> Iterator[tuple[_Picture, float]]:
     """Pictures with the time, in seconds after the piece's start, until which each is on screen."""
     begin = piece.zero + piece.start if piece.start and piece.zero is not None else None
     frames = decoded(piece.source, piece.stream, begin, cancelled)

@@ -6,13 +6,13 @@ ffmpeg changes it before it becomes an array: PyAV crashes where planes of eight
 import io
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
 import av
 import numpy as np
 
-from ..base.cancel import Cancelled
+from ..base.cancel import IsCancelled, stop_if
 from .container import decoded, opened
 from .filters import filtered
 
@@ -88,7 +88,7 @@ class PlainSound:
         return ", ".join(filter(None, (said, silenced)))
 
 
-def plain_wave(waveform: np.ndarray, rate: float, seconds: float, cancelled: Callable[[], bool]) -> Sound:
+def plain_wave(waveform: np.ndarray, rate: float, seconds: float, cancelled: IsCancelled) -> Sound:
     """The first `seconds` of any sound of the graph, [channels, samples] of numbers, made plain.
 
     Raises ValueError for what is no sound.
@@ -105,20 +105,17 @@ def plain_wave(waveform: np.ndarray, rate: float, seconds: float, cancelled: Cal
     return wave, plain.rate, plain.changes(channels, rate, f"{channels} channels")
 
 
-def _chunks(wave: np.ndarray, rate: int, cancelled: Callable[[], bool]) -> Iterator[av.AudioFrame]:
+def _chunks(wave: np.ndarray, rate: int, cancelled: IsCancelled) -> Iterator[av.AudioFrame]:
     layout = {1: "mono", 2: "stereo"}.get(len(wave), f"{len(wave)} channels")
     for at in range(0, wave.shape[1], CHUNK):
-        if cancelled():
-            raise Cancelled("The saving was cancelled.")
+        stop_if(cancelled)
         packed = np.ascontiguousarray(wave[:, at : at + CHUNK].T).reshape(1, -1)  # planes crash like in reading
         frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=layout)
         frame.sample_rate, frame.pts, frame.time_base = rate, at, Fraction(1, rate)
         yield frame
 
 
-def read_sound(
-    source: str | io.BytesIO, begin: float, length: float, free_bytes: int, cancelled: Callable[[], bool]
-) -> Sound:
+def read_sound(source: str | io.BytesIO, begin: float, length: float, free_bytes: int, cancelled: IsCancelled) -> Sound:
     """The sound of `length` seconds from `begin` on, in seconds of the file's own clock; silence where it has none.
 
     Sound that cannot be had is no reason to have no pictures: then it is None, and the text says why.
@@ -129,7 +126,7 @@ def read_sound(
         return None, 0, str(err) if type(err) is ValueError else "it cannot be decoded"
 
 
-def _read(source, begin: float, length: float, free_bytes: int, cancelled: Callable[[], bool]) -> Sound:
+def _read(source, begin: float, length: float, free_bytes: int, cancelled: IsCancelled) -> Sound:
     with opened(source, cancelled) as container:
         if not container.streams.audio:
             return None, 0, ""

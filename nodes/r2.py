@@ -18,8 +18,8 @@ from ..base.plain import one_line
 from ..bucket import keys
 from ..bucket.client import REQUESTS, StorageError
 from ..media import encode
-from ..services.progress import NodeProgress, cancelled, stop
-from ..services.r2_sender import Sender, Sent, check_profile, claimed, graph_tags, interruptible, output_folder
+from ..services.progress import NodeProgress, cancelled, interruptible, stop
+from ..services.r2_sender import Sender, Sent, check_profile, claimed, graph_tags, output_folder
 from ..services.save_name import clean_prefix
 from ..services.write_video import video_size, write_video
 

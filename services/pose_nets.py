@@ -1,6 +1,5 @@
 """The detector and the pose net as ComfyUI runs them: found on disk or fetched, on its device, cancelled between layers."""
 
-import threading
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,10 +9,11 @@ import folder_paths
 import torch
 from comfy.ops import manual_cast
 
+from ..base.cancel import Cancelled, run_cancellable, stop_if
 from ..catalog.catalog import catalogue
 from ..formats import model_file, onnx_file
 from ..loaders.build import ComfyPlaces
-from ..pose.estimate import Net, Stopped
+from ..pose.estimate import Net
 from ..pose.weights import load_detector, load_pose_net
 from .folders import POSE, pose_files
 from .loading import fetch
@@ -107,8 +107,7 @@ def _casting(own: type, kind: type, cast: type) -> type:
 
 
 def stop_between_layers(*_) -> None:
-    if cancelled():
-        raise Stopped
+    stop_if(cancelled)
 
 
 @lru_cache(maxsize=2)
@@ -151,24 +150,13 @@ class Session:
         return Net(self, torch.device("cpu"), fixed if isinstance(fixed, int) else batch, width, height)
 
     def __call__(self, x: torch.Tensor):
-        options, done = self.options(), threading.Event()
-
-        def watch() -> None:
-            while not done.wait(0.1):
-                if cancelled():
-                    options.terminate = True
-                    return
-
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
+        options, inputs = self.options(), {self.input.name: x.numpy()}
         try:
-            parts = [torch.from_numpy(part) for part in self.session.run(None, {self.input.name: x.numpy()}, options)]
-        except Exception:
-            if cancelled():
-                raise Stopped from None
+            parts = run_cancellable(lambda: self.session.run(None, inputs, options), cancelled)
+        except Cancelled:
+            options.terminate = True  # it ends after the layer that it is in
             raise
-        finally:
-            done.set()
+        parts = [torch.from_numpy(part) for part in parts]
         return parts[0] if len(parts) == 1 else tuple(parts)
 
 

@@ -12,7 +12,6 @@ import torch
 from comfy.cli_args import args
 from comfy_execution.utils import get_executing_context
 
-from ..base.cancel import Cancelled
 from ..base.plain import one_line
 from ..base.progress import size
 from ..base.reason import reason
@@ -61,15 +60,6 @@ def claimed(path: Path):
                 yield
                 return
         stop()
-
-
-@contextmanager
-def interruptible():
-    """Turns our Cancelled, which is safe in library threads, into the exception by which ComfyUI ends a prompt."""
-    try:
-        yield
-    except Cancelled as err:
-        raise comfy.model_management.InterruptProcessingException() from err
 
 
 def output_folder() -> Path:

@@ -14,7 +14,7 @@ import torch
 from av.codec.codec import UnknownCodecError
 from comfy_api.latest import InputImpl, Types
 
-from ..base.cancel import Cancelled
+from ..base.cancel import Cancelled, stop_if
 from ..machine.memory import free_ram
 from ..media import encode
 from ..media.container import opened, picture_stream, watched
@@ -231,8 +231,7 @@ def _as_pictures(parts: Parts, path: Path, tags: dict, reason: str) -> str:
         try:
             folder.mkdir(parents=True)
             for number, frame in enumerate(parts.frames):
-                if cancelled():
-                    raise Cancelled("The saving was cancelled.")
+                stop_if(cancelled)
                 pixels = frame.mul(255).round().clamp(0, 255).byte().cpu().numpy()
                 encode.save_image(pixels, folder / f"{number + 1:05}.png", {} if number else graph, 100)
             silent = "" if _wave_saved(parts, folder / "sound.wav") else " There was no room for the sound."

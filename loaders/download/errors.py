@@ -25,10 +25,6 @@ class Changed(DownloadError):
         super().__init__(f"{name} was changed by its publisher during the download. Try again.")
 
 
-class DownloadCancelled(Exception):
-    """The user stopped the download; what was fetched stays for the next time."""
-
-
 class Passing(Exception):
     """A failure of the network or of an overloaded server, in a few words: the next attempt may not see it."""
 

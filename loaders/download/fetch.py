@@ -10,14 +10,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from ...base.cancel import Cancelled, IsCancelled, stop_if
+from ...base.lock import locked
 from ...base.progress import program_ends
 from ...catalog.catalog import ModelFile, Source, catalogue
 from ...formats import model_file
 from . import hub, places, room
-from .errors import Changed, DownloadCancelled, DownloadError, NoRoom, disk_fault, printable, unexpected
-from .lock import held
+from .errors import Changed, DownloadError, NoRoom, disk_fault, printable, unexpected
 from .places import Places
-from .transfer import Cancelled, Patience, Progress, Remote, Transfer, notes_of
+from .transfer import Patience, Progress, Remote, Transfer, notes_of
 
 CHANGES = 2  # how often a file is begun anew because its publisher changed it meanwhile
 
@@ -28,14 +29,14 @@ def ensure(
     file: ModelFile | str,
     where: Places | Path | str,
     progress: Progress = lambda done, total: None,
-    cancelled: Cancelled = lambda: False,
+    cancelled: IsCancelled = lambda: False,
     patience: Patience | None = None,
     say: Callable[[str], None] = log.warning,
 ) -> Path:
     """The path of a catalogue file (or its id), fetched into the models folder `where` if it is not there.
 
     `progress(done, total)` counts bytes. Asks nothing of the network when the file is there. Raises DownloadError with
-    what to do, DownloadCancelled within a second of `cancelled()`, ValueError for an unknown id.
+    what to do, Cancelled within a second of `cancelled()`, ValueError for an unknown id.
     """
     if isinstance(file, str):
         if file not in catalogue().files:
@@ -78,13 +79,13 @@ def from_source(
     where: Places,
     path: Path | None,
     progress: Progress,
-    cancelled: Cancelled,
+    cancelled: IsCancelled,
     patience: Patience,
     say: Callable[[str], None],
 ) -> Path:
     """Fetches a file from one of its sources. `path` is where one is that was found wanting.
 
-    Raises DownloadError for everything that can go wrong, DownloadCancelled.
+    Raises DownloadError for everything that can go wrong, Cancelled.
     """
     before = stamp(path)
     try:
@@ -102,7 +103,7 @@ def from_source(
                 if attempt == CHANGES:
                     raise
                 say(f"{file.name or file.id} has just been changed by its publisher: it is fetched anew.")
-    except (DownloadError, DownloadCancelled):
+    except (DownloadError, Cancelled):
         raise
     except OSError as err:
         raise DownloadError(disk_fault(err, path or where.target(file, file.id))) from err
@@ -115,7 +116,7 @@ def ensure_all(
     files: Iterable[ModelFile],
     where: Places,
     progress: Progress = lambda done, total: None,
-    cancelled: Cancelled = lambda: False,
+    cancelled: IsCancelled = lambda: False,
     jobs: int = 1,
     patience: Patience | None = None,
     say: Callable[[str], None] = log.warning,
@@ -153,11 +154,11 @@ def ensure_all(
         futures = [pool.submit(one, file) for file in files]
     errors = [error for future in futures if (error := future.exception())]
     if errors:
-        raise min(errors, key=lambda error: isinstance(error, DownloadCancelled))  # the cause, not its effect
+        raise min(errors, key=lambda error: isinstance(error, Cancelled))  # the cause, not its effect
     return [future.result() for future in futures]
 
 
-def enough_room(files: list[ModelFile], where: Places, cancelled: Cancelled) -> list[ModelFile]:
+def enough_room(files: list[ModelFile], where: Places, cancelled: IsCancelled) -> list[ModelFile]:
     """Those of the files that are not here. Raises NoRoom, before a byte is fetched, where they do not fit together.
 
     Sizes that the catalogue only estimates are asked of the publisher, when it may matter. One file alone is seen to
@@ -178,11 +179,11 @@ def enough_room(files: list[ModelFile], where: Places, cancelled: Cancelled) -> 
     return files
 
 
-def published(file: ModelFile, patience: Patience, cancelled: Cancelled) -> int:
+def published(file: ModelFile, patience: Patience, cancelled: IsCancelled) -> int:
     """Bytes of a file as its publisher states them; 0 where it cannot be asked: the download will say why."""
     try:
         remotes = hub.resolve(file, file.sources[0], patience, cancelled)
-    except DownloadCancelled:
+    except Cancelled:
         raise
     except Exception:
         return 0
@@ -228,7 +229,7 @@ def fetch(
     target: Path,
     before: tuple | None,
     progress: Progress,
-    cancelled: Cancelled,
+    cancelled: IsCancelled,
     patience: Patience,
 ) -> Path:
     """Fetches one file to `target`: one transfer at a time across threads and processes, checked before it is visible.
@@ -237,7 +238,12 @@ def fetch(
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
-    with held(target, cancelled, lambda: progress(other_transfer(part), remote.size or file.size)):
+
+    def wait() -> None:
+        stop_if(cancelled)
+        progress(other_transfer(part), remote.size or file.size)
+
+    with locked(Path(f"{target}.lock"), meanwhile=wait):
         if target.is_file() and stamp(target) != before:
             return target  # another prompt or process has just fetched it
         transfer = Transfer(remote, part, patience, limit=file.bytes or 2 * file.size or None)
@@ -315,7 +321,7 @@ def is_here(remote: Remote, target: Path) -> bool:
 
 
 def fetch_snapshot(
-    file: ModelFile, root: Path, remotes: list[Remote], progress: Progress, cancelled: Cancelled, patience: Patience
+    file: ModelFile, root: Path, remotes: list[Remote], progress: Progress, cancelled: IsCancelled, patience: Patience
 ) -> Path:
     """Fetches every file of a repository into `root`; the record's last entry says that it is whole."""
     total, done = sum(remote.size or 0 for remote in remotes), 0

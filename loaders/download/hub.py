@@ -7,18 +7,18 @@ import json
 import logging
 import os
 import re
-import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from urllib.parse import quote, urljoin, urlsplit
 
 from ...base import environment
+from ...base.cancel import IsCancelled, run_cancellable
 from ...catalog.catalog import ModelFile, Source
-from .errors import NO_SUCH_NAME, DownloadCancelled, DownloadError, Passing, bad_token, in_a_row, printable, refusal
+from .errors import NO_SUCH_NAME, DownloadError, Passing, bad_token, in_a_row, printable, refusal
 from .hub_token import Token, civitai_token, hub_token
 from .places import RECORD
-from .transfer import Cancelled, Patience, Remote
+from .transfer import Patience, Remote
 from .transfer_request import host, origin, send, told, validator, web_page
 
 HUB = "https://huggingface.co"
@@ -69,39 +69,18 @@ def page(source: Source) -> str:
     return f"{endpoint()}/{source.where}/tree/{source.revision}"
 
 
-def resolve(file: ModelFile, source: Source, patience: Patience, cancelled: Cancelled) -> list[Remote]:
+def resolve(file: ModelFile, source: Source, patience: Patience, cancelled: IsCancelled) -> list[Remote]:
     """Asks the publisher. One remote, or all of a snapshot's with `name` relative to its folder.
 
-    Raises DownloadError with what to do, or DownloadCancelled.
+    Raises DownloadError with what to do, or Cancelled.
     """
     ask = {"hub": hub_file, "pattern": hub_match, "snapshot": hub_all, "url": plain_url, "civitai": civitai_version}
-    return waited(
+    return run_cancellable(
         lambda: repeated(lambda: ask[source.kind](file, source, patience), file, source, patience, cancelled), cancelled
     )
 
 
-def waited(work: Callable, cancelled: Cancelled):
-    """The result of `work`, which may block in a library, or DownloadCancelled at once when the user stops it."""
-    box: dict = {}
-
-    def run():
-        try:
-            box["result"] = work()
-        except BaseException as err:  # handed to the waiting thread
-            box["error"] = err
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.1)
-        if cancelled():
-            raise DownloadCancelled
-    if "error" in box:
-        raise box["error"]
-    return box["result"]
-
-
-def repeated(work: Callable, file: ModelFile, source: Source, patience: Patience, cancelled: Cancelled):
+def repeated(work: Callable, file: ModelFile, source: Source, patience: Patience, cancelled: IsCancelled):
     """The result of `work`, repeated while the network or an overloaded server is to blame."""
     failures, name = 0, file.name or file.id
     while True:

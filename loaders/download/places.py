@@ -9,11 +9,11 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ...base.cancel import IsCancelled, stop_if
 from ...catalog.catalog import ModelFile
 from ...formats import model_file
-from .errors import DownloadCancelled
 from .listing import Names, names_below
-from .transfer import BLOCK, Cancelled, Progress
+from .transfer import BLOCK, Progress
 
 RECORD = ".steadydancer.json"
 LONGEST_RECORD = 64 << 20  # bytes: more is none of ours
@@ -156,7 +156,7 @@ def broken(path: Path, file: ModelFile) -> str:
     return f"has {size:,} bytes instead of {file.bytes:,}" if file.bytes and size != file.bytes else ""
 
 
-def damage(path: Path, file: ModelFile, progress: Progress, cancelled: Cancelled) -> str:
+def damage(path: Path, file: ModelFile, progress: Progress, cancelled: IsCancelled) -> str:
     """Why the file at `path` cannot be what the catalogue means, in words that follow "it"; empty when it is fine.
 
     Reads the whole file once where the catalogue knows its hash; after that the record answers.
@@ -183,14 +183,13 @@ def cut_short(path: Path, format: str) -> str:
     return model_file.damage(path, format) or ("is cut short" if known > path.stat().st_size else "")
 
 
-def file_hash(path: Path, progress: Progress, cancelled: Cancelled) -> str:
-    """sha256 of a file. Raises DownloadCancelled."""
+def file_hash(path: Path, progress: Progress, cancelled: IsCancelled) -> str:
+    """sha256 of a file. Raises Cancelled."""
     digest, buffer, done, size = hashlib.sha256(), memoryview(bytearray(8 * BLOCK)), 0, path.stat().st_size
     with open(path, "rb", buffering=0) as file:
         while count := file.readinto(buffer):
             digest.update(buffer[:count])
             done += count
             progress(done, size)
-            if cancelled():
-                raise DownloadCancelled
+            stop_if(cancelled)
     return digest.hexdigest()

@@ -15,23 +15,12 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
+from ...base.cancel import IsCancelled, stop_if
 from . import room
-from .errors import (
-    Changed,
-    DownloadCancelled,
-    DownloadError,
-    NoRoom,
-    Passing,
-    bad_token,
-    disk_fault,
-    in_a_row,
-    printable,
-    refusal,
-)
+from .errors import Changed, DownloadError, NoRoom, Passing, bad_token, disk_fault, in_a_row, printable, refusal
 from .transfer_request import host, send, told, validator
 
 Progress = Callable[[int, int], None]
-Cancelled = Callable[[], bool]
 
 CONNECTIONS = 8
 PIECE = 64 << 20  # a request's round trip is lost in it, and the hash stays close behind
@@ -161,10 +150,10 @@ class Transfer:
             fresh.write_text(text)
             os.replace(fresh, self.notes)
 
-    def run(self, progress: Progress, cancelled: Cancelled) -> str:
+    def run(self, progress: Progress, cancelled: IsCancelled) -> str:
         """Fetches what is missing and returns the sha256 of the whole file.
 
-        Raises DownloadError, DownloadCancelled, or OSError when the disk fails.
+        Raises DownloadError, Cancelled, or OSError when the disk fails.
         """
         if not self.part.exists() or not self.done:
             with open(self.part, "wb") as file:
@@ -180,8 +169,7 @@ class Transfer:
                 self.note()
                 self.check_room()
                 progress(self.done, self.remote.size or self.done)
-                if cancelled():
-                    raise DownloadCancelled
+                stop_if(cancelled)
                 threads[-1].join(TICK)
         finally:
             self.stop.set()

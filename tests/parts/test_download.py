@@ -22,9 +22,10 @@ from pathlib import Path
 
 import pytest
 import support
+from steadydancer.base.cancel import Cancelled
 from steadydancer.catalog.catalog import ModelFile, Source
 from steadydancer.loaders.download import transfer
-from steadydancer.loaders.download.errors import DownloadCancelled, DownloadError, NoRoom
+from steadydancer.loaders.download.errors import DownloadError, NoRoom
 from steadydancer.loaders.download.fetch import ensure, ensure_all
 from steadydancer.loaders.download.places import RECORD, Places, file_hash, record
 from steadydancer.loaders.download.transfer import Patience, Remote, Transfer
@@ -202,7 +203,7 @@ def test_what_was_fetched_of_another_version_is_not_taken_up(hub, models, monkey
     monkeypatch.setattr(transfer, "PIECE", 1 << 18)
     file = model_file(sources=(Source("url", f"{hub.endpoint}/owner/toy/sub/toy.safetensors"),))
     hub.total = 2e6
-    with pytest.raises(DownloadCancelled):
+    with pytest.raises(Cancelled):
         ensure(file, models, cancelled=lambda: hub.sent > AFTER)
     assert on_disk(models) == RESUMED
     hub.total = 0.0
@@ -561,7 +562,7 @@ def test_damaged_notes_of_a_transfer_are_not_believed(hub, models, ruin):
     from steadydancer.loaders.download.fetch import other_transfer
 
     hub.total = 2e6
-    with pytest.raises(DownloadCancelled):
+    with pytest.raises(Cancelled):
         ensure(model_file(), models, cancelled=lambda: hub.sent > AFTER)
     part = models.target(model_file()).with_name(PART)
     notes = part.with_name(NOTES)
@@ -1028,7 +1029,7 @@ def test_what_others_fill_meanwhile_is_noticed(hub, models, monkeypatch):
 def test_cancel_and_resume(hub, models):
     hub.rate = 0.5e6
     arrived = []
-    with pytest.raises(DownloadCancelled):
+    with pytest.raises(Cancelled):
         ensure(model_file(), models, lambda done, total: arrived.append(done), lambda: arrived[-1:] > [500_000])
     assert visible(models) == []
     kept = json.loads(next(models.models_dir.rglob("*.part.json")).read_text())["done"]
@@ -1069,7 +1070,7 @@ def test_a_file_that_shrinks_meanwhile_is_an_error(tmp_path):
 def test_cancel_while_every_connection_is_silent(hub, models, monkeypatch):
     monkeypatch.setattr(transfer, "PIECE", 1 << 18)  # eight connections have work
     hub.faults["toy.safetensors"] = Fault(stall=3600)
-    with pytest.raises(DownloadCancelled):
+    with pytest.raises(Cancelled):
         returns(ensure, model_file(), models, cancelled=lambda: len(hub.asked("cdn")) == 8, patience=ENDLESS)
     assert hub.sent == 0
 
@@ -1080,7 +1081,7 @@ def test_cancel_while_the_hub_is_silent(models, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         polls = itertools.count()
-        with pytest.raises(DownloadCancelled):
+        with pytest.raises(Cancelled):
             returns(ensure, model_file(), models, cancelled=lambda: next(polls) > 2, patience=ENDLESS)
 
 
