@@ -1,6 +1,7 @@
 """The user's wish to stop, as every room passes it on: asked for by a function, answered by one exception."""
 
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -16,6 +17,14 @@ def stop_if(cancelled: IsCancelled) -> None:
     """Raises Cancelled where the user pressed Cancel."""
     if cancelled():
         raise Cancelled
+
+
+def pause(seconds: float, cancelled: IsCancelled) -> None:
+    """Waits. Raises Cancelled a tenth of a second after the user's wish."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        stop_if(cancelled)
+        time.sleep(min(left, 0.1))
 
 
 def run_cancellable(work: Callable[[], Result], cancelled: IsCancelled) -> Result:

@@ -13,12 +13,13 @@ from pathlib import Path
 from ...base.cancel import Cancelled, IsCancelled, stop_if
 from ...base.lock import locked
 from ...base.progress import program_ends
+from ...base.retry import RetryPolicy
 from ...catalog.catalog import ModelFile, Source, catalogue
 from ...formats import model_file
 from . import hub, places, room
 from .errors import Changed, DownloadError, NoRoom, disk_fault, printable, unexpected
 from .places import Places
-from .transfer import Patience, Progress, Remote, Transfer, notes_of
+from .transfer import Progress, Remote, Transfer, notes_of
 
 CHANGES = 2  # how often a file is begun anew because its publisher changed it meanwhile
 
@@ -30,7 +31,7 @@ def ensure(
     where: Places | Path | str,
     progress: Progress = lambda done, total: None,
     cancelled: IsCancelled = lambda: False,
-    patience: Patience | None = None,
+    retries: RetryPolicy | None = None,
     say: Callable[[str], None] = log.warning,
 ) -> Path:
     """The path of a catalogue file (or its id), fetched into the models folder `where` if it is not there.
@@ -43,7 +44,7 @@ def ensure(
             raise ValueError(f"The catalogue has no file '{file}'.")
         file = catalogue().files[file]
     where = where if isinstance(where, Places) else Places(where)
-    patience = patience or Patience()
+    retries = retries or RetryPolicy()
     path = where.find(file)
     if path:
         if file.sha256 and path.is_file() and not places.recorded(path):
@@ -60,7 +61,7 @@ def ensure(
     refused = []
     for number, source in enumerate(file.sources, 1):
         try:
-            return from_source(file, source, where, path, progress, cancelled, patience, say)
+            return from_source(file, source, where, path, progress, cancelled, retries, say)
         except NoRoom:
             raise
         except DownloadError as err:
@@ -80,7 +81,7 @@ def from_source(
     path: Path | None,
     progress: Progress,
     cancelled: IsCancelled,
-    patience: Patience,
+    retries: RetryPolicy,
     say: Callable[[str], None],
 ) -> Path:
     """Fetches a file from one of its sources. `path` is where one is that was found wanting.
@@ -90,15 +91,15 @@ def from_source(
     before = stamp(path)
     try:
         for attempt in range(CHANGES + 1):
-            remotes = hub.resolve(file, source, patience, cancelled)
+            remotes = hub.resolve(file, source, retries, cancelled)
             try:
                 if source.kind == "snapshot":
-                    return fetch_snapshot(file, where.target(file), remotes, progress, cancelled, patience)
+                    return fetch_snapshot(file, where.target(file), remotes, progress, cancelled, retries)
                 expect(file, source, remotes[0])
                 target = path or inside(where.target(file), "" if file.name else remotes[0].name)
                 # whole the last time: one answer cannot be of two versions, whatever its server calls them
                 remote = replace(remotes[0], ranges=remotes[0].ranges and attempt < CHANGES)
-                return fetch(remote, file, target, before, progress, cancelled, patience)
+                return fetch(remote, file, target, before, progress, cancelled, retries)
             except Changed:
                 if attempt == CHANGES:
                     raise
@@ -118,7 +119,7 @@ def ensure_all(
     progress: Progress = lambda done, total: None,
     cancelled: IsCancelled = lambda: False,
     jobs: int = 1,
-    patience: Patience | None = None,
+    retries: RetryPolicy | None = None,
     say: Callable[[str], None] = log.warning,
 ) -> list[Path]:
     """The paths of several files, `jobs` of them fetched at a time, with one progress for all.
@@ -141,7 +142,7 @@ def ensure_all(
                 progress(sum(done for done, _ in counts.values()), sum(total for _, total in counts.values()))
 
         try:
-            path = ensure(file, where, count, stopped, patience, say)
+            path = ensure(file, where, count, stopped, retries, say)
             counts[file.id] = (counts[file.id][1], counts[file.id][1])
             return path
         except BaseException:
@@ -174,15 +175,15 @@ def enough_room(files: list[ModelFile], where: Places, cancelled: IsCancelled) -
             return files
     except NoRoom:
         pass  # by estimates
-    quick = Patience(attempts=1, timeout=10.0)
+    quick = RetryPolicy(attempts=1, timeout=10.0)
     room.check({targets[file]: file.bytes or published(file, quick, cancelled) for file in files}, what)
     return files
 
 
-def published(file: ModelFile, patience: Patience, cancelled: IsCancelled) -> int:
+def published(file: ModelFile, retries: RetryPolicy, cancelled: IsCancelled) -> int:
     """Bytes of a file as its publisher states them; 0 where it cannot be asked: the download will say why."""
     try:
-        remotes = hub.resolve(file, file.sources[0], patience, cancelled)
+        remotes = hub.resolve(file, file.sources[0], retries, cancelled)
     except Cancelled:
         raise
     except Exception:
@@ -230,7 +231,7 @@ def fetch(
     before: tuple | None,
     progress: Progress,
     cancelled: IsCancelled,
-    patience: Patience,
+    retries: RetryPolicy,
 ) -> Path:
     """Fetches one file to `target`: one transfer at a time across threads and processes, checked before it is visible.
 
@@ -246,7 +247,7 @@ def fetch(
     with locked(Path(f"{target}.lock"), meanwhile=wait):
         if target.is_file() and stamp(target) != before:
             return target  # another prompt or process has just fetched it
-        transfer = Transfer(remote, part, patience, limit=file.bytes or 2 * file.size or None)
+        transfer = Transfer(remote, part, retries, limit=file.bytes or 2 * file.size or None)
         transfer.resume()
         room.check({target: remote.size or file.size}, target.name)
         sha256 = transfer.run(progress, cancelled)
@@ -321,7 +322,7 @@ def is_here(remote: Remote, target: Path) -> bool:
 
 
 def fetch_snapshot(
-    file: ModelFile, root: Path, remotes: list[Remote], progress: Progress, cancelled: IsCancelled, patience: Patience
+    file: ModelFile, root: Path, remotes: list[Remote], progress: Progress, cancelled: IsCancelled, retries: RetryPolicy
 ) -> Path:
     """Fetches every file of a repository into `root`; the record's last entry says that it is whole."""
     total, done = sum(remote.size or 0 for remote in remotes), 0
@@ -331,7 +332,7 @@ def fetch_snapshot(
     for remote, target in targets.items():
         if remote in missing:
             report = partial(lambda base, count, _: progress(base + count, total), done)
-            fetch(remote, file, target, stamp(target), report, cancelled, patience)
+            fetch(remote, file, target, stamp(target), report, cancelled, retries)
         done += remote.size or 0
     progress(total, total)
     places.write(root, places.WHOLE, {"files": [remote.name for remote in remotes]})

@@ -6,18 +6,17 @@ import hashlib
 import json
 import logging
 import os
-import random
 import re
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from ...base.cancel import IsCancelled, stop_if
+from ...base.retry import RetryPolicy, TransientError
 from . import room
-from .errors import Changed, DownloadError, NoRoom, Passing, bad_token, disk_fault, in_a_row, printable, refusal
+from .errors import Changed, DownloadError, NoRoom, bad_token, come_back, disk_fault, in_a_row, printable, refusal
 from .transfer_request import host, send, told, validator
 
 Progress = Callable[[int, int], None]
@@ -27,7 +26,6 @@ PIECE = 64 << 20  # a request's round trip is lost in it, and the hash stays clo
 BLOCK = 1 << 20
 READ = 1 << 16
 TICK = 0.1  # seconds between looks at the cancel button
-LONGEST_WAIT = 300  # seconds that a server may ask for
 NOTES = 1 << 20  # bytes: what we wrote down of a transfer is far shorter
 
 
@@ -49,41 +47,6 @@ class Remote:
     token_origin: str = ""
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How often a request is repeated, and how long it waits: seconds, doubling from `first` up to `limit`."""
-
-    attempts: int = 6
-    first: float = 1.0
-    limit: float = 60.0
-    timeout: float = 30.0
-
-    def delay(self, failures: int, retry_after: str | None = None) -> float:
-        """Seconds to wait after the given number of failures in a row; the server's own wish comes first.
-
-        Raises DownloadError when that is longer than anybody would wait.
-        """
-        wish = seconds(retry_after)
-        if wish is not None:
-            if wish > LONGEST_WAIT:
-                raise DownloadError(
-                    f"The server asks to come back in {wish / 60:.0f} minutes. Try again then; nothing is lost."
-                ) from None
-            return wish
-        return min(self.limit, self.first * 2 ** (failures - 1)) * random.uniform(0.5, 1.0)
-
-
-def seconds(retry_after: str | None) -> float | None:
-    """A Retry-After header, seconds or a date, as seconds from now."""
-    if not retry_after:
-        return None
-    if re.fullmatch(r"\s*\d+\s*", retry_after, re.ASCII):
-        return float(retry_after)
-    with contextlib.suppress(TypeError, ValueError):
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    return None
-
-
 class Transfer:
     """Fetches `remote` into `part`, which is given its full size at once and filled piece by piece.
 
@@ -91,10 +54,10 @@ class Transfer:
     """
 
     def __init__(
-        self, remote: Remote, part: Path, patience: Patience, connections: int = CONNECTIONS, limit: int | None = None
+        self, remote: Remote, part: Path, retries: RetryPolicy, connections: int = CONNECTIONS, limit: int | None = None
     ):
         """`limit`: bytes that are too many to be the file, where its server does not say how many there are."""
-        self.remote, self.part, self.patience = remote, part, patience
+        self.remote, self.part, self.retries = remote, part, retries
         self.limit = limit if remote.size is None else remote.size
         self.notes = part.with_name(part.name + ".json")
         self.whole = not remote.ranges or not remote.size
@@ -219,36 +182,37 @@ class Transfer:
                     self.error = self.error or err
 
     def fetch_piece(self, session, index: int) -> None:
-        """Repeats one piece's request until the piece is full; every new byte renews the patience."""
-        failures = 0
-        while not self.stop.is_set():
-            before = self.filled[index]
-            try:
-                if self.stop.wait(max(0.0, self.resume_at - time.monotonic())):
-                    return
-                response = self.ask(session, index)
-                with response:
-                    if self.stop.is_set():  # the file may be another transfer's by now
-                        return
-                    self.receive(response, index)
-                if self.stop.is_set() or self.whole or self.filled[index] == self.length(index):
-                    return
-                raise Passing("the connection was lost")
-            except Passing as err:
-                failures = 1 if self.filled[index] > before and not self.whole else failures + 1
-                self.direct = ""
-                if failures >= self.patience.attempts:
-                    kept = "" if self.whole else "What was fetched is kept. "
-                    raise DownloadError(
-                        f"The download of {self.remote.name} broke off: {err}{in_a_row(failures)}. "
-                        f"{kept}Check the connection and try again."
-                    ) from None
-                delay = self.patience.delay(failures, err.retry_after)
-                logging.info("%s: %s, asking again in %.1f s", self.remote.name, err, delay)
-                if err.retry_after:
-                    self.resume_at = max(self.resume_at, time.monotonic() + delay)
-                elif self.stop.wait(delay):
-                    return
+        """Repeats one piece's request until the piece is full; every new byte renews the attempts."""
+
+        def gave_up(err: TransientError, failures: int, delay: float) -> DownloadError:
+            kept = "" if self.whole else "What was fetched is kept. "
+            return come_back(delay) or DownloadError(
+                f"The download of {self.remote.name} broke off: {err}{in_a_row(failures)}. "
+                f"{kept}Check the connection and try again."
+            )
+
+        def wait(delay: float, err: TransientError) -> None:
+            self.direct = ""
+            logging.info("%s: %s, asking again in %.1f s", self.remote.name, err, delay)
+            if err.retry_after:
+                self.resume_at = max(self.resume_at, time.monotonic() + delay)
+            else:
+                self.stop.wait(delay)
+
+        self.retries.run(
+            lambda: self.request_piece(session, index), gave_up, wait, lambda: 0 if self.whole else self.filled[index]
+        )
+
+    def request_piece(self, session, index: int) -> None:
+        """Asks once for what a piece lacks. Raises TransientError where it lacks something afterwards."""
+        if self.stop.wait(max(0.0, self.resume_at - time.monotonic())):
+            return
+        with self.ask(session, index) as response:
+            if self.stop.is_set():  # the file may be another transfer's by now
+                return
+            self.receive(response, index)
+        if not (self.stop.is_set() or self.whole or self.filled[index] == self.length(index)):
+            raise TransientError("the connection was lost")
 
     def ask(self, session, index: int):
         """The response to a request for what is missing of a piece, its body not yet read."""
@@ -260,7 +224,7 @@ class Transfer:
             if self.served and not self.served.startswith("W/"):  # a weak one would never match
                 headers["If-Range"] = self.served
         token = "" if direct else self.token
-        response = send(session, "GET", url, self.remote.name, token, headers, self.patience.timeout)
+        response = send(session, "GET", url, self.remote.name, token, headers, self.retries.timeout)
         if direct and response.status_code in (400, 401, 403, 404, 410):  # a signed address has run out
             response.close()
             self.direct = ""
@@ -292,7 +256,7 @@ class Transfer:
                 self.receive_body(response, index, file, left)
         if self.whole:
             if self.remote.size and self.filled[0] != self.remote.size:
-                raise Passing("the connection was lost")
+                raise TransientError("the connection was lost")
             with self.grown:
                 self.whole_done = True
                 self.grown.notify_all()

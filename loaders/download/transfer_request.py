@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 from urllib.parse import urljoin, urlsplit
 
 from ...base import environment
-from .errors import NO_SUCH_NAME, DownloadError, Passing, printable, without_query
+from ...base.retry import TransientError
+from .errors import NO_SUCH_NAME, DownloadError, printable, without_query
 
 RETRIED = (408, 425, 429, 500, 502, 503, 504)
 REDIRECTS = 10
@@ -21,7 +22,7 @@ def send(
 ):
     """The response to a request for the file `name`, its body not yet read. Redirects are followed.
 
-    `token` is sent to the origin of `url` and to no other. Raises Passing for what another attempt may not see,
+    `token` is sent to the origin of `url` and to no other. Raises TransientError for what another attempt may not see,
     DownloadError for what it will.
     """
     quiet_libraries()
@@ -102,7 +103,7 @@ def check_answer(response, name: str) -> None:
     if status == 407:
         raise DownloadError(f"{name} cannot be downloaded: {proxy_wants_login(url)}")
     if status in RETRIED:
-        raise Passing(f"the server answered {status}", response.headers.get("Retry-After"))
+        raise TransientError(f"the server answered {status}", response.headers.get("Retry-After"))
     page = response.headers.get("Content-Type", "").lower().startswith("text/html")
     if status == 511 or (status in (200, 206) and page and not name.lower().endswith((".html", ".htm"))):
         raise DownloadError(web_page(name, url))
@@ -166,7 +167,7 @@ def proxy_wants_login(url: str) -> str:
 
 @contextmanager
 def told(url: str, name: str) -> Iterator[None]:
-    """Turns what the HTTP libraries raise into Passing or DownloadError. Their own text may hold a signed address."""
+    """Turns what the HTTP libraries raise into TransientError or DownloadError. Their own text may hold a signed address."""
     import requests
     import urllib3
 
@@ -182,7 +183,7 @@ def told(url: str, name: str) -> Iterator[None]:
 
 
 def fault(err: Exception, url: str, name: str) -> Exception:
-    """What a failed request means: Passing where the network is to blame, else DownloadError with the cause."""
+    """What a failed request means: TransientError where the network is to blame, else DownloadError with the cause."""
     import requests
 
     found = list(causes(err))
@@ -194,7 +195,7 @@ def fault(err: Exception, url: str, name: str) -> Exception:
         return through_proxy(int(tunnel[1]), url, name)
     if isinstance(err, requests.exceptions.ProxyError):
         proxy, setting = proxy_of(url)
-        return Passing(f"the proxy in {setting} cannot be reached")
+        return TransientError(f"the proxy in {setting} cannot be reached")
     if isinstance(err, ValueError):  # requests' errors of addresses and headers are
         return DownloadError(
             f"{name} cannot be downloaded: the address of {host(url) or 'its server'} cannot be used: "
@@ -211,8 +212,8 @@ def fault(err: Exception, url: str, name: str) -> Exception:
         ("unreachable", "there is no way to the server"),
     ):
         if sign in text:
-            return Passing(words)
-    return Passing("the connection was lost")
+            return TransientError(words)
+    return TransientError("the connection was lost")
 
 
 def causes(err: BaseException) -> Iterator[BaseException]:
@@ -231,7 +232,7 @@ def through_proxy(status: int, url: str, name: str) -> Exception:
         return DownloadError(f"{name} cannot be downloaded: {proxy_wants_login(url)}")
     setting = proxy_of(url)[1]
     if status in RETRIED:
-        return Passing(f"the proxy in {setting} answered {status}")
+        return TransientError(f"the proxy in {setting} answered {status}")
     return DownloadError(
         f"{name} cannot be downloaded: the proxy in {setting} does not let {host(url)} through (it answered {status}). "
         "Ask whoever runs it, or place the file by hand."
