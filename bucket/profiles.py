@@ -16,6 +16,7 @@ from ..base import environment
 from ..base.toml import tomllib
 
 AUTO, ENV = "auto", "env"
+FILE = "r2.toml"
 R2_HOST = "r2.cloudflarestorage.com"
 
 

@@ -21,7 +21,7 @@ from ..machine import gpus, this_computer
 from ..machine.card import computer
 from ..planning.choose import choose
 from ..planning.solve import Host
-from .machine import add_card, add_folders, card_of, finder, host_of, models, this_host, user_of
+from .machine import add_card, add_folders, card_of, finder, host_of, models, state_of, this_host
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -44,7 +44,7 @@ def run(args) -> int:
         raise ValueError("Nothing was named. Give a profile such as steadydancer; `cli.py list` shows them.")
     if args.jobs < 1:
         raise ValueError("--jobs must be at least 1.")
-    gpus.use(user_of(args))
+    gpus.use(state_of(args, gpus.FILE))
     where = models(args)
     files = files_of(names, cache(partial(chosen_variant, args, where)))
     retries = RetryPolicy(timeout=environment.number("DOWNLOAD_TIMEOUT", RetryPolicy.timeout))

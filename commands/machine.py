@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from ..base import environment
+from ..base.state import state_file
 from ..catalog.catalog import catalogue
 from ..formats.model_file import damage
 from ..loaders.download.extra_paths import extra_folders
@@ -78,10 +79,10 @@ def server_flags() -> argparse.Namespace:
     return parser.parse_known_args(environment.text("COMFYUI_ARGS").split())[0]
 
 
-def user_of(args) -> Path:
-    """ComfyUI's user folder: as asked, else beside the models folder."""
+def state_of(args, name: str) -> Path:
+    """Where a file that outlasts a run is kept: in ComfyUI's user folder, as asked or beside the models folder."""
     where = models_if_known(args)
-    return args.user_dir or user_folder(where and where.models_dir.parent)
+    return state_file(name, args.user_dir or user_folder(where and where.models_dir.parent))
 
 
 def finder(where: Places | None) -> Find:

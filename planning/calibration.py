@@ -43,11 +43,10 @@ class Measurement:
 
 
 class Calibration:
-    """The measurements in ComfyUI's `user` folder. Without a `setting`, its version and attention, those of all count."""
+    """The measurements in a file. Without a `setting`, ComfyUI's version and attention, those of all count."""
 
-    def __init__(self, user: Path, setting: str = ""):
-        self.path = Path(user) / "steadydancer" / FILE
-        self.setting = setting
+    def __init__(self, path: Path, setting: str = ""):
+        self.path, self.setting = path, setting
 
     def kind(self, architecture: str, card: Card) -> str:
         return f"{architecture}/{'fp32' if card.sm == 0 else 'bf16'}/{self.setting}"

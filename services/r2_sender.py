@@ -20,6 +20,7 @@ from ..bucket.client import Bucket, StorageError
 from ..bucket.journal import FILE, Journal
 from ..bucket.profiles import Profile
 from ..bucket.upload import deliver
+from . import folders
 from .progress import cancelled, say, stop
 from .web_server import show, web_server
 
@@ -27,7 +28,7 @@ NO_PROFILE = "kept on this machine only, no save profile is set up"
 
 
 def config() -> Path:
-    return profiles.config_file(Path(folder_paths.get_system_user_directory("steadydancer"), "r2.toml"))
+    return profiles.config_file(folders.state(profiles.FILE))
 
 
 def check_profile(name: str | None) -> bool | str:
@@ -42,7 +43,7 @@ def check_profile(name: str | None) -> bool | str:
 @functools.cache
 def journal() -> Journal:
     """The one journal of this server. It is shared with the folder watch and with cli.py."""
-    return Journal(Path(folder_paths.get_system_user_directory("steadydancer"), FILE))
+    return Journal(folders.state(FILE))
 
 
 @functools.lru_cache(maxsize=4)

@@ -324,7 +324,7 @@ def run_of_a_plan(tmp_path):
     from steadydancer.planning.calibration import Calibration
 
     plan = plan_job(job_for("steadydancer/fp8", 832, 480, 81), gpus.card("RTX 4090"))
-    return PlannedRun(plan, Calibration(tmp_path, "0.30.0/pytorch"))
+    return PlannedRun(plan, Calibration(tmp_path / "vram_calibration.json", "0.30.0/pytorch"))
 
 
 def test_other_models_on_the_card_are_nobodys_activations(comfyui, tmp_path, monkeypatch):
