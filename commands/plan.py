@@ -77,8 +77,8 @@ def variant_id(args) -> str:
         raise ValueError(f"Say which variant of {args.family}: one of {', '.join(of_family(args.family))}.")
     if args.variant == "auto" or "/" in args.variant or Path(args.variant).is_file():
         return args.variant
-    wished = f"{args.family}/{args.variant}".lower()
-    known = next((variant for variant in plannable() if variant.lower() == wished), None)
+    requested = f"{args.family}/{args.variant}".lower()
+    known = next((variant for variant in plannable() if variant.lower() == requested), None)
     if known is None:
         raise ValueError(
             f"{args.family} has no variant '{args.variant}'. Choose one of {', '.join(of_family(args.family))}."

@@ -79,8 +79,8 @@ def estimate(
         if settings.flip_test:
             answer = unmirrored(answer, pose.run(crops.flip(-1)))
         points, scores = from_coco(*decode(answer, where[start:stop]))
-        for (frame, slot), at, sure in zip(wanted[start:stop], points, scores, strict=True):
-            poses.points[frame, slot], poses.scores[frame, slot] = at, sure
+        for (frame, slot), at, confidence in zip(wanted[start:stop], points, scores, strict=True):
+            poses.points[frame, slot], poses.scores[frame, slot] = at, confidence
 
     def step(crops: int) -> None:
         progress(crops * count // max(len(wanted), 1), count, "Reading poses")

@@ -54,7 +54,7 @@ def ensure(
             return path
         if path.is_dir() or reason.startswith("cannot be read"):
             raise DownloadError(f"{path} {reason}. Move it away or make it readable, and {path.name} can be fetched.")
-        kept = aside(path, file.format)
+        kept = quarantine(path, file.format)
         say(f"{path.name} {reason}: fetching it again." + (f" What is there is kept as {kept.name}." if kept else ""))
     if hub.offline():
         raise DownloadError(by_hand(file, where))
@@ -278,16 +278,16 @@ def check(file: ModelFile, remote: Remote, part: Path, sha256: str, notes: Path)
     cut = "" if hashes else places.cut_short(part, file.format)
     if not wrong and not cut:
         return
-    aside = part.with_name(f"{part.name.removesuffix('.part')}.wrong-{sha256[:12]}")
-    os.replace(part, aside)
+    kept = part.with_name(f"{part.name.removesuffix('.part')}.wrong-{sha256[:12]}")
+    os.replace(part, kept)
     notes.unlink(missing_ok=True)
     raise DownloadError(
         f"{remote.name} arrived damaged: {f'its sha256 is not {wrong[:12]}…' if wrong else f'it {cut}'}. "
-        f"It is kept as {aside.name} and is not used. Try again; if it stays so, the server has a bad copy."
+        f"It is kept as {kept.name} and is not used. Try again; if it stays so, the server has a bad copy."
     )
 
 
-def aside(target: Path, format: str) -> Path | None:
+def quarantine(target: Path, format: str) -> Path | None:
     """Where a whole file that is not the published one is kept, for it may be somebody's own; None for a broken one."""
     if not target.is_file() or (places.cut_short(target, format) and not model_file.is_other(target, format)):
         return None
@@ -299,7 +299,7 @@ def place(part: Path, target: Path, format: str) -> None:
     """Makes the finished file visible in one step, on the disk before its name is."""
     with open(part, "r+b") as file:
         os.fsync(file.fileno())
-    kept = aside(target, format)
+    kept = quarantine(target, format)
     for attempt in range(20):
         try:
             if kept and target.is_file():

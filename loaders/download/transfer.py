@@ -22,7 +22,7 @@ from .transfer_request import host, send, told, validator
 Progress = Callable[[int, int], None]
 
 CONNECTIONS = 8
-PIECE = 64 << 20  # a request's round trip is lost in it, and the hash stays close behind
+CHUNK = 64 << 20  # a request's round trip is lost in it, and the hash stays close behind
 BLOCK = 1 << 20
 READ = 1 << 16
 TICK = 0.1  # seconds between looks at the cancel button
@@ -48,7 +48,7 @@ class Remote:
 
 
 class Transfer:
-    """Fetches `remote` into `part`, which is given its full size at once and filled piece by piece.
+    """Fetches `remote` into `part`, which is given its full size at once and filled chunk by chunk.
 
     `part`.json says which bytes of which version are there, so a killed process loses less than a second of work.
     """
@@ -61,8 +61,8 @@ class Transfer:
         self.limit = limit if remote.size is None else remote.size
         self.notes = part.with_name(part.name + ".json")
         self.whole = not remote.ranges or not remote.size
-        self.piece = (remote.size or 1) if self.whole else PIECE
-        self.filled = [0] * (1 if self.whole else -(-remote.size // self.piece))
+        self.chunk = (remote.size or 1) if self.whole else CHUNK
+        self.filled = [0] * (1 if self.whole else -(-remote.size // self.chunk))
         self.connections = 1 if self.whole else connections
         self.stop = threading.Event()
         self.grown = threading.Condition()
@@ -81,7 +81,7 @@ class Transfer:
     def resume(self) -> int:
         """Takes up what an earlier run left of the same version. Returns the bytes that are there."""
         notes = notes_of(self.part)
-        same = notes.get("version") == self.version and notes.get("piece") == self.piece
+        same = notes.get("version") == self.version and notes.get("piece") == self.chunk
         filled, served = notes.get("filled"), notes.get("served", "")
         if not (same and isinstance(filled, list) and len(filled) == len(self.filled) and isinstance(served, str)):
             return 0
@@ -102,7 +102,7 @@ class Transfer:
         text = json.dumps(
             {
                 "version": self.version,
-                "piece": self.piece,
+                "piece": self.chunk,  # the name of version 0.1, whose downloads are taken up
                 "filled": self.filled,
                 "done": self.done,
                 "served": self.served,
@@ -164,10 +164,10 @@ class Transfer:
             )
 
     def length(self, index: int) -> int:
-        return min(self.piece, (self.remote.size or 0) - index * self.piece)
+        return min(self.chunk, (self.remote.size or 0) - index * self.chunk)
 
     def fetch(self, work: collections.deque) -> None:
-        """One connection: takes pieces in order until there are none."""
+        """One connection: takes chunks in order until there are none."""
         import requests
 
         with requests.Session() as session:
@@ -177,12 +177,12 @@ class Transfer:
                 except IndexError:
                     return
                 try:
-                    self.fetch_piece(session, index)
+                    self.fetch_chunk(session, index)
                 except BaseException as err:  # a thread has nobody to raise to: run() raises it
                     self.error = self.error or err
 
-    def fetch_piece(self, session, index: int) -> None:
-        """Repeats one piece's request until the piece is full; every new byte renews the attempts."""
+    def fetch_chunk(self, session, index: int) -> None:
+        """Repeats one chunk's request until the chunk is full; every new byte renews the attempts."""
 
         def gave_up(err: TransientError, failures: int, delay: float) -> DownloadError:
             kept = "" if self.whole else "What was fetched is kept. "
@@ -200,11 +200,11 @@ class Transfer:
                 self.stop.wait(delay)
 
         self.retries.run(
-            lambda: self.request_piece(session, index), gave_up, wait, lambda: 0 if self.whole else self.filled[index]
+            lambda: self.request_chunk(session, index), gave_up, wait, lambda: 0 if self.whole else self.filled[index]
         )
 
-    def request_piece(self, session, index: int) -> None:
-        """Asks once for what a piece lacks. Raises TransientError where it lacks something afterwards."""
+    def request_chunk(self, session, index: int) -> None:
+        """Asks once for what a chunk lacks. Raises TransientError where it lacks something afterwards."""
         if self.stop.wait(max(0.0, self.resume_at - time.monotonic())):
             return
         with self.ask(session, index) as response:
@@ -215,11 +215,11 @@ class Transfer:
             raise TransientError("the connection was lost")
 
     def ask(self, session, index: int):
-        """The response to a request for what is missing of a piece, its body not yet read."""
+        """The response to a request for what is missing of a chunk, its body not yet read."""
         direct, headers = self.direct, {}
         url = direct or self.remote.url
         if not self.whole:
-            start = index * self.piece
+            start = index * self.chunk
             headers["Range"] = f"bytes={start + self.filled[index]}-{start + self.length(index) - 1}"
             if self.served and not self.served.startswith("W/"):  # a weak one would never match
                 headers["If-Range"] = self.served
@@ -243,13 +243,13 @@ class Transfer:
         return bad_token(self.remote.token_origin, host(url), self.remote.name)
 
     def receive(self, response, index: int) -> None:
-        """Writes a response's body to the piece's place in the file."""
+        """Writes a response's body to the chunk's place in the file."""
         self.check(response, index)
         if response.status_code == 200:  # the whole file, from its start
             self.filled[index] = 0
         left = self.limit if self.whole else self.length(index) - self.filled[index]
         with open(self.part, "r+b", buffering=0) as file:
-            file.seek(index * self.piece + self.filled[index])
+            file.seek(index * self.chunk + self.filled[index])
             if self.whole:
                 file.truncate(0)
             with told(response.url, self.remote.name):
@@ -293,7 +293,7 @@ class Transfer:
         span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""), re.ASCII)
         if span and span[3] not in ("*", str(self.remote.size)):
             raise Changed(name)
-        start = index * self.piece
+        start = index * self.chunk
         if not span or int(span[1]) != start + self.filled[index] or int(span[2]) >= start + self.length(index):
             raise DownloadError(
                 f"{name} cannot be fetched: {host(response.url)} sends other bytes than those that were asked for. "
@@ -320,7 +320,7 @@ class Transfer:
                 self.keep(file, index, buffer[:held])
 
     def keep(self, file, index: int, block: memoryview) -> None:
-        """Writes bytes that follow those that a piece already has."""
+        """Writes bytes that follow those that a chunk already has."""
         write(file, block)
         with self.grown:
             self.filled[index] += len(block)

@@ -73,7 +73,7 @@ def hub(tmp_path, monkeypatch):
     hub.put("owner/toy", "sub/toy.safetensors", DATA)
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr(transfer, "PIECE", 1 << 20)
+    monkeypatch.setattr(transfer, "CHUNK", 1 << 20)
     yield hub
     hub.stop()
 
@@ -187,7 +187,7 @@ UNPROVED = {
 
 @pytest.mark.parametrize(("fault", "outcome", "left"), UNPROVED.values(), ids=UNPROVED)
 def test_faults_where_no_hash_is_known(hub, models, monkeypatch, fault, outcome, left):
-    monkeypatch.setattr(transfer, "PIECE", 1 << 18)  # more pieces than connections: some are asked for later
+    monkeypatch.setattr(transfer, "CHUNK", 1 << 18)  # more chunks than connections: some are asked for later
     hub.faults["toy.safetensors"] = replace(fault)
     file = model_file(sources=(Source("url", f"{hub.endpoint}/owner/toy/sub/toy.safetensors"),))
     if isinstance(outcome, bytes):
@@ -201,7 +201,7 @@ def test_faults_where_no_hash_is_known(hub, models, monkeypatch, fault, outcome,
 
 def test_what_was_fetched_of_another_version_is_not_taken_up(hub, models, monkeypatch):
     """Cancelled, changed by its publisher while the size and what the listing says stay, begun again."""
-    monkeypatch.setattr(transfer, "PIECE", 1 << 18)
+    monkeypatch.setattr(transfer, "CHUNK", 1 << 18)
     file = model_file(sources=(Source("url", f"{hub.endpoint}/owner/toy/sub/toy.safetensors"),))
     hub.total = 2e6
     with pytest.raises(Cancelled):
@@ -713,7 +713,7 @@ def test_a_file_that_windows_holds_gets_a_sentence_and_is_not_fetched_twice(hub,
         ensure(model_file(), models)
     monkeypatch.undo()
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-    monkeypatch.setattr(transfer, "PIECE", 1 << 20)
+    monkeypatch.setattr(transfer, "CHUNK", 1 << 20)
     hub.sent = 0
     assert ensure(model_file(), models).read_bytes() == DATA
     assert hub.sent == 0
@@ -1021,7 +1021,7 @@ def test_what_others_fill_meanwhile_is_noticed(hub, models, monkeypatch):
     assert on_disk(models) == RESUMED
     monkeypatch.undo()
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-    monkeypatch.setattr(transfer, "PIECE", 1 << 20)
+    monkeypatch.setattr(transfer, "CHUNK", 1 << 20)
     hub.total, before = 0.0, hub.sent
     assert ensure(model_file(), models).read_bytes() == DATA
     assert hub.sent - before < len(DATA)  # what was there was taken up
@@ -1069,7 +1069,7 @@ def test_a_file_that_shrinks_meanwhile_is_an_error(tmp_path):
 
 
 def test_cancel_while_every_connection_is_silent(hub, models, monkeypatch):
-    monkeypatch.setattr(transfer, "PIECE", 1 << 18)  # eight connections have work
+    monkeypatch.setattr(transfer, "CHUNK", 1 << 18)  # eight connections have work
     hub.faults["toy.safetensors"] = Fault(stall=3600)
     with pytest.raises(Cancelled):
         returns(ensure, model_file(), models, cancelled=lambda: len(hub.asked("cdn")) == 8, retries=ENDLESS)
@@ -1104,7 +1104,7 @@ sys.path.insert(0, sys.argv[1])
 import support
 from steadydancer.loaders.download import transfer
 from steadydancer.loaders.download.fetch import ensure
-transfer.PIECE = 1 << 20
+transfer.CHUNK = 1 << 20
 support_test = sys.argv[2]
 import importlib.util
 spec = importlib.util.spec_from_file_location("these_tests", support_test)
