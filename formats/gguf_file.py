@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .ggml_types import FLOATS, OTHERS, PACKED, TORCH_NAMES
+from .ggml_types import FLOATS, PACKED, TORCH_NAMES, type_name
 
 if TYPE_CHECKING:  # a header is read without torch too
     import torch
@@ -226,10 +226,9 @@ def tensor_bytes(name: str, shape: tuple[int, ...], number: int) -> int:
     if number in FLOATS:
         return weights * FLOATS[number][1]
     if number not in PACKED:
-        kind = OTHERS.get(number, f"the unknown type {number}")
         known = ", ".join(name for name, *_ in PACKED.values())
         raise Wrong(
-            f"'{name}' is stored as {kind}, and known are F32, F16, BF16, {known}",
+            f"'{name}' is stored as {type_name(number)}, and known are F32, F16, BF16, {known}",
             "Choose a file of another type, such as Q4_K_M.",
         )
     kind, of_block, size = PACKED[number]
