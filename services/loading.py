@@ -59,9 +59,11 @@ def load(
     NoRoom where what the prompt takes from the node does not fit on the disk all together.
     """
     chosen = chosen_variant(wanted, plan)
-    run = accepted(plan, chosen) if plan is not None else None
+    if plan is not None:
+        require_fit(plan, chosen)
     require_room(chosen, outputs, more)
     models = build_models(diffusion_files(kind, chosen))
+    run = run_of(plan, this_machine.calibration()) if plan is not None else None
     if run:
         models = [placement.placed(model, run) for model in models]
     variant = catalogue().variants.get(chosen) or companions(kind, models[0])
@@ -115,8 +117,8 @@ def as_plan(plan) -> Plan:
     return plan
 
 
-def accepted(plan: Plan, chosen: str) -> PlannedRun:
-    """The run of the plan that a loader is given. Raises ValueError where it does not fit, or is for something else."""
+def require_fit(plan: Plan, chosen: str) -> None:
+    """Raises ValueError where the plan that a loader is given does not fit, or is for something else."""
     found, card = as_plan(plan), this_machine.present_card()
     if found.card.name != card.name:
         raise ValueError(
@@ -129,7 +131,6 @@ def accepted(plan: Plan, chosen: str) -> PlannedRun:
         )
     if not found.fits:
         raise ValueError(" ".join(found.advice))
-    return run_of(found, this_machine.calibration())
 
 
 def fetch(*ids: str) -> list[Path]:
