@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from ..quant.model_file import FORMATS, parts, require_complete, require_diffusion
-from ..quant.safetensors_file import BITS, safetensors_header
+from ..formats.model_file import FORMATS, parts, require_complete, require_diffusion
+from ..formats.safetensors_file import BITS, safetensors_header
 
 FLOATS = ("F32", "F16", "BF16")
 INDEX = ".safetensors.index.json"

@@ -8,15 +8,16 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 
-from ..loaders.errors import DownloadCancelled
-from ..loaders.lock import held
-from ..quant.safetensors_file import BITS, safetensors_damage, safetensors_header
+from ..base.cancel import IsCancelled, stop_if
+from ..base.lock import locked
+from ..formats.safetensors_file import BITS, safetensors_damage, safetensors_header
 from . import numbers
 from .recipe import Description, Part, Step, steps
 from .source import Source
@@ -50,16 +51,15 @@ class Watch:
     """Says how far it is and asks whether to stop: `progress(done, total)` in bytes read and written."""
 
     progress: Callable[[int, int], None]
-    cancelled: Callable[[], bool]
+    cancelled: IsCancelled
     total: int
     done: int = 0
 
     def more(self, count: int) -> None:
-        """Raises DownloadCancelled where the user wants that."""
+        """Raises Cancelled where the user wants that."""
         self.done += count
         self.progress(self.done, self.total)
-        if self.cancelled():
-            raise DownloadCancelled
+        stop_if(self.cancelled)
 
 
 @dataclass
@@ -80,18 +80,18 @@ class Output:
 
 
 def convert(
-    source: Source, target: Path, to: str, progress: Callable[[int, int], None], cancelled: Callable[[], bool]
+    source: Source, target: Path, to: str, progress: Callable[[int, int], None], cancelled: IsCancelled
 ) -> Report:
     """Makes `target` from the source in the precision `to`, one of recipe.TARGETS, in the memory of a few pieces.
 
-    `progress(done, total)` counts bytes. Raises ValueError with what to do, and DownloadCancelled within a second of
+    `progress(done, total)` counts bytes. Raises ValueError with what to do, and Cancelled within a second of
     `cancelled()`; whatever happens, nothing but the whole and compared file gets the target's name.
     """
     recipe = steps(source, to)
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with held(target, cancelled):
+        with locked(Path(f"{target}.lock"), meanwhile=partial(stop_if, cancelled)):
             if is_conversion(target, source, to):  # of an earlier run, or of another process just now
                 return Report(target, target.stat().st_size, new=False)
             try:
@@ -127,7 +127,9 @@ def is_conversion(target: Path, source: Source, to: str) -> bool:
     )
 
 
-def write(part: Path, source: Source, recipe: list[Step], to: str, progress: Callable, cancelled: Callable) -> Report:
+def write(
+    part: Path, source: Source, recipe: list[Step], to: str, progress: Callable, cancelled: IsCancelled
+) -> Report:
     """Fills `part`, and compares it with what the disk gives back."""
     parts = {name: entry for step in recipe for name, entry in step.parts.items()}
     head, places = header(parts, metadata(source, to))

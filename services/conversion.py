@@ -10,9 +10,8 @@ from ..catalog.catalog import ModelFile, catalogue
 from ..convert.source import converted_path, open_source
 from ..convert.write import Report, convert
 from ..loaders import build
-from ..loaders.errors import DownloadCancelled
 from . import loading
-from .progress import NodeProgress, cancelled, say, stop
+from .progress import NodeProgress, cancelled, interruptible, say
 
 PLAIN = ("fp32", "fp16", "bf16")
 OTHERS = ("z-image", "qwen-image")  # whose layers are called otherwise
@@ -43,14 +42,11 @@ def converted(source: str, to: str) -> Report:
 
 
 def make(path: Path, target: Path, to: str) -> Report:
+    """The conversion of a file, made if it is not there yet."""
     node_id = get_executing_context().node_id
-    try:
-        report = convert(
-            open_source(path), target, to, partial(NodeProgress(node_id, "B"), doing=target.name), cancelled
-        )
-    except DownloadCancelled:
-        stop()
-        raise
+    progress = partial(NodeProgress(node_id, "B"), doing=target.name)
+    with interruptible():
+        report = convert(open_source(path), target, to, progress, cancelled)
     say(node_id, f"{target.name} is {'made' if report.new else 'here already'}.")
     return report
 

@@ -7,6 +7,7 @@ from steadydancer.convert.source import open_source
 from steadydancer.convert.write import convert
 from support import tiny
 from support.golden import Golden
+from support.safetensors_header import write_hollow
 
 # Error of one evaluation against float32; int8 and fp8 of the layers' weights, int8 of their inputs too.
 LARGEST = {"int8_convrot": 0.012, "fp8_scaled": 0.06, "bf16": 0.006, "fp16": 0.002}
@@ -59,8 +60,9 @@ def relative(a, b):
 
 @pytest.mark.parametrize("to", TARGETS)
 def test_every_format_computes_what_float32_does_and_core_loads_it_too(paths, golden, to):
-    import nodes
     from comfy.quant_ops import QuantizedTensor
+
+    import nodes
 
     ours = velocity(load(paths[to]), golden)
     (model,) = nodes.UNETLoader().load_unet(paths[to].name, "default")
@@ -242,31 +244,43 @@ def test_dynamic_vram_takes_the_files_own_bytes(model, monkeypatch):
     assert torch.equal(copy.dequantize(), weight.dequantize())
 
 
-def execution_of(node_id: str):
-    from comfy_execution.utils import CurrentNodeContext
+def node(source: str) -> dict:
+    inputs = {"source": source, "to": "int8_convrot"}
+    return {"1": {"class_type": "SteadyDancerConvertModel", "inputs": inputs}}
 
-    return CurrentNodeContext("prompt", node_id)
 
-
-def test_the_node_makes_what_its_loader_then_loads(comfyui, golden):
-    """By name, a user's own file; made once, and cancelled without a trace."""
-    import comfy.model_management as mm
-    from steadydancer.loaders.build import load_diffusion
-    from steadydancer.nodes.convert import SteadyDancerConvertModel
-
-    folder = comfyui / "models/diffusion_models"
+def test_the_node_makes_a_file_once_and_again_when_it_was_taken_away(comfy):
+    folder = comfy.base_directory / "models/diffusion_models"
     tiny.write_steadydancer(folder / "sub" / "my_dancer_bf16.safetensors", "bf16")
-    inputs = {"source": "sub/my_dancer_bf16.safetensors", "to": "int8_convrot"}
-    before = SteadyDancerConvertModel.fingerprint_inputs(**inputs)
-    with execution_of("1"):
-        mm.interrupt_current_processing()
-        with pytest.raises(mm.InterruptProcessingException):
-            SteadyDancerConvertModel.execute(**inputs)
-        assert not list(folder.glob("sub/*convrot*[!k]"))
-        made = SteadyDancerConvertModel.execute(**inputs)
-        again = SteadyDancerConvertModel.execute(**inputs)
-    assert made.args[0] == "sub/my_dancer_int8_convrot.safetensors" and "tensors changed" in made.args[1]
-    assert again.args[0] == made.args[0] and "tensors changed" not in again.args[1]
-    assert SteadyDancerConvertModel.fingerprint_inputs(**inputs) != before
-    error = relative(velocity(load_diffusion([folder / made.args[0]]), golden), golden.numbers["out.noise_pred"][None])
-    assert error < 0.015
+    target, prompt = folder / "sub" / "my_dancer_int8_convrot.safetensors", node("sub/my_dancer_bf16.safetensors")
+    (shown,) = comfy.succeed(prompt).outputs.values()
+    assert str(target) in shown["text"][0] and "tensors changed, the most by" in shown["text"][0]
+    assert comfy.succeed(prompt).cached == ["1"]
+    target.unlink()
+    assert "tensors changed" in next(iter(comfy.succeed(prompt).outputs.values()))["text"][0] and target.is_file()
+
+
+def test_cancel_leaves_no_trace(comfy):
+    """A file of 1.6 GB, all of it a hole, so that the conversion is long enough to be cancelled."""
+    folder = comfy.base_directory / "models/diffusion_models"
+    large = {
+        f"blocks.{n}.{layer}.weight": ("F16", (5120, 5120), 2 * 5120**2)
+        for n in range(15)
+        for layer in ("self_attn.q", "ffn.0")
+    }
+    ends = {
+        name: ("F16", (8,), 16)
+        for name in ("patch_embedding.weight", "time_embedding.0.weight", "head.modulation", "head.head.weight")
+    }
+    write_hollow(folder / "hollow_fp16.safetensors", large | ends)
+    with comfy.events() as events:
+        prompt = comfy.queue(node("hollow_fp16.safetensors"))
+        events.wait_for("progress_text", lambda data: "hollow_int8_convrot" in str(data))
+        comfy.interrupt(prompt)
+        result = comfy.wait(prompt)
+    assert result.interrupted and not result.error
+    assert {path.name for path in folder.glob("hollow*")} <= {
+        "hollow_fp16.safetensors",
+        "hollow_int8_convrot.safetensors.lock",
+    }
+    (folder / "hollow_fp16.safetensors").unlink()

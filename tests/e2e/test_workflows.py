@@ -1,7 +1,7 @@
 """The shipped API prompts through a real server, with tiny weights under the shipped file names."""
 
 import pytest
-from steadydancer.quant.safetensors_file import safetensors_header
+from steadydancer.formats.safetensors_file import safetensors_header
 from support import ROOT
 from support.s3_server import StrictS3
 from support.video import probe

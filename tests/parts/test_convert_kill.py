@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from steadydancer.quant.model_file import damage
+from steadydancer.formats.model_file import damage
 from support import ROOT, TESTS, tiny
 
 KILLS = 20

@@ -22,17 +22,19 @@ from pathlib import Path
 
 import pytest
 import support
+from steadydancer.base.cancel import Cancelled
+from steadydancer.base.retry import RetryPolicy
 from steadydancer.catalog.catalog import ModelFile, Source
-from steadydancer.loaders import transfer
-from steadydancer.loaders.download import ensure, ensure_all
-from steadydancer.loaders.errors import DownloadCancelled, DownloadError, NoRoom
-from steadydancer.loaders.places import RECORD, Places, file_hash, record
-from steadydancer.loaders.transfer import Patience, Remote, Transfer
+from steadydancer.loaders.download import transfer
+from steadydancer.loaders.download.errors import DownloadError, NoRoom
+from steadydancer.loaders.download.fetch import ensure, ensure_all
+from steadydancer.loaders.download.places import RECORD, Places, file_hash, record
+from steadydancer.loaders.download.transfer import Remote, Transfer
 from support.hub import Fault, Hub, Proxy, certificate
 from support.work import returns
 
-HASTY = Patience(attempts=3, first=0.02, limit=0.05, timeout=2)
-ENDLESS = Patience(timeout=3600)  # nothing but Cancel ends a wait
+HASTY = RetryPolicy(attempts=3, first=0.02, limit=0.05, timeout=2)
+ENDLESS = RetryPolicy(timeout=3600)  # nothing but Cancel ends a wait
 TOKEN = "hf_canary_0123456789"
 
 
@@ -71,7 +73,7 @@ def hub(tmp_path, monkeypatch):
     hub.put("owner/toy", "sub/toy.safetensors", DATA)
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr(transfer, "PIECE", 1 << 20)
+    monkeypatch.setattr(transfer, "CHUNK", 1 << 20)
     yield hub
     hub.stop()
 
@@ -149,11 +151,11 @@ def test_faults(hub, models, fault, sentence, left):
             seen_early.append(done)
 
     if sentence is None:
-        path = ensure(model_file(), models, progress, patience=HASTY)
+        path = ensure(model_file(), models, progress, retries=HASTY)
         assert path.read_bytes() == DATA
     else:
         with pytest.raises(DownloadError, match=sentence) as caught:
-            ensure(model_file(), models, progress, patience=HASTY)
+            ensure(model_file(), models, progress, retries=HASTY)
         assert visible(models) == []
         assert "Signature" not in "".join(traceback.format_exception(caught.value))
     assert seen_early == []
@@ -185,24 +187,24 @@ UNPROVED = {
 
 @pytest.mark.parametrize(("fault", "outcome", "left"), UNPROVED.values(), ids=UNPROVED)
 def test_faults_where_no_hash_is_known(hub, models, monkeypatch, fault, outcome, left):
-    monkeypatch.setattr(transfer, "PIECE", 1 << 18)  # more pieces than connections: some are asked for later
+    monkeypatch.setattr(transfer, "CHUNK", 1 << 18)  # more chunks than connections: some are asked for later
     hub.faults["toy.safetensors"] = replace(fault)
     file = model_file(sources=(Source("url", f"{hub.endpoint}/owner/toy/sub/toy.safetensors"),))
     if isinstance(outcome, bytes):
-        assert ensure(file, models, patience=HASTY).read_bytes() == outcome
+        assert ensure(file, models, retries=HASTY).read_bytes() == outcome
     else:
         with pytest.raises(DownloadError, match=outcome):
-            ensure(file, models, patience=HASTY)
+            ensure(file, models, retries=HASTY)
     assert on_disk(models) == left
     assert hub.sent < 25_000_000  # of an endless one: twice what the catalogue expects, and what was on its way
 
 
 def test_what_was_fetched_of_another_version_is_not_taken_up(hub, models, monkeypatch):
     """Cancelled, changed by its publisher while the size and what the listing says stay, begun again."""
-    monkeypatch.setattr(transfer, "PIECE", 1 << 18)
+    monkeypatch.setattr(transfer, "CHUNK", 1 << 18)
     file = model_file(sources=(Source("url", f"{hub.endpoint}/owner/toy/sub/toy.safetensors"),))
     hub.total = 2e6
-    with pytest.raises(DownloadCancelled):
+    with pytest.raises(Cancelled):
         ensure(file, models, cancelled=lambda: hub.sent > AFTER)
     assert on_disk(models) == RESUMED
     hub.total = 0.0
@@ -306,7 +308,7 @@ def test_a_token_file_that_cannot_be_read(hub, models, tmp_path, monkeypatch, ki
 
 
 def test_a_fault_in_the_program_is_told_as_one(hub, models, monkeypatch, caplog):
-    from steadydancer.loaders import hub as publishers
+    from steadydancer.loaders.download import hub as publishers
 
     def faulty(*args):
         return {}["oid"]
@@ -323,18 +325,18 @@ def test_a_company_certificate_in_its_variable_is_enough(hub, models, tmp_path, 
     monkeypatch.setenv("HF_ENDPOINT", hub.listen("hub", own))
     hub.cdn = hub.listen("cdn", own)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(own))
-    assert ensure(model_file(), models, patience=HASTY).read_bytes() == DATA
+    assert ensure(model_file(), models, retries=HASTY).read_bytes() == DATA
 
 
 def test_a_proxy_that_is_not_there_is_named_and_tried_again(hub, models, monkeypatch, clean_environment):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     with pytest.raises(DownloadError, match="the proxy in http_proxy cannot be reached, 3 times in a row"):
-        ensure(model_file(), models, patience=HASTY)
+        ensure(model_file(), models, retries=HASTY)
     busy = Proxy(503)
     monkeypatch.setenv("https_proxy", busy.address)
     monkeypatch.setenv("HF_ENDPOINT", "https://hub.example")
     with pytest.raises(DownloadError, match="the proxy in https_proxy answered 503, 3 times in a row"):
-        ensure(model_file(), models, patience=HASTY)
+        ensure(model_file(), models, retries=HASTY)
     busy.stop()
     assert busy.asked == [("CONNECT", "hub.example:443")] * 3
 
@@ -343,10 +345,10 @@ def test_once_is_not_once_in_a_row(hub, models):
     hub.faults["toy.safetensors"] = Fault(unreachable=True)
     once = replace(HASTY, attempts=1)
     with pytest.raises(DownloadError, match="broke off: the server refuses connections. What was fetched is kept"):
-        ensure(model_file(), models, patience=once)
+        ensure(model_file(), models, retries=once)
     hub.stop()
     with pytest.raises(DownloadError, match="the server refuses connections. Check the network and run again"):
-        ensure(model_file(), models, patience=once)
+        ensure(model_file(), models, retries=once)
 
 
 TOKENS = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "the token file"]
@@ -373,7 +375,7 @@ def test_a_refused_token_is_named_and_a_public_file_comes_without_it(
 ):
     place = log_in(monkeypatch, tmp_path, origin)
     hub.faults = {"toy.safetensors": Fault(token=status), "tree/main": Fault(token=status)}
-    assert ensure(model_file(sources=(source,)), models, patience=HASTY).read_bytes() == DATA
+    assert ensure(model_file(sources=(source,)), models, retries=HASTY).read_bytes() == DATA
     assert f"refuses the token in {place} when asked for toy.safetensors" in caplog.text
     assert TOKEN not in caplog.text
     assert ["authorization" in headers for _, _, _, headers in hub.asked("hub")][:2] == [True, False]
@@ -392,7 +394,7 @@ def test_a_token_that_does_not_open_the_file(hub, models, monkeypatch, fault, se
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     hub.faults["toy.safetensors"] = fault
     with pytest.raises(DownloadError, match=sentence) as caught:
-        ensure(model_file(), models, patience=HASTY)
+        ensure(model_file(), models, retries=HASTY)
     assert TOKEN not in "".join(traceback.format_exception(caught.value))
     assert on_disk(models) == []
 
@@ -400,13 +402,13 @@ def test_a_token_that_does_not_open_the_file(hub, models, monkeypatch, fault, se
 def test_a_token_that_is_revoked_meanwhile(hub, models, monkeypatch, caplog):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     hub.faults["toy.safetensors"] = Fault(token=401, token_after=1)
-    assert ensure(model_file(), models, patience=HASTY).read_bytes() == DATA
+    assert ensure(model_file(), models, retries=HASTY).read_bytes() == DATA
     assert "refuses the token in HF_TOKEN" in caplog.text and TOKEN not in caplog.text
     (models.target(model_file())).unlink()
     hub.requests.clear()
     hub.faults["toy.safetensors"] = Fault(token=401, token_after=1, token_needed=True)
     with pytest.raises(DownloadError, match="refuses the token in HF_TOKEN"):
-        ensure(model_file(), models, patience=HASTY)
+        ensure(model_file(), models, retries=HASTY)
 
 
 def test_netrc_goes_to_nobody(hub, models, tmp_path, monkeypatch):
@@ -414,7 +416,7 @@ def test_netrc_goes_to_nobody(hub, models, tmp_path, monkeypatch):
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     url = Source("url", f"{hub.endpoint}/owner/toy/resolve/main/sub/toy.safetensors")
     for source in (model_file().sources[0], QUANTS, url):
-        ensure(model_file(sources=(source,)), models, patience=HASTY).unlink()
+        ensure(model_file(sources=(source,)), models, retries=HASTY).unlink()
     assert hub.asked("cdn") and not any("authorization" in headers for _, _, _, headers in hub.requests)
 
 
@@ -451,7 +453,7 @@ def test_names_that_no_file_should_have(hub, models, kind, name):
     file = model_file(name="Bundle" if kind == "snapshot" else "", sources=(sources[kind],))
     file = replace(file, format="folder") if kind == "snapshot" else file
     with pytest.raises(DownloadError, match="no file should have such a name|has no file no.safetensors") as caught:
-        ensure(file, models, patience=HASTY)
+        ensure(file, models, retries=HASTY)
     assert str(caught.value).isprintable() and len(str(caught.value)) < 600
     assert on_disk(models) == [] and hub.sent == 0
 
@@ -470,12 +472,12 @@ LISTINGS = {
 
 @pytest.mark.parametrize(("headers", "body", "sentence"), LISTINGS.values(), ids=LISTINGS)
 def test_listings_that_are_none(hub, models, monkeypatch, headers, body, sentence):
-    from steadydancer.loaders import hub as publishers
+    from steadydancer.loaders.download import hub as publishers
 
     monkeypatch.setattr(publishers, "PAGES", 5)
     hub.listing = headers, body
     with pytest.raises(DownloadError, match=sentence):
-        ensure(model_file(sources=(QUANTS,)), models, patience=HASTY)
+        ensure(model_file(sources=(QUANTS,)), models, retries=HASTY)
     assert on_disk(models) == []
 
 
@@ -488,7 +490,7 @@ def test_a_size_that_is_none_is_not_believed(hub, models, size):
         json.dumps([{"type": "file", "path": "plain.safetensors", "size": size, "oid": 5, "lfs": 7}]).encode(),
     )
     source = Source("pattern", "owner/toy", patterns=("plain*",))
-    assert ensure(model_file(sources=(source,)), models, patience=HASTY).read_bytes() == DATA
+    assert ensure(model_file(sources=(source,)), models, retries=HASTY).read_bytes() == DATA
 
 
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -558,10 +560,10 @@ RUINED = {
 
 @pytest.mark.parametrize("ruin", RUINED.values(), ids=RUINED)
 def test_damaged_notes_of_a_transfer_are_not_believed(hub, models, ruin):
-    from steadydancer.loaders.download import other_transfer
+    from steadydancer.loaders.download.fetch import other_transfer
 
     hub.total = 2e6
-    with pytest.raises(DownloadCancelled):
+    with pytest.raises(Cancelled):
         ensure(model_file(), models, cancelled=lambda: hub.sent > AFTER)
     part = models.target(model_file()).with_name(PART)
     notes = part.with_name(NOTES)
@@ -576,7 +578,7 @@ def test_wrong_bytes_are_kept_aside_and_the_next_source_is_taken(hub, models):
     hub.put("other/toy", "good/toy2.safetensors", DATA)
     hub.faults["sub/toy.safetensors"] = Fault(wrong=True)
     second = Source("hub", "other/toy", path="good/toy2.safetensors")
-    path = ensure(model_file(sources=(*model_file().sources, second)), models, patience=HASTY)
+    path = ensure(model_file(sources=(*model_file().sources, second)), models, retries=HASTY)
     assert path.read_bytes() == DATA
     (aside,) = path.parent.glob("*.wrong-*")
     assert len(aside.read_bytes()) == len(DATA) and aside.read_bytes() != DATA
@@ -617,7 +619,7 @@ def test_snapshot_is_whole_or_absent(hub, models):
                       sources=(Source("snapshot", "owner/bundle"),))  # fmt: skip
     hub.faults["deep/weights.bin"] = Fault(statuses=(404,) * 9)
     with pytest.raises(DownloadError):
-        ensure(file, models, patience=HASTY)
+        ensure(file, models, retries=HASTY)
     assert models.find(file) is None
     hub.faults.clear()
     hub.requests.clear()
@@ -633,7 +635,7 @@ def test_a_signed_address_that_a_plain_url_leads_to_is_in_no_error(hub, models, 
     hub.faults["toy.safetensors"] = fault
     source = Source("url", f"{hub.endpoint}/owner/toy/resolve/main/sub/toy.safetensors")
     with pytest.raises(DownloadError, match="3 times in a row") as caught:
-        ensure(model_file(sources=(source,)), models, patience=HASTY)
+        ensure(model_file(sources=(source,)), models, retries=HASTY)
     assert "Signature" not in "".join(traceback.format_exception(caught.value))
 
 
@@ -641,14 +643,14 @@ def test_a_signed_address_that_a_plain_url_leads_to_is_in_no_error(hub, models, 
 def test_plain_url(hub, models, ranges):
     hub.faults["toy.safetensors"] = Fault(no_ranges=not ranges, drop_at=0.5, times=1)
     source = Source("url", f"{hub.endpoint}/owner/toy/sub/toy.safetensors")
-    assert ensure(model_file(sources=(source,)), models, patience=HASTY).read_bytes() == DATA
+    assert ensure(model_file(sources=(source,)), models, retries=HASTY).read_bytes() == DATA
 
 
 def test_truncated_copy_of_a_plain_url_is_noticed(hub, models):
     hub.faults["toy.safetensors"] = Fault(truncated=True)  # nobody declares a hash here, but the header knows its size
     source = Source("url", f"{hub.endpoint}/owner/toy/sub/toy.safetensors")
     with pytest.raises(DownloadError, match="arrived damaged: it is cut short"):
-        ensure(model_file(sources=(source,)), models, patience=HASTY)
+        ensure(model_file(sources=(source,)), models, retries=HASTY)
     assert visible(models) == []
 
 
@@ -711,7 +713,7 @@ def test_a_file_that_windows_holds_gets_a_sentence_and_is_not_fetched_twice(hub,
         ensure(model_file(), models)
     monkeypatch.undo()
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-    monkeypatch.setattr(transfer, "PIECE", 1 << 20)
+    monkeypatch.setattr(transfer, "CHUNK", 1 << 20)
     hub.sent = 0
     assert ensure(model_file(), models).read_bytes() == DATA
     assert hub.sent == 0
@@ -810,7 +812,7 @@ def test_a_lock_that_windows_holds_does_no_harm(hub, models, monkeypatch):
 
 @pytest.mark.parametrize("name", ["../evil.gguf", "/evil.gguf", "deep/../../evil.gguf"])
 def test_a_listed_name_does_not_lead_out_of_the_folder(models, monkeypatch, name):
-    from steadydancer.loaders import hub as publishers
+    from steadydancer.loaders.download import hub as publishers
 
     monkeypatch.setattr(publishers, "resolve", lambda *args: [Remote("http://127.0.0.1:1/x", name, 10)])
     for file in (
@@ -818,14 +820,14 @@ def test_a_listed_name_does_not_lead_out_of_the_folder(models, monkeypatch, name
         model_file(name="Bundle", format="folder", sources=(Source("snapshot", "owner/toy"),)),
     ):
         with pytest.raises(DownloadError, match="its name leads out of"):
-            ensure(file, models, patience=HASTY)
+            ensure(file, models, retries=HASTY)
 
 
 def test_the_next_source_is_named_only_when_there_is_one(hub, models):
     hub.faults["toy.safetensors"] = Fault(statuses=(404,) * 9)
     said = []
     with pytest.raises(DownloadError, match="No source could give"):
-        ensure(model_file(sources=model_file().sources * 2), models, patience=HASTY, say=said.append)
+        ensure(model_file(sources=model_file().sources * 2), models, retries=HASTY, say=said.append)
     assert len(said) == 1 and said[0].endswith("Trying the next source.")
 
 
@@ -872,7 +874,7 @@ def test_what_a_disk_says_is_told_in_words(hub, models, monkeypatch, where, name
     else:
         monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(DownloadError, match=DISKS[name]):
-        ensure(model_file(), models, patience=HASTY)
+        ensure(model_file(), models, retries=HASTY)
     assert visible(models) == []
 
 
@@ -892,7 +894,7 @@ VOLUME = """
 import os, resource, sys
 sys.path.insert(0, sys.argv[1])
 import support
-from steadydancer.loaders.download import ensure
+from steadydancer.loaders.download.fetch import ensure
 import importlib.util
 spec = importlib.util.spec_from_file_location("these_tests", sys.argv[2])
 tests = importlib.util.module_from_spec(spec)
@@ -900,7 +902,7 @@ spec.loader.exec_module(tests)
 if sys.argv[4] == "a limit of the file's size":
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
 elif os.getuid() == 0:
-    import requests, huggingface_hub.hf_api, steadydancer.loaders.hub  # nobody may read these then
+    import requests, huggingface_hub.hf_api, steadydancer.loaders.download.hub  # nobody may read these then
     os.setgid(65534)
     os.setuid(65534)
 try:
@@ -966,10 +968,10 @@ def test_the_room_of_the_whole_job_is_seen_to_before_a_byte(hub, models, monkeyp
     hub.sent = 0
     monkeypatch.setattr(shutil, "disk_usage", disk(10**8, 2 * len(DATA) + 10**6))  # for two of the three
     with pytest.raises(NoRoom, match=r"for 3 files: it needs 0.0 GB more, 0.0 GB are free in .*vae.*left free"):
-        ensure_all(files, models, patience=HASTY)
+        ensure_all(files, models, retries=HASTY)
     assert hub.sent == 0 and on_disk(models) == ["3.safetensors"]
     monkeypatch.setattr(shutil, "disk_usage", disk(10**8, 3 * len(DATA) + 2 * 10**6 + 1))
-    assert len(ensure_all(files, models, patience=HASTY)) == 4
+    assert len(ensure_all(files, models, retries=HASTY)) == 4
 
 
 def test_the_room_of_a_whole_snapshot_is_seen_to_before_a_byte(hub, models, monkeypatch):
@@ -986,7 +988,7 @@ def test_the_room_of_a_whole_snapshot_is_seen_to_before_a_byte(hub, models, monk
 
 def test_an_estimate_alone_refuses_nothing(hub, models, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", disk(10**9, 10**8))
-    assert len(ensure_all(toys(hub, 2, gb=50.0), models, patience=HASTY)) == 2
+    assert len(ensure_all(toys(hub, 2, gb=50.0), models, retries=HASTY)) == 2
 
 
 @pytest.mark.parametrize(
@@ -1019,7 +1021,7 @@ def test_what_others_fill_meanwhile_is_noticed(hub, models, monkeypatch):
     assert on_disk(models) == RESUMED
     monkeypatch.undo()
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-    monkeypatch.setattr(transfer, "PIECE", 1 << 20)
+    monkeypatch.setattr(transfer, "CHUNK", 1 << 20)
     hub.total, before = 0.0, hub.sent
     assert ensure(model_file(), models).read_bytes() == DATA
     assert hub.sent - before < len(DATA)  # what was there was taken up
@@ -1028,7 +1030,7 @@ def test_what_others_fill_meanwhile_is_noticed(hub, models, monkeypatch):
 def test_cancel_and_resume(hub, models):
     hub.rate = 0.5e6
     arrived = []
-    with pytest.raises(DownloadCancelled):
+    with pytest.raises(Cancelled):
         ensure(model_file(), models, lambda done, total: arrived.append(done), lambda: arrived[-1:] > [500_000])
     assert visible(models) == []
     kept = json.loads(next(models.models_dir.rglob("*.part.json")).read_text())["done"]
@@ -1067,10 +1069,10 @@ def test_a_file_that_shrinks_meanwhile_is_an_error(tmp_path):
 
 
 def test_cancel_while_every_connection_is_silent(hub, models, monkeypatch):
-    monkeypatch.setattr(transfer, "PIECE", 1 << 18)  # eight connections have work
+    monkeypatch.setattr(transfer, "CHUNK", 1 << 18)  # eight connections have work
     hub.faults["toy.safetensors"] = Fault(stall=3600)
-    with pytest.raises(DownloadCancelled):
-        returns(ensure, model_file(), models, cancelled=lambda: len(hub.asked("cdn")) == 8, patience=ENDLESS)
+    with pytest.raises(Cancelled):
+        returns(ensure, model_file(), models, cancelled=lambda: len(hub.asked("cdn")) == 8, retries=ENDLESS)
     assert hub.sent == 0
 
 
@@ -1080,14 +1082,14 @@ def test_cancel_while_the_hub_is_silent(models, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         polls = itertools.count()
-        with pytest.raises(DownloadCancelled):
-            returns(ensure, model_file(), models, cancelled=lambda: next(polls) > 2, patience=ENDLESS)
+        with pytest.raises(Cancelled):
+            returns(ensure, model_file(), models, cancelled=lambda: next(polls) > 2, retries=ENDLESS)
 
 
 def test_without_a_network_it_says_so_after_two_tries_and_where_to_put_the_file(models, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://no-such-host.invalid")
     with pytest.raises(DownloadError) as raised:
-        ensure(model_file(), models, patience=HASTY)
+        ensure(model_file(), models, retries=HASTY)
     said = str(raised.value)
     assert "the server's name is not known, 2 times in a row" in said
     assert (
@@ -1100,9 +1102,9 @@ CHILD = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import support
-from steadydancer.loaders import transfer
-from steadydancer.loaders.download import ensure
-transfer.PIECE = 1 << 20
+from steadydancer.loaders.download import transfer
+from steadydancer.loaders.download.fetch import ensure
+transfer.CHUNK = 1 << 20
 support_test = sys.argv[2]
 import importlib.util
 spec = importlib.util.spec_from_file_location("these_tests", support_test)
@@ -1117,7 +1119,7 @@ QUIT = """
 import sys, threading
 sys.path.insert(0, sys.argv[1])
 import support
-from steadydancer.loaders.download import ensure_all
+from steadydancer.loaders.download.fetch import ensure_all
 import importlib.util
 spec = importlib.util.spec_from_file_location("these_tests", sys.argv[2])
 tests = importlib.util.module_from_spec(spec)
@@ -1216,7 +1218,7 @@ def test_the_token_goes_to_its_host_only_and_into_no_text(hub, models, monkeypat
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     hub.faults["toy.safetensors"] = Fault(gated=True, statuses=(503,))
     with caplog.at_level(logging.DEBUG):
-        path = ensure(model_file(), models, patience=HASTY)
+        path = ensure(model_file(), models, retries=HASTY)
     assert path.read_bytes() == DATA
     assert all(TOKEN in headers["authorization"] for _, _, _, headers in hub.asked("hub"))
     assert hub.asked("cdn") and not any("authorization" in headers for _, _, _, headers in hub.asked("cdn"))
@@ -1224,7 +1226,7 @@ def test_the_token_goes_to_its_host_only_and_into_no_text(hub, models, monkeypat
     path.unlink()
     hub.faults["toy.safetensors"] = Fault(statuses=(403,) * 99)
     with pytest.raises(DownloadError) as caught, caplog.at_level(logging.DEBUG):
-        ensure(model_file(), models, patience=HASTY)
+        ensure(model_file(), models, retries=HASTY)
     everything = caplog.text + "".join(traceback.format_exception(caught.value))
     everything += "".join(path.read_text(errors="replace") for path in models.models_dir.rglob("*") if path.is_file())
     assert TOKEN not in everything
@@ -1233,7 +1235,7 @@ def test_the_token_goes_to_its_host_only_and_into_no_text(hub, models, monkeypat
 @pytest.fixture
 def civitai(hub, monkeypatch):
     """CivitAI's two addresses of version 77, on the hub."""
-    from steadydancer.loaders import hub as publishers
+    from steadydancer.loaders.download import hub as publishers
 
     sha256 = hashlib.sha256(DATA).hexdigest().upper()
     listing = {"files": [{"name": "x.safetensors", "primary": True, "hashes": {"SHA256": sha256}}]}
@@ -1253,7 +1255,7 @@ def test_civitai_key_goes_in_a_header(hub, models, civitai, caplog):
 
 def test_a_refused_civitai_key(hub, models, civitai, caplog):
     hub.faults = {"77": Fault(token=401)}
-    assert ensure(civitai, models, patience=HASTY).read_bytes() == DATA
+    assert ensure(civitai, models, retries=HASTY).read_bytes() == DATA
     assert "refuses the token in CIVITAI_API_KEY" in caplog.text and TOKEN not in caplog.text
 
 
@@ -1272,24 +1274,13 @@ def test_what_civitai_may_answer(hub, models, civitai, fault, listing, sentence)
     if listing is not None:
         hub.put("api/v1", "model-versions/77", json.dumps(listing).encode())
     if sentence is None:
-        assert ensure(civitai, models, patience=HASTY).read_bytes() == DATA
+        assert ensure(civitai, models, retries=HASTY).read_bytes() == DATA
         return
     with pytest.raises(DownloadError, match=sentence):
-        ensure(civitai, models, patience=HASTY)
+        ensure(civitai, models, retries=HASTY)
     assert on_disk(models) == []
 
 
 def test_hash_is_of_the_bytes_on_disk(hub, models):
     path = ensure(model_file(), models)
     assert file_hash(path, lambda done, total: None, lambda: False) == hashlib.sha256(DATA).hexdigest()
-
-
-def test_retry_after_is_obeyed():
-    patience = Patience()
-    assert patience.delay(1, "7") == 7
-    with pytest.raises(DownloadError, match="asks to come back in 10 minutes"):
-        patience.delay(1, "600")
-    assert 0.5 <= patience.delay(1) <= 1.0
-    assert 2.0 <= patience.delay(3) <= 4.0
-    assert patience.delay(20) <= 60
-    assert 8 < patience.delay(1, time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 10))) <= 10

@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from steadydancer.base.cancel import Cancelled
 from steadydancer.convert import numbers
 from steadydancer.convert.recipe import steps
 from steadydancer.convert.source import converted_path, open_source
 from steadydancer.convert.write import convert
-from steadydancer.loaders.errors import DownloadCancelled
-from steadydancer.quant.model_file import damage, foreign
-from steadydancer.quant.safetensors_file import quantisation_formats, safetensors_header
+from steadydancer.formats.model_file import damage, foreign
+from steadydancer.formats.safetensors_file import quantisation_formats, safetensors_header
 from support import tiny
 
 KEYS = "steadydancer_tiny.keys.tsv"
@@ -206,7 +206,7 @@ def test_cancel_and_progress(fp32, tmp_path):
     for stop in (1, len(seen) // 2, len(seen) - 1):
         calls = []
         pressed = lambda calls=calls, stop=stop: len(calls) >= stop  # noqa: E731
-        with pytest.raises(DownloadCancelled):
+        with pytest.raises(Cancelled):
             made(fp32, "bf16", tmp_path / "x.safetensors", pressed, lambda *call, calls=calls: calls.append(call))
         assert len(calls) == stop, "not one more piece"
         assert {path.name for path in tmp_path.glob("x*")} == {"x.safetensors.lock"}
