@@ -3,13 +3,13 @@
 from comfy_api.latest import io, ui
 
 from ..convert.recipe import TARGETS
-from ..services import conversion
+from ..services import convertible
 
 
 class SteadyDancerConvertModel(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        sources = conversion.sources()
+        sources = convertible.sources()
         return io.Schema(
             node_id="SteadyDancerConvertModel",
             display_name="Convert Model",
@@ -42,13 +42,13 @@ class SteadyDancerConvertModel(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, source, to):
         """Runs again when the file that was made is taken away; what is made from it is loaded again when it changes."""
-        return conversion.fingerprint(source, to)
+        return convertible.fingerprint(source, to)
 
     @classmethod
     def execute(cls, source, to) -> io.NodeOutput:
-        report = conversion.converted(source, to)
+        report = convertible.converted(source, to)
         lines = [f"{report.bytes / 1e9:.2f} GB  {report.path}"]
         if report.new:
             lines.append(f"{report.changed} tensors changed, the most by {report.worst:.2%}: {report.worst_name}")
         text = "\n".join(lines)
-        return io.NodeOutput(conversion.name_of(report.path), text, ui=ui.PreviewText(text))
+        return io.NodeOutput(convertible.name_of(report.path), text, ui=ui.PreviewText(text))

@@ -260,6 +260,25 @@ def test_the_node_makes_a_file_once_and_again_when_it_was_taken_away(comfy):
     assert "tensors changed" in next(iter(comfy.succeed(prompt).outputs.values()))["text"][0] and target.is_file()
 
 
+def test_the_loader_makes_its_variant_of_the_file_that_is_here(comfy):
+    comfy.provide_models("diffusion_models/Wan21_I2V_SteadyDancer_fp16.safetensors")
+    target = comfy.base_directory / "models/diffusion_models/Wan21_I2V_SteadyDancer_int8_convrot.safetensors"
+    target.unlink(missing_ok=True)
+    inputs = {"variant": "steadydancer/int8_convrot", "step_distill": False}
+    prompt = {
+        "1": {"class_type": "SteadyDancerLoader", "inputs": inputs},
+        "2": {
+            "class_type": "SteadyDancerConvertModel",
+            "inputs": {"source": "steadydancer/fp16", "to": "int8_convrot"},
+        },
+        "3": {"class_type": "ModelSamplingSD3", "inputs": {"model": ["1", 0], "shift": 5.0}},
+        "4": {"class_type": "PreviewAny", "inputs": {"source": ["3", 0]}},
+        "5": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}},
+    }
+    outputs = comfy.succeed(prompt).outputs
+    assert target.is_file() and outputs["5"]["text"] == ["steadydancer/int8_convrot"]
+
+
 def test_cancel_leaves_no_trace(comfy):
     """A file of 1.6 GB, all of it a hole, so that the conversion is long enough to be cancelled."""
     folder = comfy.base_directory / "models/diffusion_models"
