@@ -15,6 +15,7 @@ from ..formats.model_file import FORMATS, parts, require_complete, require_diffu
 from ..formats.safetensors_file import BITS, safetensors_header
 
 FLOATS = ("F32", "F16", "BF16")
+SAMPLE = 32  # bytes
 INDEX = ".safetensors.index.json"
 SHARD = re.compile(r"-\d{1,5}-of-\d{1,5}$")
 PRECISION = re.compile(r"[-_.](fp32|fp16|bf16|float32|float16|bfloat16)(?=[-_.]|$)", re.IGNORECASE)
@@ -45,7 +46,8 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Source:
-    """A model's tensors by name, and what tells it from another: `digest` is of the headers, which name every tensor."""
+    """A model's tensors by name, and what tells it from another: `digest` is of the headers and of some bytes of every
+    matrix, since two trainings of one network have the same headers."""
 
     paths: tuple[Path, ...]
     tensors: dict[str, Tensor]
@@ -85,6 +87,11 @@ def open_source(path: Path) -> Source:
                     f"{path.name} has '{name}' like another shard of the model. Download the shards again."
                 )
             tensors[name] = Tensor(path, entry["dtype"], tuple(entry["shape"]), base + entry["data_offsets"][0])
+        with open(path, "rb") as file:
+            for name in header:
+                if len(tensors[name].shape) > 1:
+                    file.seek(tensors[name].start + tensors[name].bytes // 2)
+                    digest.update(file.read(SAMPLE))
     name = paths[0].name
     if packed := next(
         (key for key, tensor in tensors.items() if tensor.dtype not in FLOATS and len(tensor.shape) > 1), None

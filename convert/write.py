@@ -30,6 +30,7 @@ WORDS = {
     "fp16": "matrices as float16",
 }
 CHUNK = 1 << 24
+UNSYNCED = 1 << 26  # bytes that wait for the disk: all of them at the end would take minutes, deaf to Cancel
 SPARE = 64 << 20  # bytes of the disk that stay free
 
 
@@ -70,6 +71,7 @@ class Output:
     parts: dict[str, Part]
     places: dict[str, int]
     checksums: dict[str, int] = field(default_factory=dict)
+    unsynced: int = 0
 
     def put(self, name: str, row: int, rows: torch.Tensor) -> None:
         """Rows of a tensor, of which those before `row` were put before."""
@@ -77,6 +79,15 @@ class Output:
         self.file.seek(self.places[name] + row * size(self.parts[name]) // (self.parts[name].shape or (1,))[0])
         self.file.write(raw)
         self.checksums[name] = zlib.crc32(raw, self.checksums.get(name, 0))
+        self.unsynced += len(raw)
+        if self.unsynced > UNSYNCED:
+            self.sync()
+
+    def sync(self) -> None:
+        """Puts onto the disk what was written."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.unsynced = 0
 
 
 def convert(
@@ -148,8 +159,7 @@ def write(
             if step.kind != "keep":
                 report.changed += 1
                 report.worst, report.worst_name = max((report.worst, report.worst_name), (error, step.name))
-        file.flush()
-        os.fsync(file.fileno())
+        output.sync()
         if hasattr(os, "posix_fadvise"):  # so that the disk is read, and not the memory that was just written
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     if not same(part, head, output, watch):

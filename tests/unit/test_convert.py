@@ -199,6 +199,15 @@ def test_made_once_it_is_not_made_again(fp32, tmp_path):
     assert made(fp32, "fp8_scaled", tmp_path / "x.safetensors").new and not damage(first.path)
 
 
+def test_another_training_of_the_same_network_is_another_source(fp32, tmp_path):
+    tensors = dict(tiny.weights(KEYS)) | {"blocks.0.ffn.0.weight": tiny.weights(KEYS)["blocks.0.ffn.0.weight"] * 1.01}
+    other = tiny.write(tmp_path / "SteadyDancer_fp32.safetensors", tensors)
+    assert safetensors_header(other) == safetensors_header(fp32)
+    target = made(fp32, "int8_convrot", tmp_path / "x.safetensors").path
+    with pytest.raises(ValueError, match="x.safetensors is here already and was not made from"):
+        made(other, "int8_convrot", target)
+
+
 def test_cancel_and_progress(fp32, tmp_path):
     seen = []
     made(fp32, "bf16", tmp_path / "whole.safetensors", progress=lambda done, total: seen.append((done, total)))
