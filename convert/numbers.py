@@ -29,7 +29,7 @@ class Spoilt(ValueError):
 
 
 def pieces(tensor: Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-    """(first row, rows as they are stored) of the whole tensor; a tensor without rows to speak of in one piece."""
+    """(first row, rows as they are stored) of the whole tensor; rows of bytes where its type is none that is converted."""
     rows = max(1, PIECE // max(1, prod(tensor.shape[1:])))
     with open(tensor.path, "rb", buffering=0) as file:
         for first in range(0, tensor.rows, rows):
@@ -38,8 +38,8 @@ def pieces(tensor: Tensor) -> Iterator[tuple[int, torch.Tensor]]:
             raw = bytearray(count * tensor.row_bytes)
             if read_into(file, raw) != len(raw):
                 raise OSError(5, os.strerror(5), str(tensor.path))
-            shape = (count, *tensor.shape[1:]) if tensor.shape else ()
-            yield first, torch.frombuffer(raw, dtype=TYPES[tensor.dtype]).view(shape)
+            numbers = torch.frombuffer(raw, dtype=TYPES.get(tensor.dtype, torch.uint8))
+            yield first, numbers.view(count, *tensor.shape[1:]) if tensor.dtype in TYPES else numbers
 
 
 def read_into(file, raw: bytearray) -> int:

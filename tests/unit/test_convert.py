@@ -96,12 +96,15 @@ def test_widths_that_256_does_not_divide_are_rotated_in_smaller_groups_or_not_at
     tensors = dict(tiny.weights(KEYS)) | {
         "blocks.0.self_attn.q.weight": torch.randn(256, 192),
         "blocks.0.self_attn.k.weight": torch.randn(256, 100),
+        "extra.numbers": torch.arange(5),
+        "extra.scalar": torch.tensor(3.5),
     }
     found = load_file(made(tiny.write(tmp_path / "odd_fp32.safetensors", tensors), "int8_convrot").path)
     words = [json.loads(bytes(found[f"blocks.0.self_attn.{name}.comfy_quant"].tolist())) for name in "qk"]
     assert words == [
         {"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": 64}, {"format": "int8_tensorwise"},
     ]  # fmt: skip
+    assert torch.equal(found["extra.numbers"], torch.arange(5)) and found["extra.scalar"] == 3.5
     for name in "qk":
         key = f"blocks.0.self_attn.{name}.weight"
         assert (unpacked(found, key) - tensors[key]).norm() < 0.012 * tensors[key].norm()
