@@ -5,6 +5,7 @@ Needs nothing but the standard library.
 
 import hashlib
 import json
+import os
 import re
 import struct
 from dataclasses import dataclass
@@ -146,7 +147,7 @@ def converted_path(path: Path, to: str) -> Path:
 
     Shards, whose own names say little, are called by their folder, and what they become lies beside that.
     """
-    path = path.resolve()
+    path = Path(os.path.abspath(path))  # not resolved: beside a link, and not beside what it leads to
     of_folder = path.is_dir() or path.name.endswith(INDEX) or SHARD.search(path.stem)
     named = path if path.is_dir() or not of_folder else path.parent
     stem = named.name if of_folder else named.stem

@@ -1,5 +1,6 @@
 """What can be converted here: which models, which file of them, and what a loader calls the new one."""
 
+import os
 from pathlib import Path
 
 import folder_paths
@@ -57,6 +58,7 @@ def name_of(path: Path) -> str:
         if len(variant.diffusion) == 1 and path.name in book.files[variant.diffusion[0]].patterns:
             return variant.id
     for root in folder_paths.get_folder_paths("diffusion_models"):
-        if path.is_relative_to(Path(root).resolve()):
-            return str(path.relative_to(Path(root).resolve()))
+        folder = os.path.abspath(root)
+        if path.is_relative_to(folder):
+            return str(path.relative_to(folder))
     return path.name

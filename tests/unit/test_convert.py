@@ -142,7 +142,13 @@ def test_names_as_the_field_writes_them(tmp_path):
         "mine.safetensors": "mine_int8_convrot.safetensors",
     }
     for name, expected in names.items():
-        assert converted_path(tmp_path / name, "int8_convrot") == tmp_path.resolve() / expected
+        assert converted_path(tmp_path / name, "int8_convrot") == tmp_path / expected
+    blob = tmp_path / "blobs" / "0a1b2c"
+    link = tmp_path / "linked_fp16.safetensors"
+    blob.parent.mkdir()
+    blob.touch()
+    link.symlink_to(blob)
+    assert converted_path(link, "int8_convrot") == tmp_path / "linked_int8_convrot.safetensors"
 
 
 def test_what_cannot_be_converted_is_refused_in_a_sentence(fp32, tmp_path):
