@@ -36,6 +36,7 @@ QUICK_LAYERS = ("unit", "contract")
 
 
 def main(argv: list[str]) -> int:
+    """Runs one command and returns its exit code: 1 with a sentence on stderr where it cannot, 2 for wrong usage."""
     commands = {"test": test, "demo": demo, "serve": serve, "run": run, "lock": lock}
     if argv[:1] in ([], ["-h"], ["--help"]) or argv[0] not in commands:
         print(__doc__)
@@ -81,6 +82,7 @@ def test(arguments: list[str]) -> int:
 
 
 def checked(layer: str) -> str:
+    """The layer itself. Raises Problem where there is none of that name."""
     if layer not in LAYERS:
         raise Problem(f"There is no test layer '{layer}'. Choose from {', '.join(LAYERS)}; pytest's own go after --.")
     return layer
@@ -103,10 +105,12 @@ def side_by_side(python: str, variables: dict[str, str], light: list[str], heavy
 
 
 def pytest(python: str, variables: dict[str, str], layers: list[str], options: list[str]) -> int:
+    """Runs the layers and returns pytest's exit code."""
     return call(pytest_command(python, layers, options), variables)
 
 
 def pytest_command(python: str, layers: list[str], options: list[str]) -> list[str]:
+    """What runs the layers in an environment; `options` go to pytest as they are."""
     # The pytest script and not `python -m pytest`: that would put this folder, whose nodes/ hides ComfyUI's, on sys.path.
     return [script(python, "pytest"), *(f"tests/{layer}" for layer in layers), *options]
 
@@ -138,7 +142,7 @@ def newest(layers: list[str], options: list[str]) -> int:
     found = comfyui.newest()
     print(f"\nThe newest releases, with ComfyUI {comfyui.version(found)}", file=sys.stderr)
     try:
-        code = pytest(*ready(found, newest=True), layers, ["-rf", *options])
+        code: int | str = pytest(*ready(found, newest=True), layers, ["-rf", *options])
     except Problem as problem:
         code = str(problem)
     print(f"\nTomorrow: {'nothing would break' if code == 0 else f'this would break ({code})'}", file=sys.stderr)
@@ -184,6 +188,7 @@ def lock(arguments: list[str]) -> int:
 
 
 def without_dashes(arguments: list[str]) -> list[str]:
+    """The arguments without the -- that keeps what follows from being read as dev.py's own."""
     return arguments[1:] if arguments[:1] == ["--"] else arguments
 
 
@@ -207,6 +212,7 @@ def script(python: str, name: str) -> str:
 
 
 def has_gpu(python: str) -> bool:
+    """Whether that Python's torch can compute on CUDA, ROCm or Apple's MPS."""
     probe = "import sys, torch; sys.exit(not (torch.cuda.is_available() or torch.backends.mps.is_available()))"
     return subprocess.run([python, "-c", probe]).returncode == 0
 

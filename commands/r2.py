@@ -5,18 +5,24 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ..base.plain import one_line
 from ..base.progress import TerminalLine, size
 from . import comfyui, user_folder
 
+if TYPE_CHECKING:  # boto3 is imported by what needs it
+    from ..storage.client import Bucket
+    from ..storage.journal import Journal
+
 TEST_OBJECT = "steadydancer-test.json"
 
 
-def add_parser(subparsers) -> argparse.ArgumentParser:
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = subparsers.add_parser("r2", help="save to Cloudflare R2 or another S3 bucket", description=__doc__)
     actions = parser.add_subparsers(dest="action", required=True)
     common = argparse.ArgumentParser(add_help=False)
@@ -50,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     return args.action(args, _bucket(args))
 
 
-def _bucket(args: argparse.Namespace):
+def _bucket(args: argparse.Namespace) -> "Bucket":
     from ..storage import profiles
     from ..storage.client import Bucket
 
@@ -77,7 +83,7 @@ def _comfyui(args: argparse.Namespace) -> Path | None:
     return args.comfyui.absolute() if args.comfyui else comfyui()
 
 
-def _journal(folder: Path | None):
+def _journal(folder: Path | None) -> "Journal | None":
     """The journal that ComfyUI's nodes use too; without ComfyUI, one inside the folder that is sent."""
     from ..storage.journal import FILE, Journal
 
@@ -88,7 +94,7 @@ def _journal(folder: Path | None):
     return Journal(folder / ".steadydancer" / FILE)
 
 
-def _test(args: argparse.Namespace, bucket) -> int:
+def _test(args: argparse.Namespace, bucket: "Bucket") -> int:
     import secrets
 
     from ..storage import keys, profiles, service
@@ -135,14 +141,14 @@ def _test(args: argparse.Namespace, bucket) -> int:
     return 0
 
 
-def _timed(name: str, step) -> None:
+def _timed(name: str, step: Callable[[], object]) -> None:
     started = time.monotonic()
     if step() is False:
         raise RuntimeError(f"What was written could not be found again at '{name}'. Check the bucket's settings.")
     print(f"{name:8} ok, {1000 * (time.monotonic() - started):.0f} ms")
 
 
-def _upload(args: argparse.Namespace, bucket) -> int:
+def _upload(args: argparse.Namespace, bucket: "Bucket") -> int:
     from ..storage import keys
     from ..storage.upload import deliver
 
@@ -167,7 +173,7 @@ def _upload(args: argparse.Namespace, bucket) -> int:
     return 1 if failed else 0
 
 
-def _sync(args: argparse.Namespace, bucket) -> int:
+def _sync(args: argparse.Namespace, bucket: "Bucket") -> int:
     from ..storage.sync import Sync
 
     base = _comfyui(args)
@@ -198,7 +204,7 @@ def _sync(args: argparse.Namespace, bucket) -> int:
     return 1 if left else 0
 
 
-def _ls(args: argparse.Namespace, bucket) -> int:
+def _ls(args: argparse.Namespace, bucket: "Bucket") -> int:
 
     for item in bucket.list(args.prefix):
         print(f"{item['LastModified']:%Y-%m-%d %H:%M:%S}  {size(item['Size']):>9}  {one_line(item['Key'])}")

@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import comfy.clip_vision
 import comfy.model_management
@@ -31,16 +32,18 @@ class ComfyPlaces(Places):
     Each folder is looked at once: make another for the next question.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(folder_paths.models_dir)
         self.seen: dict[Path, Names] = {}
 
     def names(self, root: Path) -> Names:
+        """As Places.names, read once for all questions to this object."""
         if root not in self.seen:
             self.seen[root] = super().names(root)
         return self.seen[root]
 
     def folders(self, folder: str) -> list[Path]:
+        """ComfyUI's own folders of a kind, the one to write into first."""
         if folder not in folder_paths.folder_names_and_paths:
             return super().folders(folder)
         old = Path(folder_paths.models_dir, "unet")  # is searched, but nothing is put there
@@ -66,14 +69,14 @@ class OnFirstUse:
     A failure leaves it as it was, so the next use tries again.
     """
 
-    def __init__(self, load: Callable[[], object], run: PlannedRun | None = None):
+    def __init__(self, load: Callable[[], object], run: PlannedRun | None = None) -> None:
         self.__dict__.update(load_now=load, run=run)
 
-    def measured(self, phase: str):
+    def measured(self, phase: str) -> contextlib.AbstractContextManager[None]:
         """Measures what happens inside, where there is a plan to compare it with."""
         return self.run.measured(phase, self.patcher) if self.run else contextlib.nullcontext()
 
-    def __getattribute__(self, name: str):
+    def __getattribute__(self, name: str) -> Any:
         mine = object.__getattribute__(self, "__dict__")
         # ComfyUI looks for a patcher on every result that it keeps, to count memory: that is not a use.
         if "load_now" in mine and name != "patcher" and not name.startswith("__"):
@@ -84,13 +87,19 @@ class OnFirstUse:
 
 
 class LazyCLIP(OnFirstUse, comfy.sd.CLIP):
-    def encode_from_tokens(self, *args, **kwargs):
+    """A text encoder that is fetched and loaded when it first encodes."""
+
+    def encode_from_tokens(self, *args: Any, **kwargs: Any) -> Any:
+        """As ComfyUI's, measured."""
         with self.measured("text_encode"):
             return super().encode_from_tokens(*args, **kwargs)
 
 
 class LazyClipVision(OnFirstUse, comfy.clip_vision.ClipVisionModel):
-    def encode_image(self, *args, **kwargs):
+    """An image encoder that is fetched and loaded when it first encodes."""
+
+    def encode_image(self, *args: Any, **kwargs: Any) -> Any:
+        """As ComfyUI's, measured."""
         with self.measured("image_encode"):
             return super().encode_image(*args, **kwargs)
 
@@ -98,31 +107,37 @@ class LazyClipVision(OnFirstUse, comfy.clip_vision.ClipVisionModel):
 class LazyVAE(OnFirstUse, comfy.sd.VAE):
     """`whole`: whether whole frames were asked for, so that tiles mean that they did not fit."""
 
-    def encode(self, *args, **kwargs):
+    def encode(self, *args: Any, **kwargs: Any) -> Any:
+        """As ComfyUI's, measured."""
         self.whole = True
         with self.measured("vae_encode"):
             return super().encode(*args, **kwargs)
 
-    def encode_tiled(self, *args, **kwargs):
+    def encode_tiled(self, *args: Any, **kwargs: Any) -> Any:
+        """As ComfyUI's: the user asks for tiles."""
         self.whole = False
         return super().encode_tiled(*args, **kwargs)
 
-    def encode_tiled_3d(self, *args, **kwargs):
+    def encode_tiled_3d(self, *args: Any, **kwargs: Any) -> Any:
+        """What ComfyUI itself falls back to when whole frames do not fit, which is noted."""
         if self.run and self.whole:
             self.run.rescued("vae_encode")
         return super().encode_tiled_3d(*args, **kwargs)
 
-    def decode(self, *args, **kwargs):
+    def decode(self, *args: Any, **kwargs: Any) -> Any:
+        """As ComfyUI's, measured."""
         self.whole = True
         with self.measured("vae_decode"):
             return super().decode(*args, **kwargs)
 
-    def decode_tiled(self, *args, **kwargs):
+    def decode_tiled(self, *args: Any, **kwargs: Any) -> Any:
+        """As ComfyUI's, measured: the user asks for tiles."""
         self.whole = False
         with self.measured("vae_decode"):
             return super().decode_tiled(*args, **kwargs)
 
-    def decode_tiled_3d(self, *args, **kwargs):
+    def decode_tiled_3d(self, *args: Any, **kwargs: Any) -> Any:
+        """What ComfyUI itself falls back to when whole frames do not fit, which is noted."""
         if self.run and self.whole:
             self.run.rescued("vae_decode")
         return super().decode_tiled_3d(*args, **kwargs)
@@ -183,7 +198,7 @@ def load_gguf(path: str, disable_dynamic: bool = False) -> ModelPatcher:
 
 def load_shards(paths: list[str], disable_dynamic: bool = False) -> ModelPatcher:
     """A MODEL from files that each hold a part of the tensors, computing in the type that ComfyUI chooses for the whole."""
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for path in paths:
         part, metadata = tensors_of(path)
         if "_quantization_metadata" in (metadata or {}):  # of this part's layers
@@ -197,7 +212,7 @@ def load_shards(paths: list[str], disable_dynamic: bool = False) -> ModelPatcher
     return known(detected(tensors, paths[0], disable_dynamic=disable_dynamic), paths, load_shards)
 
 
-def detected(tensors: dict[str, torch.Tensor], path: str, **given) -> ModelPatcher | None:
+def detected(tensors: dict[str, torch.Tensor], path: str, **given: Any) -> ModelPatcher | None:
     """What ComfyUI makes of the tensors of a file, None where it knows no such model; `given` is for its function.
 
     Raises ValueError where something is missing, or has another shape than the model.
@@ -266,10 +281,12 @@ def load_gguf_clip(
 def gguf_clip_patcher(
     path: str, kind: comfy.sd.CLIPType, embeddings: list[str], options: dict, disable_dynamic: bool = False
 ) -> ModelPatcher:
+    """The patcher of a text encoder that is loaded again: what ComfyUI calls to make one anew."""
     return load_gguf_clip(path, kind, embeddings, options, disable_dynamic).patcher
 
 
 def load_clip_vision(paths: list[Path]) -> comfy.clip_vision.ClipVisionModel:
+    """An image encoder from its one file. Raises ValueError where the file is damaged or no image encoder."""
     model_file.require_whole(paths)
     model = comfy.clip_vision.load(str(paths[0]))
     if model is None:
@@ -278,6 +295,7 @@ def load_clip_vision(paths: list[Path]) -> comfy.clip_vision.ClipVisionModel:
 
 
 def load_vae(paths: list[Path]) -> comfy.sd.VAE:
+    """A VAE from its one file. Raises ValueError where the file is damaged, RuntimeError where it is no VAE."""
     model_file.require_whole(paths)
     tensors, metadata = comfy.utils.load_torch_file(str(paths[0]), return_metadata=True)
     vae = comfy.sd.VAE(sd=tensors, metadata=metadata)

@@ -102,6 +102,7 @@ def from_source(
                 if attempt == CHANGES:
                     raise
                 say(f"{file.name or file.id} has just been changed by its publisher: it is fetched anew.")
+        raise AssertionError("the last attempt returns or raises")
     except (DownloadError, DownloadCancelled):
         raise
     except OSError as err:

@@ -21,7 +21,7 @@ class NoRoom(DownloadError):
 class Changed(DownloadError):
     """The server has another version than the one that was begun: it must be fetched anew."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str) -> None:
         super().__init__(f"{name} was changed by its publisher during the download. Try again.")
 
 
@@ -32,7 +32,7 @@ class DownloadCancelled(Exception):
 class Passing(Exception):
     """A failure of the network or of an overloaded server, in a few words: the next attempt may not see it."""
 
-    def __init__(self, words: str, retry_after: str | None = None):
+    def __init__(self, words: str, retry_after: str | None = None) -> None:
         super().__init__(words)
         self.retry_after = retry_after  # what the server wishes, as its header says it
 

@@ -30,7 +30,7 @@ def extra_folders(path: Path) -> list[tuple[str, Path, bool]]:
             for folder in folders.split("\n"):
                 if folder:
                     place = Path(os.path.normpath(base / folder))
-                    found.append((LEGACY.get(kind, kind), place, bool(section.get("is_default"))))
+                    found.append((LEGACY.get(kind) or kind, place, bool(section.get("is_default"))))
     return found
 
 
@@ -96,11 +96,13 @@ def plain_document(text: str, path: Path) -> dict:
 
 
 def unquoted(text: str) -> str:
+    """A YAML scalar without the quotes around it."""
     text = text.strip()
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
 def unknown(path: Path, number: int) -> ValueError:
+    """The error for a line that only PyYAML can read."""
     return ValueError(
         f"{path}, line {number}, is written in a way that needs PyYAML to be read. "
         "Run this with ComfyUI's Python, or install PyYAML."

@@ -11,6 +11,7 @@ import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
 from ..base import environment
@@ -21,6 +22,9 @@ from .places import RECORD
 from .transfer import Cancelled, Patience, Remote
 from .transfer_request import host, origin, send, told, validator, web_page
 
+if TYPE_CHECKING:  # a laptop without it can still list and plan
+    import requests
+
 HUB = "https://huggingface.co"
 CIVITAI = "https://civitai.com"
 LISTING = 64 << 20  # bytes of a listing's page: far more than a repository has, far less than memory
@@ -29,6 +33,7 @@ NAME = 200  # bytes of a file's name: a volume takes 255, and our own files add 
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d|conin\$|conout\$)( *\..*)?", re.IGNORECASE)  # Windows' devices
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def endpoint() -> str:
@@ -80,7 +85,7 @@ def resolve(file: ModelFile, source: Source, patience: Patience, cancelled: Canc
     )
 
 
-def waited(work: Callable, cancelled: Cancelled):
+def waited(work: Callable[[], T], cancelled: Cancelled) -> T:
     """The result of `work`, which may block in a library, or DownloadCancelled at once when the user stops it."""
     box: dict = {}
 
@@ -101,7 +106,7 @@ def waited(work: Callable, cancelled: Cancelled):
     return box["result"]
 
 
-def repeated(work: Callable, file: ModelFile, source: Source, patience: Patience, cancelled: Cancelled):
+def repeated(work: Callable[[], T], file: ModelFile, source: Source, patience: Patience, cancelled: Cancelled) -> T:
     """The result of `work`, repeated while the network or an overloaded server is to blame."""
     failures, name = 0, file.name or file.id
     while True:
@@ -150,6 +155,7 @@ def answer(
 
 
 def hub_file(file: ModelFile, source: Source, patience: Patience) -> list[Remote]:
+    """A file of a repository, by its path: what a HEAD request says of it, pinned to the commit that answered."""
     name = source.path.rsplit("/", 1)[-1]
     url = hub_url(source, source.path)
     with answer(url, name, hub_token(), patience, "HEAD") as (response, token):
@@ -169,6 +175,7 @@ def hub_file(file: ModelFile, source: Source, patience: Patience) -> list[Remote
 
 
 def hub_match(file: ModelFile, source: Source, patience: Patience) -> list[Remote]:
+    """The first file of the repository's listing that one of the source's patterns matches, in their order."""
     entries, token = listing(file, source, patience)
     for pattern in source.patterns:
         matching = sorted(
@@ -180,6 +187,7 @@ def hub_match(file: ModelFile, source: Source, patience: Patience) -> list[Remot
 
 
 def hub_all(file: ModelFile, source: Source, patience: Patience) -> list[Remote]:
+    """All files of a repository, but for its settings and for records of checks."""
     entries, token = listing(file, source, patience)
     # a record says what this machine has checked: nobody else can publish it
     files = [entry for entry in entries if RECORD not in entry["path"].lower().split("/")]
@@ -197,6 +205,7 @@ def hub_entry(source: Source, entry: dict, token: Token, name: str) -> Remote:
 
 
 def hub_url(source: Source, path: str, revision: str = "") -> str:
+    """Where the Hub gives out a file of a repository; `revision` is a branch or commit, the source's own if empty."""
     return f"{checked_endpoint()}/{source.where}/resolve/{quote(revision or source.revision, safe='')}/{quote(path)}"
 
 
@@ -219,10 +228,11 @@ def listing(file: ModelFile, source: Source, patience: Patience) -> tuple[list[d
 
 
 def is_file(entry: object) -> bool:
+    """Whether an entry of the Hub's listing is a file as it describes files."""
     return isinstance(entry, dict) and entry.get("type") == "file" and isinstance(entry.get("path"), str)
 
 
-def check_hub(response, file: ModelFile, source: Source, token: Token) -> None:
+def check_hub(response: "requests.Response", file: ModelFile, source: Source, token: Token) -> None:
     """Turns the Hub's refusals into sentences."""
     name, repository, code = file.name or file.id, source.where, response.headers.get("X-Error-Code")
     if code == "GatedRepo":
@@ -248,7 +258,7 @@ def check_hub(response, file: ModelFile, source: Source, token: Token) -> None:
         raise DownloadError(refusal(response.status_code, response.url, name))
 
 
-def json_of(response, name: str, kind: type):
+def json_of(response: "requests.Response", name: str, kind: type) -> Any:
     """The JSON of an answer, of a bounded length. Raises DownloadError where it is none or another `kind` of it."""
     body = bytearray()
     with told(response.url, name):
@@ -287,6 +297,7 @@ def described_size(size: object) -> int | None:
 
 
 def sha256_or_none(text: object) -> str:
+    """A published SHA-256 in small letters, empty where the text is none."""
     return text.lower() if isinstance(text, str) and re.fullmatch("[0-9a-fA-F]{64}", text) else ""
 
 
@@ -299,6 +310,7 @@ def not_there(source: Source, wanted: str, offered: list[str]) -> str:
 
 
 def plain_url(file: ModelFile, source: Source, patience: Patience) -> list[Remote]:
+    """A file by its address, as its server describes it."""
     return [probe(Remote(source.where, file.name), Token(), patience)]
 
 
@@ -320,6 +332,7 @@ def probe(remote: Remote, token: Token, patience: Patience) -> Remote:
 
 
 def civitai_version(file: ModelFile, source: Source, patience: Patience) -> list[Remote]:
+    """The main file of a Civitai version, with the SHA-256 that Civitai publishes."""
     url = f"{CIVITAI}/api/v1/model-versions/{source.where}"
     with answer(url, file.name, civitai_token(), patience) as (response, token):
         if response.status_code != 200:

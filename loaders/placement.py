@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any
 
 import comfy.samplers
 import torch
@@ -40,7 +41,7 @@ def estimate_of(plan: Plan, model: BaseModel) -> Iterator[None]:
     """Makes ComfyUI's own estimate, which is a factor times the latent's area, that of the plan for as long as it lasts."""
     job, own = plan.job, model.memory_usage_factor
     height, width = job.height // 8, job.width // 8
-    reference = {name: [[1, 16, 1, height, width]] for name in model.memory_usage_factor_conds}
+    reference: dict[str, list] = {name: [[1, 16, 1, height, width]] for name in model.memory_usage_factor_conds}
     latent = [1, 16, (job.frames - 1) // 4 + 1, height, width]
     model.memory_usage_factor *= plan.activations / model.memory_required(latent, cond_shapes=reference)
     try:
@@ -59,10 +60,18 @@ def one_by_one(args: dict) -> list:
     ]
 
 
-class LimitedPatcher:
+class LimitedPatcher(ModelPatcher):
     """Mixed into the patcher class of ComfyUI's choice: no more of the model on the card than planned."""
 
-    def load(self, device_to=None, lowvram_model_memory=0, force_patch_weights=False, full_load=False, **kwargs):
+    def load(
+        self,
+        device_to: torch.device | None = None,
+        lowvram_model_memory: float = 0,
+        force_patch_weights: bool = False,
+        full_load: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """As ComfyUI's, with at most `resident_limit` bytes on the card."""
         limit = self.model.resident_limit
         if self.is_dynamic():
             super().load(device_to, lowvram_model_memory, force_patch_weights, full_load, **kwargs)
@@ -72,7 +81,8 @@ class LimitedPatcher:
         allowed = lowvram_model_memory if 0 < lowvram_model_memory < limit else limit
         super().load(device_to, allowed, force_patch_weights, **kwargs)
 
-    def clone(self, *args, **kwargs):
+    def clone(self, *args: Any, **kwargs: Any) -> ModelPatcher:
+        """As ComfyUI's; the clone keeps the limit."""
         copy = super().clone(*args, **kwargs)
         copy.__class__ = limited_class(type(copy))
         # A clone without dynamic VRAM has a model of its own.
@@ -82,6 +92,7 @@ class LimitedPatcher:
 
 @lru_cache
 def limited_class(base: type) -> type:
+    """The class with the limit mixed in, made once for each class."""
     if issubclass(base, LimitedPatcher):
         return base
     if issubclass(base, PackedPatcher):  # it takes off what its LoRAs need first: the limit is for the weights alone

@@ -4,9 +4,10 @@ import ctypes
 import re
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import comfy.memory_management
 import torch
@@ -80,6 +81,7 @@ def text_encoder_tensors(path: Path, dtype: torch.dtype) -> dict[str, torch.Tens
 
 
 def t5_name(name: str) -> str:
+    """A GGUF tensor's name as transformers calls it; what has no other name keeps its own."""
     layer = re.fullmatch(r"enc\.blk\.(\d+)\.(\w+)\.(weight|bias)", name)
     if layer and layer[2] in T5_LAYERS:
         return f"encoder.block.{layer[1]}.layer.{T5_LAYERS[layer[2]]}.{layer[3]}"
@@ -110,7 +112,7 @@ def true_shape(file: GGUFFile, name: str) -> tuple[int, ...]:
     return tuple(noted)
 
 
-def file_slices(file: GGUFFile):
+def file_slices(file: GGUFFile) -> Callable[[str], torch.Tensor]:
     """`raw` for ComfyUI's dynamic memory: tensors that also say where in the file they lie, so that it can read them
     straight into pinned memory."""
     import comfy_aimdo.model_mmap
@@ -125,6 +127,7 @@ def file_slices(file: GGUFFile):
             return file.raw(name)
         data = torch.frombuffer(view[place.start : place.start + place.bytes], dtype=torch.uint8)
         storage = data.untyped_storage()
+        # ComfyUI looks for both under these names
         storage._comfy_tensor_file_slice = comfy.memory_management.TensorFileSlice(
             handle, lock, place.start, place.bytes
         )
@@ -136,7 +139,7 @@ def file_slices(file: GGUFFile):
 
 def sentencepiece_model(file: GGUFFile) -> bytes:
     """The SentencePiece model that a GGUF holds in pieces, as its protobuf file (sentencepiece_model.proto)."""
-    meta = file.metadata
+    meta: dict[str, Any] = file.metadata
     tokens = file.array("tokenizer.ggml.tokens")
     scores = file.array("tokenizer.ggml.scores")
     kinds = file.array("tokenizer.ggml.token_type") if "tokenizer.ggml.token_type" in file.arrays else [1] * len(tokens)
@@ -157,6 +160,7 @@ def sentencepiece_model(file: GGUFFile) -> bytes:
 
 
 def varint(value: int) -> bytes:
+    """A whole number in protobuf's variable length; negative ones as 64 bits."""
     value &= (1 << 64) - 1
     out = bytearray()
     while value > 127:
@@ -166,8 +170,10 @@ def varint(value: int) -> bytes:
 
 
 def number(field: int, value: int) -> bytes:
+    """A protobuf field that holds a whole number."""
     return varint(field << 3) + varint(value)
 
 
 def message(field: int, content: bytes) -> bytes:
+    """A protobuf field that holds bytes, a text or a message."""
     return varint(field << 3 | 2) + varint(len(content)) + content

@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from io import RawIOBase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import room
 from .errors import (
@@ -29,6 +31,9 @@ from .errors import (
     refusal,
 )
 from .transfer_request import host, send, told, validator
+
+if TYPE_CHECKING:  # a laptop without it can still list and plan
+    import requests
 
 Progress = Callable[[int, int], None]
 Cancelled = Callable[[], bool]
@@ -103,14 +108,14 @@ class Transfer:
 
     def __init__(
         self, remote: Remote, part: Path, patience: Patience, connections: int = CONNECTIONS, limit: int | None = None
-    ):
+    ) -> None:
         """`limit`: bytes that are too many to be the file, where its server does not say how many there are."""
         self.remote, self.part, self.patience = remote, part, patience
         self.limit = limit if remote.size is None else remote.size
         self.notes = part.with_name(part.name + ".json")
         self.whole = not remote.ranges or not remote.size
         self.piece = (remote.size or 1) if self.whole else PIECE
-        self.filled = [0] * (1 if self.whole else -(-remote.size // self.piece))
+        self.filled = [0] * (1 if self.whole else -(-(remote.size or 0) // self.piece))
         self.connections = 1 if self.whole else connections
         self.stop = threading.Event()
         self.grown = threading.Condition()
@@ -124,6 +129,7 @@ class Transfer:
 
     @property
     def done(self) -> int:
+        """Bytes that are there."""
         return sum(self.filled)
 
     def resume(self) -> int:
@@ -141,6 +147,7 @@ class Transfer:
 
     @property
     def version(self) -> str:
+        """What the pieces in `part` are pieces of: another size, hash or ETag makes them worthless."""
         return f"{self.remote.size} {self.remote.sha256 or self.remote.etag or self.remote.url.split('?')[0]}"
 
     def note(self) -> None:
@@ -213,6 +220,7 @@ class Transfer:
             )
 
     def length(self, index: int) -> int:
+        """Bytes of a piece; the last one is shorter."""
         return min(self.piece, (self.remote.size or 0) - index * self.piece)
 
     def fetch(self, work: collections.deque) -> None:
@@ -230,7 +238,7 @@ class Transfer:
                 except BaseException as err:  # a thread has nobody to raise to: run() raises it
                     self.error = self.error or err
 
-    def fetch_piece(self, session, index: int) -> None:
+    def fetch_piece(self, session: "requests.Session", index: int) -> None:
         """Repeats one piece's request until the piece is full; every new byte renews the patience."""
         failures = 0
         while not self.stop.is_set():
@@ -262,7 +270,7 @@ class Transfer:
                 elif self.stop.wait(delay):
                     return
 
-    def ask(self, session, index: int):
+    def ask(self, session: "requests.Session", index: int) -> "requests.Response":
         """The response to a request for what is missing of a piece, its body not yet read."""
         direct, headers = self.direct, {}
         url = direct or self.remote.url
@@ -288,9 +296,10 @@ class Transfer:
         return response
 
     def bad_token(self, url: str) -> str:
+        """What to tell the user where a server refuses the token."""
         return bad_token(self.remote.token_origin, host(url), self.remote.name)
 
-    def receive(self, response, index: int) -> None:
+    def receive(self, response: "requests.Response", index: int) -> None:
         """Writes a response's body to the piece's place in the file."""
         self.check(response, index)
         if response.status_code == 200:  # the whole file, from its start
@@ -309,7 +318,7 @@ class Transfer:
                 self.whole_done = True
                 self.grown.notify_all()
 
-    def check(self, response, index: int) -> None:
+    def check(self, response: "requests.Response", index: int) -> None:
         """Raises where a response is not of the bytes that were asked for, or of another version of the file."""
         name, status = self.remote.name, response.status_code
         if status in (401, 403) and self.token != self.remote.token and not response.history:
@@ -329,7 +338,7 @@ class Transfer:
             self.served = self.served or version
         if version and version != self.served:
             raise Changed(name)
-        if status == 200 and not self.whole and self.remote.size > self.length(index):
+        if status == 200 and not self.whole and (self.remote.size or 0) > self.length(index):
             raise DownloadError(
                 f"{name} cannot be fetched: its server stopped sending parts of files. Try again later."
             )
@@ -348,7 +357,7 @@ class Transfer:
                 "A proxy on the way may be the cause. Try again later, or place the file by hand."
             )
 
-    def receive_body(self, response, index: int, file, left: int | None) -> None:
+    def receive_body(self, response: "requests.Response", index: int, file: RawIOBase, left: int | None) -> None:
         """Reads small and writes big: both cost the least then, and a slow line still shows progress at every tick."""
         read = getattr(response.raw, "read1", response.raw.read)  # read1 does not wait until it has all
         buffer, held, written = memoryview(bytearray(BLOCK)), 0, time.monotonic()
@@ -367,7 +376,7 @@ class Transfer:
             if not self.stop.is_set():
                 self.keep(file, index, buffer[:held])
 
-    def keep(self, file, index: int, block: memoryview) -> None:
+    def keep(self, file: RawIOBase, index: int, block: memoryview) -> None:
         """Writes bytes that follow those that a piece already has."""
         write(file, block)
         with self.grown:
@@ -428,7 +437,7 @@ def notes_of(part: Path) -> dict:
     return {}
 
 
-def write(file, block: memoryview) -> None:
+def write(file: RawIOBase, block: memoryview) -> None:
     """Writes all of `block` to an unbuffered file."""
     try:
         while block:

@@ -39,17 +39,19 @@ class Measurement:
 
     @property
     def ratio(self) -> float:
+        """How much more (above 1) or less the run took than was predicted."""
         return self.measured / max(1, self.predicted)
 
 
 class Calibration:
     """The measurements in ComfyUI's `user` folder. Without a `setting`, its version and attention, those of all count."""
 
-    def __init__(self, user: Path, setting: str = ""):
+    def __init__(self, user: Path, setting: str = "") -> None:
         self.path = Path(user) / "steadydancer" / FILE
         self.setting = setting
 
     def kind(self, architecture: str, card: Card) -> str:
+        """What measurements count for a model on a card; without a GPU ComfyUI computes in float32."""
         return f"{architecture}/{'fp32' if card.sm == 0 else 'bf16'}/{self.setting}"
 
     def corrections(self, architecture: str, card: Card) -> dict[str, float]:

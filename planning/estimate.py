@@ -48,6 +48,7 @@ class Settings:
 
 @lru_cache(maxsize=1)
 def activations_table() -> dict:
+    """Bytes of activations per architecture and dtype, as tools/activations.py wrote them."""
     return read_toml(Path(__file__).parent / "activations.toml")
 
 

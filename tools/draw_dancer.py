@@ -9,6 +9,7 @@ dancer also measures the pose estimator and the alignment.
 import json
 import math
 import runpy
+from collections.abc import Iterable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -189,7 +190,7 @@ def person(poses: Poses, frame: int, jacket: str = JACKET) -> Image.Image:
     return picture.resize((poses.width, poses.height), Image.Resampling.LANCZOS)
 
 
-def write_video(path: Path, frames, crf: int, sound: bool = False) -> None:
+def write_video(path: Path, frames: Iterable[Image.Image | np.ndarray], crf: int, sound: bool = False) -> None:
     """H.264 with, on demand, a plain drum on every beat."""
     rate = 32000
     with av.open(path, "w") as container:
@@ -214,6 +215,7 @@ def write_video(path: Path, frames, crf: int, sound: bool = False) -> None:
 
 
 def main() -> None:
+    """Writes the picture, its pose, the dance and the two pose videos."""
     INPUTS.mkdir(parents=True, exist_ok=True)
     poses = dance()
     person(poses, 0).save(INPUTS / "steadydancer_example_person.png", optimize=True)

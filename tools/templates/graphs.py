@@ -1,5 +1,7 @@
 """The example workflows as data: nodes in columns, links by name. make.py turns them into files."""
 
+from typing import Any
+
 PERSON = "steadydancer_example_person.png"
 DANCE = "steadydancer_example_dance.mp4"
 POSE = "steadydancer_example_pose.json"
@@ -31,7 +33,17 @@ NEGATIVE = (
 )
 
 
-def node(key, type, x, y, /, *, title=None, size=(None, None), **widgets):
+def node(
+    key: str,
+    type: str,
+    x: int,
+    y: int,
+    /,
+    *,
+    title: str | None = None,
+    size: tuple[int | None, int | None] = (None, None),
+    **widgets: Any,
+) -> dict:
     """One node at a place in pixels. A size of None is the smallest that shows all of it."""
     ours = type.startswith("SteadyDancer")
     properties = {
@@ -58,11 +70,12 @@ def node(key, type, x, y, /, *, title=None, size=(None, None), **widgets):
     }
 
 
-def note(key, x, y, text, height, title="Read me", width=1340):
+def note(key: str, x: int, y: int, text: str, height: int, title: str = "Read me", width: int = 1340) -> dict:
+    """A Markdown note of a size in pixels."""
     return node(key, "MarkdownNote", x, y, title=title, size=(width, height), **{"": text})
 
 
-def link(path):
+def link(path: str) -> list[str]:
     """'picture.IMAGE > fit.image' as a link."""
     source, target = (end.strip().split(".", 1) for end in path.split(">"))
     return [*source, *target]
@@ -195,7 +208,7 @@ AUTO_SOURCES = {
 }
 
 
-def automatic(path):
+def automatic(path: str) -> list[str]:
     """A link of the basic graph, from the one loader."""
     source, target = (end.strip() for end in path.split(">"))
     return link(f"{AUTO_SOURCES.get(source, source)} > {target}")
@@ -245,7 +258,7 @@ On a machine without a page: `python cli.py download steadydancer`, or `--from-e
 """
 
 
-def replace(nodes, **changed):
+def replace(nodes: list[dict], **changed: dict) -> list[dict]:
     """The nodes with some replaced by key."""
     return [changed.get(n["key"], n) for n in nodes]
 
@@ -253,7 +266,9 @@ def replace(nodes, **changed):
 LOADERS = ("unet", "clip", "clip_vision", "vae")
 
 
-def one_loader(text, height=190, step_distill=False, variant="auto", **changed):
+def one_loader(
+    text: str, height: int = 190, step_distill: bool = False, variant: str = "auto", **changed: dict
+) -> list[dict]:
     """The basic graph's nodes with one loader in place of core's four, another note, and `changed` nodes."""
     kept = [n for n in BASIC_NODES if n["key"] not in LOADERS]
     loader = node(
@@ -346,7 +361,8 @@ FROM_VIDEO_NODES = [
 FROM_VIDEO_SHIFT = 310  # of what stands to the right of the poses, against the basic graph
 
 
-def moved(spec):
+def moved(spec: dict) -> dict:
+    """A node of the basic graph, to the right to make room for the poses of a dance."""
     x, y = spec["pos"]
     return {**spec, "pos": [x + FROM_VIDEO_SHIFT, y]}
 
@@ -367,7 +383,7 @@ FROM_VIDEO_LINKS = [
 ]
 
 
-def from_video(path):
+def from_video(path: str) -> list[str]:
     """A link of the basic graph, with the poses from the dance and the models from one loader."""
     source, target = (end.strip() for end in path.split(">"))
     return automatic(f"{POSE_SOURCES.get(source, source)} > {target}")
