@@ -4,6 +4,7 @@
 import argparse
 import importlib
 import importlib.util
+import io
 import os
 import sys
 from pathlib import Path
@@ -65,5 +66,6 @@ def command(argv: list[str] | None) -> int:
 if __name__ == "__main__":
     sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a cp1252 console cannot print every file name
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a cp1252 console cannot print every file name
     sys.exit(main())

@@ -16,6 +16,7 @@ your ComfyUI, its torch is used instead of a second one.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -232,5 +233,6 @@ def call(command: list[str], variables: dict[str, str], cwd: Path | None = ROOT)
 
 if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     sys.exit(main(sys.argv[1:]))

@@ -182,7 +182,9 @@ def _sync(args: argparse.Namespace, bucket: "Bucket") -> int:
         raise ValueError(f"There is no folder {one_line(str(folder or 'to send'))}. Name one: cli.py r2 sync FOLDER")
     folder = folder.resolve()
     inside_comfyui = base or (folder.parent if (folder.parent / "user").is_dir() else folder)
-    sync = Sync(folder, bucket, _journal(inside_comfyui))
+    journal = _journal(inside_comfyui)
+    assert journal, "a folder has one"
+    sync = Sync(folder, bucket, journal)
 
     def sent(path: Path, key: str) -> None:
         print(f"{one_line(path.relative_to(folder).as_posix())} → {key}", flush=True)

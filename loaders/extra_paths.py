@@ -57,11 +57,12 @@ def plain_document(text: str, path: Path) -> dict:
     """
     sections: dict[str, dict] = {}
     section: dict | None = None
-    indent = block_indent = None
+    indent: int | None = None
+    block_indent: int | None = None
     block = ""  # the key whose lines follow
     for number, line in enumerate(text.splitlines(), 1):
         depth, content = len(line) - len(line.lstrip(" ")), line.strip()
-        if block:
+        if block and section is not None and indent is not None:
             if not content or depth > indent:
                 block_indent = depth if block_indent is None and content else block_indent
                 section[block] += content and line[block_indent:].rstrip() + "\n"

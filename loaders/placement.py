@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import comfy.samplers
 import torch
 from comfy.model_base import BaseModel
-from comfy.model_patcher import ModelPatcher
+from comfy.model_patcher import ModelPatcher, ModelPatcherDynamic
 from comfy.patcher_extension import WrappersMP
 
 from ..planning.plan import Plan
@@ -22,7 +22,8 @@ def placed(patcher: ModelPatcher, run: PlannedRun) -> ModelPatcher:
     """The MODEL, placed and measured as planned."""
     plan = run.plan
     if plan.kept < plan.blocks and plan.card.sm:
-        patcher.__class__ = limited_class(type(patcher))
+        base: type = type(patcher)
+        patcher.__class__ = limited_class(base)
         patcher.model.resident_limit = plan.resident
     if not plan.batched:
         patcher.set_model_sampler_calc_cond_batch_function(one_by_one)
@@ -41,7 +42,8 @@ def estimate_of(plan: Plan, model: BaseModel) -> Iterator[None]:
     """Makes ComfyUI's own estimate, which is a factor times the latent's area, that of the plan for as long as it lasts."""
     job, own = plan.job, model.memory_usage_factor
     height, width = job.height // 8, job.width // 8
-    reference: dict[str, list] = {name: [[1, 16, 1, height, width]] for name in model.memory_usage_factor_conds}
+    conds: tuple[str, ...] = model.memory_usage_factor_conds
+    reference = {name: [[1, 16, 1, height, width]] for name in conds}
     latent = [1, 16, (job.frames - 1) // 4 + 1, height, width]
     model.memory_usage_factor *= plan.activations / model.memory_required(latent, cond_shapes=reference)
     try:
@@ -76,7 +78,7 @@ class LimitedPatcher(ModelPatcher):
         if self.is_dynamic():
             super().load(device_to, lowvram_model_memory, force_patch_weights, full_load, **kwargs)
             # A ceiling, which each load lifts. `set_watermark_limit` is a floor: what may not be evicted when memory is short.
-            self._vbar_get().set_watermark(limit)
+            cast(ModelPatcherDynamic, self)._vbar_get().set_watermark(limit)
             return
         allowed = lowvram_model_memory if 0 < lowvram_model_memory < limit else limit
         super().load(device_to, allowed, force_patch_weights, **kwargs)
@@ -84,7 +86,8 @@ class LimitedPatcher(ModelPatcher):
     def clone(self, *args: Any, **kwargs: Any) -> ModelPatcher:
         """As ComfyUI's; the clone keeps the limit."""
         copy = super().clone(*args, **kwargs)
-        copy.__class__ = limited_class(type(copy))
+        base: type = type(copy)
+        copy.__class__ = limited_class(base)
         # A clone without dynamic VRAM has a model of its own.
         copy.model.resident_limit = self.model.resident_limit
         return copy

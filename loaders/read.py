@@ -126,8 +126,7 @@ def file_slices(file: GGUFFile) -> Callable[[str], torch.Tensor]:
         if not place.bytes:
             return file.raw(name)
         data = torch.frombuffer(view[place.start : place.start + place.bytes], dtype=torch.uint8)
-        storage = data.untyped_storage()
-        # ComfyUI looks for both under these names
+        storage: Any = data.untyped_storage()  # ComfyUI looks for both of what follows under these names
         storage._comfy_tensor_file_slice = comfy.memory_management.TensorFileSlice(
             handle, lock, place.start, place.bytes
         )

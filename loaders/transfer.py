@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from io import RawIOBase
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -357,7 +357,7 @@ class Transfer:
                 "A proxy on the way may be the cause. Try again later, or place the file by hand."
             )
 
-    def receive_body(self, response: "requests.Response", index: int, file: RawIOBase, left: int | None) -> None:
+    def receive_body(self, response: "requests.Response", index: int, file: FileIO, left: int | None) -> None:
         """Reads small and writes big: both cost the least then, and a slow line still shows progress at every tick."""
         read = getattr(response.raw, "read1", response.raw.read)  # read1 does not wait until it has all
         buffer, held, written = memoryview(bytearray(BLOCK)), 0, time.monotonic()
@@ -376,7 +376,7 @@ class Transfer:
             if not self.stop.is_set():
                 self.keep(file, index, buffer[:held])
 
-    def keep(self, file: RawIOBase, index: int, block: memoryview) -> None:
+    def keep(self, file: FileIO, index: int, block: memoryview) -> None:
         """Writes bytes that follow those that a piece already has."""
         write(file, block)
         with self.grown:
@@ -437,7 +437,7 @@ def notes_of(part: Path) -> dict:
     return {}
 
 
-def write(file: RawIOBase, block: memoryview) -> None:
+def write(file: FileIO, block: memoryview) -> None:
     """Writes all of `block` to an unbuffered file."""
     try:
         while block:

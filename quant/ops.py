@@ -1,18 +1,28 @@
 """Layers whose weights may be packed, GGUF or 8-bit: given to ComfyUI as `custom_operations`, they serve any model it detects."""
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 import comfy.ops
 import torch
 from comfy.ops import cast_bias_weight, uncast_bias_weight
 
 from .layout import Scratch, is_packed, multiplies_packed
 
+if TYPE_CHECKING:
+    from .patches import SideBranch
 
-class PackedWeight:
+
+class PackedWeight(torch.nn.Module):
     """What Linear and Embedding share: weights are taken as they lie in the file, neither copied nor unpacked."""
 
-    side_branch = None
+    side_branch: "SideBranch | None" = None
+    weight_comfy_model_dtype: torch.dtype | None
+    has_bias: bool
 
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: Any, local_metadata: Any, strict: Any, missing: Any, unexpected: Any, errors: Any
+    ) -> None:
         for name in ("weight", "bias"):
             tensor = state_dict.get(prefix + name)
             if tensor is not None:
@@ -24,18 +34,18 @@ class PackedWeight:
                 missing.append(prefix + name)
         unexpected += [key for key in state_dict if key.removeprefix(prefix) not in ("weight", "bias")]
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "PackedWeight":
         for name, parameter in self._parameters.items():
             if parameter is not None:
                 self._parameters[name] = torch.nn.Parameter(fn(parameter), requires_grad=False)
         return self
 
-    def convert_weight(self, weight, inplace=False, **kwargs):
+    def convert_weight(self, weight: torch.Tensor, inplace: bool = False, **kwargs: Any) -> torch.Tensor:
         """What ComfyUI asks for before it adds a patch of any kind to the weight."""
         return weight.dequantize() if is_packed(weight) else weight
 
 
-def packed_operations() -> type[comfy.ops.manual_cast]:
+def packed_operations() -> type[Any]:
     """ComfyUI's operations with packed Linear and Embedding, and the scratch memory that they share."""
 
     class PackedOperations(comfy.ops.manual_cast):

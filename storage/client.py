@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from functools import cached_property
+from typing import Any
 from urllib.parse import urlsplit
 
 from .profiles import R2_HOST, Profile
@@ -58,7 +59,7 @@ class Cancelled(Exception):
 class Bucket:
     """The bucket of a profile. Cheap to make; connects on first use; safe to use from several threads."""
 
-    def __init__(self, profile: Profile):
+    def __init__(self, profile: Profile) -> None:
         self.profile = profile
         self.name = profile.bucket
         address = urlsplit(profile.endpoint)
@@ -72,12 +73,13 @@ class Bucket:
         self._lock = threading.RLock()
 
     @property
-    def client(self):
+    def client(self) -> Any:
+        """boto3's S3 client, made on first use."""
         with self._lock:  # making a client is not thread-safe, using one is
             return self._client
 
     @cached_property
-    def _client(self):
+    def _client(self) -> Any:
         from botocore.config import Config
 
         for logger in map(logging.getLogger, TALKATIVE):
@@ -114,13 +116,13 @@ class Bucket:
             )
 
     @property
-    def transfers(self):
+    def transfers(self) -> Any:
         """The one transfer manager of this bucket; it reads parts from disk as they are sent."""
         with self._lock:  # a second one would send REQUESTS more at once
             return self._transfers
 
     @cached_property
-    def _transfers(self):
+    def _transfers(self) -> Any:
         from s3transfer.manager import TransferConfig, TransferManager
         from s3transfer.utils import OSUtils, ReadFileChunk
 
@@ -225,6 +227,7 @@ class Bucket:
         return digest.hexdigest()
 
     def delete(self, key: str) -> None:
+        """Removes an object; one that is not there is no error. Raises StorageError."""
         with self.plain_errors(f"delete '{key}'"):
             self.client.delete_object(Bucket=self.name, Key=key)
 
@@ -248,7 +251,7 @@ class Bucket:
             )
 
     @contextmanager
-    def plain_errors(self, what: str):
+    def plain_errors(self, what: str) -> Iterator[None]:
         """Turns the library's errors into StorageError. `what` completes "Could not …"."""
         try:
             yield
@@ -261,7 +264,7 @@ class Bucket:
             raise error from err
 
 
-def _session(profile: Profile):
+def _session(profile: Profile) -> Any:
     """A session that takes from the machine's AWS variables and files what the profile leaves to them, and no more."""
     import boto3
     import botocore.session
@@ -304,7 +307,7 @@ def explain(err: Exception, profile: Profile) -> tuple[type[StorageError], str]:
     if isinstance(err, aws.ProxyConnectionError):
         return StorageError, "this machine's proxy could not be reached. Check HTTPS_PROXY and HTTP_PROXY."
     if type(err) is aws.HTTPClientError:  # the library's wrapping of whatever else went wrong
-        inner = err.kwargs.get("error")
+        inner = getattr(err, "kwargs", {}).get("error")
         if type(inner).__name__.startswith("ProxyScheme"):
             return StorageError, "this machine's proxy is of a kind that is not understood. Use an http:// proxy."
         if isinstance(inner, FileChanged):
@@ -328,7 +331,7 @@ def explain(err: Exception, profile: Profile) -> tuple[type[StorageError], str]:
     return StorageError, "something unexpected happened. The log has the details."
 
 
-def _refusal(err, profile: Profile) -> tuple[type[StorageError], str]:
+def _refusal(err: Any, profile: Profile) -> tuple[type[StorageError], str]:
     """An answer of the server that says no. R2 gives S3's codes, its own numbers are in the message only."""
     code = err.response.get("Error", {}).get("Code", "")
     reply = err.response.get("ResponseMetadata", {})
@@ -371,7 +374,7 @@ def _refusal(err, profile: Profile) -> tuple[type[StorageError], str]:
     return NotOffered, f"the server refused it ({code or status})."
 
 
-def _status(err) -> int:
+def _status(err: Any) -> int:
     return err.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
 
 

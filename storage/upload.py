@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..base.plain import one_line
 from ..base.progress import program_ends
@@ -23,6 +24,8 @@ SHA256 = "sha256"  # object metadata: what was to be sent; the bucket's bytes ma
 
 @dataclass(frozen=True)
 class Uploaded:
+    """What is in the bucket after a delivery."""
+
     key: str
     size: int  # bytes
     was_there: bool  # the very same bytes were there before; nothing was sent
@@ -127,7 +130,15 @@ def upload(
     return Uploaded(key, content.size, was_there=False)
 
 
-def _send(bucket: Bucket, path: Path, key: str, extra: dict, stat: os.stat_result, progress, cancelled) -> None:
+def _send(
+    bucket: Bucket,
+    path: Path,
+    key: str,
+    extra: dict,
+    stat: os.stat_result,
+    progress: Callable[[int, int], None] | None,
+    cancelled: Callable[[], bool] | None,
+) -> None:
     """Hands the file to the transfer manager and watches over both from this thread."""
     counted, size = _Count(), stat.st_size
     task = f"upload {one_line(path.name)} to bucket '{bucket.name}'"
@@ -164,7 +175,7 @@ def _changed(path: Path, stat: os.stat_result) -> bool:
     return (now.st_size, now.st_mtime_ns) != (stat.st_size, stat.st_mtime_ns)
 
 
-def _cancellable(bucket: Bucket, request: Callable, cancelled):
+def _cancellable(bucket: Bucket, request: Callable, cancelled: Callable[[], bool] | None) -> Any:
     """The result of a short request, or Cancelled; on a dead link it is then left to end by itself."""
     future = bucket.requests.submit(request)
     while not concurrent.futures.wait([future], 0.1).done:
@@ -175,19 +186,22 @@ def _cancellable(bucket: Bucket, request: Callable, cancelled):
 class _Count:
     """A transfer's subscriber: bytes sent so far (a retried part is taken back) and its end, cleanup included."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.bytes = 0
         self.finished = threading.Event()
         self._lock = threading.Lock()
 
-    def on_queued(self, **_):
+    def on_queued(self, **_: Any) -> None:
+        """Called by the library when the upload is in its queue."""
         pass
 
-    def on_progress(self, bytes_transferred: int, **_):
+    def on_progress(self, bytes_transferred: int, **_: Any) -> None:
+        """Called by the library with bytes more, or fewer when a part is begun anew."""
         with self._lock:
             self.bytes += bytes_transferred
 
-    def on_done(self, **_):
+    def on_done(self, **_: Any) -> None:
+        """Called by the library at the end, however it ends."""
         self.finished.set()
 
 
@@ -198,7 +212,9 @@ def _same(is_same: bool, key: str, content: Content) -> Uploaded:
     raise KeyTaken(f"An object '{key}' exists already, and overwriting was not asked for.")
 
 
-def _holds(bucket: Bucket, key: str, there: dict | None, content: Content, cancelled) -> bool:
+def _holds(
+    bucket: Bucket, key: str, there: dict | None, content: Content, cancelled: Callable[[], bool] | None
+) -> bool:
     """Whether an object has these bytes, by its ETag, or, where that tells nothing, by reading it back.
 
     An ETag that differs proves nothing: some services count in another way, and encryption changes it.
@@ -224,7 +240,7 @@ def _check(
     there: dict | None,
     content: Content,
     holds: bool,
-    cancelled,
+    cancelled: Callable[[], bool] | None,
 ) -> None:
     """Raises StorageError, and removes what we sent, when the bucket does not hold the file or the file is another now."""
     if _changed(path, stat):

@@ -179,7 +179,7 @@ def vae_network(dim: int, device: str, dtype: torch.dtype, attention: Callable) 
     from comfy.ldm.wan.vae import WanVAE
 
     with torch.device(device):
-        network = WanVAE(dim=dim, z_dim=16).to(dtype).eval()
+        network: Any = WanVAE(dim=dim, z_dim=16).to(dtype).eval()
     for module in network.modules():
         if hasattr(module, "optimized_attention"):
             module.optimized_attention = attention

@@ -189,7 +189,8 @@ def find_uv() -> str | None:
 
 def other_pythons() -> dict[str, str]:
     """{'3.10': program, …}: the supported Pythons of this machine but the one that runs now, in PATH or pyenv's folder."""
-    pyenv, found = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv"), {}
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    found: dict[str, str] = {}
     for version in ("3.10", "3.11", "3.12", "3.13"):
         if version != f"{sys.version_info.major}.{sys.version_info.minor}":
             programs = [shutil.which(f"python{version}"), *sorted(pyenv.glob(f"versions/{version}.*/bin/python"))]

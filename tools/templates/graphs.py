@@ -46,7 +46,7 @@ def node(
 ) -> dict:
     """One node at a place in pixels. A size of None is the smallest that shows all of it."""
     ours = type.startswith("SteadyDancer")
-    properties = {
+    properties: dict[str, Any] = {
         "cnr_id": "steadydancer" if ours else "comfy-core",
         "ver": "0.1.0" if ours else "0.30.0",
         "Node name for S&R": type,
@@ -119,7 +119,7 @@ BASIC_NODES = [
     node("video", "CreateVideo", 1730, 300, size=(400, None), fps=16.0),
     node("save", "SaveVideo", 1730, 490, size=(400, 455), title="4. The video", filename_prefix="video/SteadyDancer"),
 ]  # fmt: skip
-BASIC_GROUPS = [
+BASIC_GROUPS: list[list[Any]] = [
     ["1, 2. Your picture and its poses", -20, -80, 920, 1050],
     ["3. Prompts", 920, -80, 440, 460],
     ["Models", 920, 400, 440, 570],
