@@ -31,6 +31,8 @@ from .turbo_sampling import (
 
 
 class SteadyDancerExtension(ComfyExtension):
+    """The package's nodes, and what ComfyUI runs once for them."""
+
     async def on_load(self) -> None:
         """What is done once a process. ComfyUI drops every node where this fails, so nothing here may."""
         for step, loss in (

@@ -190,14 +190,14 @@ def _robust_scales(
     points: np.ndarray, seen: np.ndarray, target: np.ndarray, target_seen: np.ndarray, frames: int
 ) -> dict[str, float]:
     """A scale for each group: the median over its first confident frames, left and right averaged, clamped."""
-    ratios: dict[str, list[float]] = {}
+    measured: dict[str, list[float]] = {}
     for group, ways in MEASURES.items():
         for way, length, wanted in zip(ways, _lengths(points, ways), _lengths(target, ways), strict=True):
             joints = [j for pair in way for j in (HIPS if "hips" in pair else []) + [j for j in pair if j != "hips"]]
             good = np.flatnonzero(seen[:, joints].all(1) & (length > 1e-6))[:frames]
             if len(good) and target_seen[joints].all() and wanted > 1e-6:
-                ratios.setdefault(group, []).append(wanted / np.median(length[good]))
-    ratios = {group: float(np.mean(values)) for group, values in ratios.items()}
+                measured.setdefault(group, []).append(wanted / np.median(length[good]))
+    ratios = {group: float(np.mean(values)) for group, values in measured.items()}
     if not ratios:
         return dict.fromkeys(MEASURES, 1.0)
     whole = float(np.median(list(ratios.values())))

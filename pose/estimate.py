@@ -172,7 +172,7 @@ def filled(poses: Poses, missing: str) -> Poses:
     if missing == "empty":
         return poses
     points, scores = poses.points.copy(), poses.scores.copy()
-    empty_frames: np.ndarray = ~poses.present.any(1)
+    empty_frames = ~np.any(poses.present, 1)
     for person in range(points.shape[1]):
         known = np.flatnonzero(poses.present[:, person])
         for frame in np.flatnonzero(~poses.present[:, person]) if len(known) else ():

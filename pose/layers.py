@@ -105,7 +105,7 @@ def csp_stages(
     widths: list[int], blocks: list[int], block: type, last_residual: bool, attention: bool
 ) -> dict[str, nn.Module]:
     """stage1 … stage4, each half the size of the one before; the last has the pools."""
-    stages = {}
+    stages: dict[str, nn.Module] = {}
     for i, count in enumerate(blocks):
         last = i == len(blocks) - 1
         stages[f"stage{i + 1}"] = nn.Sequential(

@@ -19,7 +19,7 @@ ATTRIBUTE_TENSOR = 5
 DIMS, DATA_TYPE, FLOATS, NAME, RAW, EXTERNAL = 1, 2, 4, 8, 9, 14
 MOST_FIELDS = 200_000  # of a whole file; a pose net has some thousands
 MOST_DIMENSIONS = 8
-DTYPES = {1: np.dtype("<f4"), 10: np.dtype("<f2"), 11: np.dtype("<f8")}
+DTYPES: dict[int, np.dtype] = {1: np.dtype("<f4"), 10: np.dtype("<f2"), 11: np.dtype("<f8")}
 
 
 @dataclass
@@ -86,7 +86,7 @@ def _weights(graph: memoryview) -> Weights:
 def _tensor(data: memoryview, fields_of: "Fields") -> tuple[str, np.ndarray | None]:
     """Name and values of a TensorProto; None for kinds that hold no weights (indices, shapes)."""
     shape: list[int] = []
-    raw: bytes | memoryview | None = None
+    raw: Any = None
     kind, name, floats = 0, "", []
     for number, value in fields_of(data):
         if number == DIMS:

@@ -222,7 +222,7 @@ def _shown(piece: Piece, cancelled: Callable[[], bool]) -> Iterator[tuple[_Pictu
 def _whole(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
     """The frames of interlaced video as whole pictures, those of any other as they are."""
     graph: av.filter.Graph | None = None
-    form: tuple[int, int, Any] | None = None
+    form: tuple | None = None
     for frame in frames:
         last, form = form, (frame.width, frame.height, frame.format.name)
         if graph and form != last:
@@ -230,8 +230,9 @@ def _whole(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
             graph = None
         if not graph and frame.interlaced_frame:
             graph = av.filter.Graph()
+            name: Any = frame.format.name  # PyAV takes a format's name too
             graph.link_nodes(
-                graph.add_buffer(width=form[0], height=form[1], format=form[2], time_base=frame.time_base),
+                graph.add_buffer(width=form[0], height=form[1], format=name, time_base=frame.time_base),
                 graph.add("bwdif", "mode=send_frame:deint=interlaced"),
                 graph.add("buffersink"),
             )

@@ -135,7 +135,11 @@ class Sync:
                 continue
             self._under_way.add(path)
             futures.append(submit(path))
-            futures[-1].add_done_callback(lambda _, path=path: self._under_way.discard(path))
+
+            def ended(_: Future, path: Path = path) -> None:
+                self._under_way.discard(path)
+
+            futures[-1].add_done_callback(ended)
         self.waiting, self.unfinished = waiting, unfinished
         self._log_held()
         return futures

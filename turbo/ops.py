@@ -39,7 +39,7 @@ def normalising(device: torch.device, dtype: torch.dtype) -> tuple:
     return ours, torch.stack(exact), 0.02
 
 
-def normalised(layer: torch.nn.Module, input: torch.Tensor, plain: Callable[..., torch.Tensor]) -> torch.Tensor:
+def normalised(layer: Any, input: torch.Tensor, plain: Callable[..., torch.Tensor]) -> torch.Tensor:
     """The layer's norm in float32: one kernel on a GPU that runs it, else `plain(rows, weight, bias)` of torch."""
     weight, bias, stream = cast_bias_weight(
         layer, dtype=torch.float32, device=input.device, bias_dtype=torch.float32, offloadable=True
