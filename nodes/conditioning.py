@@ -5,6 +5,8 @@ from typing import Any
 import comfy.model_management
 import node_helpers
 import torch
+from comfy.clip_vision import ClipVisionModel
+from comfy.sd import VAE
 from comfy_api.latest import io
 
 from ..dancer.conditioning import (
@@ -80,7 +82,7 @@ class SteadyDancerFitImage(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image: io.Image.Type, area: str, width: int, height: int, fit: str) -> io.NodeOutput:
+    def execute(cls, image: torch.Tensor, area: str, width: int, height: int, fit: str) -> io.NodeOutput:
         picture_height, picture_width = image.shape[1:3]
         said = (
             "" if area == CUSTOM or (width, height) == (576, 1024) else f"; width and height count only with {CUSTOM}"
@@ -121,7 +123,7 @@ class SteadyDancerClipVision(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip_vision: io.ClipVision.Type, image: io.Image.Type, pose_video: io.Image.Type) -> io.NodeOutput:
+    def execute(cls, clip_vision: ClipVisionModel, image: torch.Tensor, pose_video: torch.Tensor) -> io.NodeOutput:
         size = clip_vision.image_size
 
         def see(images: torch.Tensor, name: str) -> Any:
@@ -209,18 +211,18 @@ class SteadyDancerToVideo(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        positive: io.Conditioning.Type,
-        negative: io.Conditioning.Type,
-        vae: io.Vae.Type,
-        start_image: io.Image.Type,
-        pose_video: io.Image.Type,
+        positive: list,
+        negative: list,
+        vae: VAE,
+        start_image: torch.Tensor,
+        pose_video: torch.Tensor,
         width: int,
         height: int,
         length: int,
         batch_size: int,
-        clip_vision_output: io.ClipVisionOutput.Type | None = None,
-        pose_clip_vision_output: io.ClipVisionOutput.Type | None = None,
-        negative_pose_video: io.Image.Type | None = None,
+        clip_vision_output: Any = None,
+        pose_clip_vision_output: Any = None,
+        negative_pose_video: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         require_size(width, height)
         if (length - 1) % FRAME_STEP:

@@ -153,7 +153,7 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
         because it raises its correction by a whole step.
         """
         # What is linked is not known yet; the card and the calibration show in the plan of a usual job too.
-        known = {name: USUAL[name] if value is None else value for name, value in inputs.items()}
+        known: dict[str, Any] = {name: USUAL[name] if value is None else value for name, value in inputs.items()}
         try:
             plan = cls.plan(**known)
         except (ValueError, OSError) as err:

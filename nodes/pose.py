@@ -179,7 +179,7 @@ class SteadyDancerPoseEstimator(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        image: io.Image.Type,
+        image: torch.Tensor,
         max_people: int,
         detect_every: int,
         person_threshold: float,
@@ -215,9 +215,9 @@ class SteadyDancerPoseEstimator(io.ComfyNode):
             no_person=no_person,
         )
         boxes = None if bboxes is None else given_boxes(bboxes, len(image))
-        people = pose_nets.path_of(detector, "yolox-l") if boxes is None else None
-        points = pose_nets.path_of(pose_model, "dw-ll-ucoco-384")
-        finder, net = pose_nets.ready(people, points, batch_size, runtime == ONNXRUNTIME)
+        detector_file = pose_nets.path_of(detector, "yolox-l") if boxes is None else None
+        pose_file = pose_nets.path_of(pose_model, "dw-ll-ucoco-384")
+        finder, net = pose_nets.ready(detector_file, pose_file, batch_size, runtime == ONNXRUNTIME)
         progress = NodeProgress(cls.hidden.unique_id)
         try:
             poses = estimate(image, finder, net, settings, boxes, progress, cancelled)

@@ -219,7 +219,7 @@ class SteadyDancerR2SaveImages(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        images: io.Image.Type,
+        images: torch.Tensor,
         filename_prefix: str,
         profile: str,
         format: str,

@@ -24,7 +24,7 @@ class Watch:
     """The folder sync of this server, in a thread of its own; boto3 is imported there, when the first file is sent."""
 
     def __init__(self) -> None:
-        self.sync: "Sync | None" = None
+        self.sync: Sync | None = None
         self.problem = ""
 
     def start(self) -> None:

@@ -1,5 +1,6 @@
 """Guidance, schedule and solver for core's SamplerCustomAdvanced."""
 
+from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..dancer.guidance import SteadyDancerGuider as Guider
@@ -65,14 +66,14 @@ class SteadyDancerGuider(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: io.Model.Type,
-        positive: io.Conditioning.Type,
-        negative: io.Conditioning.Type,
+        model: ModelPatcher,
+        positive: list,
+        negative: list,
         cfg: float,
         pose_cfg: float,
         start: float,
         end: float,
-        pose_negative: io.Conditioning.Type | None = None,
+        pose_negative: list | None = None,
     ) -> io.NodeOutput:
         if pose_negative is not None and not hasattr(model.model.diffusion_model, "patch_embedding_fuse"):
             raise ValueError(

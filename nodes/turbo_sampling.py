@@ -7,6 +7,7 @@ import comfy.sample
 import comfy.utils
 import latent_preview
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..services.progress import executing, say
@@ -100,14 +101,14 @@ class SteadyDancerTurboSampler(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: io.Model.Type,
-        positive: io.Conditioning.Type,
-        sigmas: io.Sigmas.Type,
+        model: ModelPatcher,
+        positive: list,
+        sigmas: torch.Tensor,
         latent: Any,
         seed: int,
         noise_device: str,
         ode: bool,
-        model_low: io.Model.Type | None = None,
+        model_low: ModelPatcher | None = None,
     ) -> io.NodeOutput:
         start = comfy.sample.fix_empty_latent_channels(
             model,
@@ -159,7 +160,7 @@ class SteadyDancerSparseAttention(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: io.Model.Type, keep: float) -> io.NodeOutput:
+    def execute(cls, model: ModelPatcher, keep: float) -> io.NodeOutput:
         if not pays(model):
             require_wan(model)
             say(
@@ -194,5 +195,5 @@ class SteadyDancerRCMMerge(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: io.Model.Type, rcm: io.Model.Type, base: io.Model.Type, strength: float) -> io.NodeOutput:
+    def execute(cls, model: ModelPatcher, rcm: ModelPatcher, base: ModelPatcher, strength: float) -> io.NodeOutput:
         return io.NodeOutput(merge_rcm(model, rcm, base, strength))

@@ -12,7 +12,6 @@ from torch import nn
 from ..quant import model_file, pickle_file
 from . import onnx_file, rtmpose, yolox
 
-
 Net = TypeVar("Net", rtmpose.PoseNet, yolox.YOLOX)
 
 

@@ -33,7 +33,7 @@ class RCMSampler(comfy.samplers.Sampler):
         """Noise of float32 values from the one generator."""
         return torch.randn(shape, generator=self.generator, device=self.generator.device).to(device)
 
-    def sample(
+    def sample(  # type: ignore[override]  # the base class names no arguments, ComfyUI gives these
         self,
         model_wrap: Any,
         sigmas: torch.Tensor,
