@@ -8,14 +8,15 @@ from functools import cache, partial
 from pathlib import Path
 
 from ..base import environment
+from ..base.cancel import Cancelled
 from ..base.progress import TerminalLine
 from ..catalog.catalog import ModelFile
 from ..catalog.names import files_of, profiles_from_environment
-from ..loaders import hub
-from ..loaders.download import ensure_all
-from ..loaders.errors import DownloadCancelled, DownloadError
-from ..loaders.places import Places, broken
-from ..loaders.transfer import Patience
+from ..loaders.download import hub
+from ..loaders.download.errors import DownloadError
+from ..loaders.download.fetch import ensure_all
+from ..loaders.download.places import Places, broken
+from ..loaders.download.transfer import Patience
 from ..machine import gpus, this_computer
 from ..machine.card import computer
 from ..planning.choose import choose
@@ -55,7 +56,7 @@ def run(args) -> int:
         signal.signal(number, lambda *_: stopped.set())
     try:
         ensure_all(files, where, TerminalLine(), stopped.is_set, args.jobs, patience)
-    except DownloadCancelled:
+    except Cancelled:
         print("\nStopped. What was fetched is kept for the next time.", file=sys.stderr)
         return 130
     print(f"\nAll {len(files)} files are in {where.models_dir}.")

@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _bucket(args: argparse.Namespace):
-    from ..storage import profiles
-    from ..storage.client import Bucket
+    from ..bucket import profiles
+    from ..bucket.client import Bucket
 
     config = _config(args)
     if args.config and not os.path.isfile(args.config):
@@ -67,7 +67,7 @@ def _bucket(args: argparse.Namespace):
 
 
 def _config(args: argparse.Namespace) -> Path:
-    from ..storage import profiles
+    from ..bucket import profiles
 
     return args.config or profiles.config_file(user_folder(_comfyui(args)) / "__steadydancer" / "r2.toml")
 
@@ -79,7 +79,7 @@ def _comfyui(args: argparse.Namespace) -> Path | None:
 
 def _journal(folder: Path | None):
     """The journal that ComfyUI's nodes use too; without ComfyUI, one inside the folder that is sent."""
-    from ..storage.journal import FILE, Journal
+    from ..bucket.journal import FILE, Journal
 
     if folder is None:
         return None
@@ -91,8 +91,8 @@ def _journal(folder: Path | None):
 def _test(args: argparse.Namespace, bucket) -> int:
     import secrets
 
-    from ..storage import keys, profiles, service
-    from ..storage.client import StorageError
+    from ..bucket import keys, profiles, service
+    from ..bucket.client import StorageError
 
     profile = bucket.profile
     print(f"profile  {profile.name}")
@@ -143,8 +143,8 @@ def _timed(name: str, step) -> None:
 
 
 def _upload(args: argparse.Namespace, bucket) -> int:
-    from ..storage import keys
-    from ..storage.upload import deliver
+    from ..bucket import keys
+    from ..bucket.upload import deliver
 
     missing = [path for path in args.files if not os.path.isfile(path)]
     if missing:
@@ -168,7 +168,7 @@ def _upload(args: argparse.Namespace, bucket) -> int:
 
 
 def _sync(args: argparse.Namespace, bucket) -> int:
-    from ..storage.sync import Sync
+    from ..bucket.sync import Sync
 
     base = _comfyui(args)
     folder = args.folder or (base / "output" if base else None)

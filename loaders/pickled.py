@@ -7,15 +7,16 @@ import shutil
 import struct
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 
-from ..quant import model_file, pickle_file
-from .errors import DownloadCancelled
-from .lock import held
-from .places import cut_short
+from ..base.cancel import IsCancelled, stop_if
+from ..base.lock import locked
+from ..formats import model_file, pickle_file
+from .download.places import cut_short
 
 SOURCE, CONTENTS = "steadydancer.source", "steadydancer.contents"
 PIECE = 1 << 24
@@ -25,13 +26,13 @@ def as_safetensors(
     path: Path,
     check: Callable[[dict[str, torch.Tensor], str], None],
     progress: Callable[[int, int], None],
-    cancelled: Callable[[], bool],
+    cancelled: IsCancelled,
     say: Callable[[str], None],
 ) -> Path:
     """The safetensors file with the tensors of the pickled `path`, made beside it if it is not there.
 
     `check(tensors, name)` may refuse the file before anything is written. Raises ValueError with what to do, and
-    DownloadCancelled within a second of `cancelled()`; neither leaves a file that could be taken for whole.
+    Cancelled within a second of `cancelled()`; neither leaves a file that could be taken for whole.
     """
     target = path.with_suffix(".safetensors")
     if is_conversion(target, path):
@@ -40,7 +41,7 @@ def as_safetensors(
     check(tensors, path.name)
     part = target.with_name(target.name + ".part")
     try:
-        with held(target, cancelled):
+        with locked(Path(f"{target}.lock"), meanwhile=partial(stop_if, cancelled)):
             try:
                 if not is_conversion(target, path):  # else another process has just made it
                     say(f"{path.name} is converted once to {target.name}. The .pth is not needed after that.")
@@ -106,7 +107,7 @@ def convert(
     tensors: dict[str, torch.Tensor],
     part: Path,
     progress: Callable[[int, int], None],
-    cancelled: Callable[[], bool],
+    cancelled: IsCancelled,
 ) -> None:
     """Writes `part`, and compares it with the tensors byte by byte."""
     header, end = {"__metadata__": {"format": "pt", SOURCE: path.name, CONTENTS: contents(path)}}, 0
@@ -133,8 +134,7 @@ def convert(
         for done, piece in pieces(tensors, names):
             file.write(piece)
             progress(done, 2 * end)
-            if cancelled():
-                raise DownloadCancelled
+            stop_if(cancelled)
         file.flush()
         os.fsync(file.fileno())
     with open(part, "rb") as file:
@@ -145,8 +145,7 @@ def convert(
                     f"{path.name} was not written correctly into {part.parent}. Check the disk, then try again."
                 )
             progress(end + done, 2 * end)
-            if cancelled():
-                raise DownloadCancelled
+            stop_if(cancelled)
 
 
 def pieces(tensors: dict[str, torch.Tensor], names: list[str]):

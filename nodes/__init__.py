@@ -9,11 +9,10 @@ from comfy_api.latest import ComfyExtension, io
 from ..base.reason import reason
 from ..dancer.model import register
 from ..machine import gpus
-from ..services import folders
-from . import r2_watch
+from ..services import folders, r2_watch
+from ..services.examples import place_example_inputs
 from .conditioning import SteadyDancerClipVision, SteadyDancerFitImage, SteadyDancerToVideo
 from .driving_video import SteadyDancerDrivingVideo
-from .examples import place_example_inputs
 from .loaders import SteadyDancerCatalogLoader, SteadyDancerDownload, SteadyDancerLoader
 from .planner import SteadyDancerVRAMPlanner, SteadyDancerVRAMReport
 from .pose import SteadyDancerPoseAlign, SteadyDancerPoseDraw, SteadyDancerPoseEstimator, SteadyDancerPoseTrack

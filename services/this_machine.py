@@ -12,9 +12,9 @@ from comfyui_version import __version__
 
 from ..machine import gpus
 from ..machine.card import Card, computer
+from ..machine.memory import total_ram
 from ..planning.calibration import Calibration
 from ..planning.solve import Host
-from ..storage.memory import total_ram
 
 STEP, STEADY = 500_000_000, 1_000_000_000
 measured: dict[torch.device, int] = {}

@@ -22,12 +22,13 @@ from pathlib import Path
 
 import pytest
 import support
+from steadydancer.base.cancel import Cancelled
 from steadydancer.catalog.catalog import ModelFile, Source
-from steadydancer.loaders import transfer
-from steadydancer.loaders.download import ensure, ensure_all
-from steadydancer.loaders.errors import DownloadCancelled, DownloadError, NoRoom
-from steadydancer.loaders.places import RECORD, Places, file_hash, record
-from steadydancer.loaders.transfer import Patience, Remote, Transfer
+from steadydancer.loaders.download import transfer
+from steadydancer.loaders.download.errors import DownloadError, NoRoom
+from steadydancer.loaders.download.fetch import ensure, ensure_all
+from steadydancer.loaders.download.places import RECORD, Places, file_hash, record
+from steadydancer.loaders.download.transfer import Patience, Remote, Transfer
 from support.hub import Fault, Hub, Proxy, certificate
 from support.work import returns
 
@@ -202,7 +203,7 @@ def test_what_was_fetched_of_another_version_is_not_taken_up(hub, models, monkey
     monkeypatch.setattr(transfer, "PIECE", 1 << 18)
     file = model_file(sources=(Source("url", f"{hub.endpoint}/owner/toy/sub/toy.safetensors"),))
     hub.total = 2e6
-    with pytest.raises(DownloadCancelled):
+    with pytest.raises(Cancelled):
         ensure(file, models, cancelled=lambda: hub.sent > AFTER)
     assert on_disk(models) == RESUMED
     hub.total = 0.0
@@ -306,7 +307,7 @@ def test_a_token_file_that_cannot_be_read(hub, models, tmp_path, monkeypatch, ki
 
 
 def test_a_fault_in_the_program_is_told_as_one(hub, models, monkeypatch, caplog):
-    from steadydancer.loaders import hub as publishers
+    from steadydancer.loaders.download import hub as publishers
 
     def faulty(*args):
         return {}["oid"]
@@ -470,7 +471,7 @@ LISTINGS = {
 
 @pytest.mark.parametrize(("headers", "body", "sentence"), LISTINGS.values(), ids=LISTINGS)
 def test_listings_that_are_none(hub, models, monkeypatch, headers, body, sentence):
-    from steadydancer.loaders import hub as publishers
+    from steadydancer.loaders.download import hub as publishers
 
     monkeypatch.setattr(publishers, "PAGES", 5)
     hub.listing = headers, body
@@ -558,10 +559,10 @@ RUINED = {
 
 @pytest.mark.parametrize("ruin", RUINED.values(), ids=RUINED)
 def test_damaged_notes_of_a_transfer_are_not_believed(hub, models, ruin):
-    from steadydancer.loaders.download import other_transfer
+    from steadydancer.loaders.download.fetch import other_transfer
 
     hub.total = 2e6
-    with pytest.raises(DownloadCancelled):
+    with pytest.raises(Cancelled):
         ensure(model_file(), models, cancelled=lambda: hub.sent > AFTER)
     part = models.target(model_file()).with_name(PART)
     notes = part.with_name(NOTES)
@@ -810,7 +811,7 @@ def test_a_lock_that_windows_holds_does_no_harm(hub, models, monkeypatch):
 
 @pytest.mark.parametrize("name", ["../evil.gguf", "/evil.gguf", "deep/../../evil.gguf"])
 def test_a_listed_name_does_not_lead_out_of_the_folder(models, monkeypatch, name):
-    from steadydancer.loaders import hub as publishers
+    from steadydancer.loaders.download import hub as publishers
 
     monkeypatch.setattr(publishers, "resolve", lambda *args: [Remote("http://127.0.0.1:1/x", name, 10)])
     for file in (
@@ -892,7 +893,7 @@ VOLUME = """
 import os, resource, sys
 sys.path.insert(0, sys.argv[1])
 import support
-from steadydancer.loaders.download import ensure
+from steadydancer.loaders.download.fetch import ensure
 import importlib.util
 spec = importlib.util.spec_from_file_location("these_tests", sys.argv[2])
 tests = importlib.util.module_from_spec(spec)
@@ -900,7 +901,7 @@ spec.loader.exec_module(tests)
 if sys.argv[4] == "a limit of the file's size":
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
 elif os.getuid() == 0:
-    import requests, huggingface_hub.hf_api, steadydancer.loaders.hub  # nobody may read these then
+    import requests, huggingface_hub.hf_api, steadydancer.loaders.download.hub  # nobody may read these then
     os.setgid(65534)
     os.setuid(65534)
 try:
@@ -1028,7 +1029,7 @@ def test_what_others_fill_meanwhile_is_noticed(hub, models, monkeypatch):
 def test_cancel_and_resume(hub, models):
     hub.rate = 0.5e6
     arrived = []
-    with pytest.raises(DownloadCancelled):
+    with pytest.raises(Cancelled):
         ensure(model_file(), models, lambda done, total: arrived.append(done), lambda: arrived[-1:] > [500_000])
     assert visible(models) == []
     kept = json.loads(next(models.models_dir.rglob("*.part.json")).read_text())["done"]
@@ -1069,7 +1070,7 @@ def test_a_file_that_shrinks_meanwhile_is_an_error(tmp_path):
 def test_cancel_while_every_connection_is_silent(hub, models, monkeypatch):
     monkeypatch.setattr(transfer, "PIECE", 1 << 18)  # eight connections have work
     hub.faults["toy.safetensors"] = Fault(stall=3600)
-    with pytest.raises(DownloadCancelled):
+    with pytest.raises(Cancelled):
         returns(ensure, model_file(), models, cancelled=lambda: len(hub.asked("cdn")) == 8, patience=ENDLESS)
     assert hub.sent == 0
 
@@ -1080,7 +1081,7 @@ def test_cancel_while_the_hub_is_silent(models, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         polls = itertools.count()
-        with pytest.raises(DownloadCancelled):
+        with pytest.raises(Cancelled):
             returns(ensure, model_file(), models, cancelled=lambda: next(polls) > 2, patience=ENDLESS)
 
 
@@ -1100,8 +1101,8 @@ CHILD = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import support
-from steadydancer.loaders import transfer
-from steadydancer.loaders.download import ensure
+from steadydancer.loaders.download import transfer
+from steadydancer.loaders.download.fetch import ensure
 transfer.PIECE = 1 << 20
 support_test = sys.argv[2]
 import importlib.util
@@ -1117,7 +1118,7 @@ QUIT = """
 import sys, threading
 sys.path.insert(0, sys.argv[1])
 import support
-from steadydancer.loaders.download import ensure_all
+from steadydancer.loaders.download.fetch import ensure_all
 import importlib.util
 spec = importlib.util.spec_from_file_location("these_tests", sys.argv[2])
 tests = importlib.util.module_from_spec(spec)
@@ -1233,7 +1234,7 @@ def test_the_token_goes_to_its_host_only_and_into_no_text(hub, models, monkeypat
 @pytest.fixture
 def civitai(hub, monkeypatch):
     """CivitAI's two addresses of version 77, on the hub."""
-    from steadydancer.loaders import hub as publishers
+    from steadydancer.loaders.download import hub as publishers
 
     sha256 = hashlib.sha256(DATA).hexdigest().upper()
     listing = {"files": [{"name": "x.safetensors", "primary": True, "hashes": {"SHA256": sha256}}]}

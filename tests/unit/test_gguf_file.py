@@ -7,8 +7,8 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from steadydancer.formats.gguf_file import open_gguf
 from steadydancer.quant.blocks import BY_NAME, dequantise
-from steadydancer.quant.gguf_file import open_gguf
 from support.broken_gguf import open_broken_files, write_small
 from support.gguf_writer import QUANTISERS, quantise, write_gguf
 
