@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from comfy.ldm.wan.model import MLPProj, WanModel
+from einops import rearrange
 
 from .cancel import prompt_cancel
 from .pose_modules import CHANNELS, AlignmentUnit, SpatialEmbedding, temporal_embedding
@@ -26,9 +27,8 @@ class SummedImageEmbedding(MLPProj):
 
 def fuse_pose(temporal: Callable, spatial: Callable, pose: torch.Tensor) -> torch.Tensor:
     """Pose latent plus its motion and its shape: [B, 16, T, h, w] to the same shape."""
-    b, c, t, h, w = pose.shape
-    frames = spatial(pose.transpose(1, 2).reshape(b * t, c, h, w))
-    return pose + temporal(pose) + frames.view(b, t, c, h, w).transpose(1, 2)
+    frames = spatial(rearrange(pose, "b c t h w -> (b t) c h w"))
+    return pose + temporal(pose) + rearrange(frames, "(b t) c h w -> b c t h w", b=len(pose))
 
 
 def embed(packed: torch.Tensor, embed_reference: Callable, parts: tuple) -> torch.Tensor:

@@ -8,7 +8,10 @@ from steadydancer.base.plain import one_line, visible
 from steadydancer.base.reason import reason
 from support import ROOT
 
-ROOMS = ("budget", "commands", "dancer", "loaders", "nodes", "pose", "quant", "storage", "turbo")
+ROOMS = (
+    "base", "bucket", "catalog", "commands", "dancer", "formats", "loaders", "machine", "media", "nodes", "planning", "pose",
+    "quant", "services", "turbo",
+)  # fmt: skip
 FILES = [*ROOT.glob("*.py"), *(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))]
 FILES = [file for file in FILES if file.name != "dev.py"]
 # Their text is the system's or a Python key: "[Errno 13] …", 'weight'.
