@@ -7,6 +7,7 @@
     python dev.py demo                     a tiny run of the main job: a video and a contact sheet
     python dev.py serve [ComfyUI flags]    ComfyUI with this package in it
     python dev.py run -- COMMAND …         any command in the environment, with COMFYUI_PATH set
+    python dev.py types                    mypy over all that is ours, ComfyUI's own code in sight
     python dev.py lock                     newer releases for all of them: rewrites tests/requirements.lock
 
 ComfyUI is $COMFYUI_PATH, else the one that this folder is installed in, else a copy kept in the cache folder. The
@@ -28,7 +29,7 @@ from pathlib import Path
 ROOT = Path(os.path.abspath(__file__)).parent  # not resolved: a link inside custom_nodes is an installation too
 sys.path.insert(0, str(ROOT))
 
-from tools import chromium, comfyui, environment  # noqa: E402
+from tools import chromium, comfyui, environment, typecheck  # noqa: E402
 from tools.problem import Problem  # noqa: E402
 
 LAYERS = ("unit", "exhaustive", "parts", "contract", "e2e", "browser")
@@ -38,7 +39,7 @@ QUICK_LAYERS = ("unit", "contract")
 
 def main(argv: list[str]) -> int:
     """Runs one command and returns its exit code: 1 with a sentence on stderr where it cannot, 2 for wrong usage."""
-    commands = {"test": test, "demo": demo, "serve": serve, "run": run, "lock": lock}
+    commands = {"test": test, "demo": demo, "serve": serve, "run": run, "types": types, "lock": lock}
     if argv[:1] in ([], ["-h"], ["--help"]) or argv[0] not in commands:
         print(__doc__)
         return 0 if argv[:1] in (["-h"], ["--help"]) else 2
@@ -179,6 +180,14 @@ def run(arguments: list[str]) -> int:
         raise Problem("There is nothing to run. Say what: python dev.py run -- COMMAND …")
     _, variables = ready(comfyui.find())
     return call([shutil.which(command[0], path=variables["PATH"]) or command[0], *command[1:]], variables, cwd=None)
+
+
+def types(arguments: list[str]) -> int:
+    """Checks types and prints what mypy says."""
+    home = comfyui.find()
+    done = typecheck.check(home, ready(home)[0])
+    print(done.stdout + done.stderr, end="")
+    return done.returncode
 
 
 def lock(arguments: list[str]) -> int:

@@ -122,13 +122,13 @@ class Bucket:
 
         class Files(OSUtils):
             def open_file_chunk_reader_from_fileobj(
-                self, fileobj, chunk_size, full_file_size, callbacks, close_callbacks
-            ):
+                self, fileobj: Any, chunk_size: int, full_file_size: int, callbacks: Any, close_callbacks: Any
+            ) -> "Whole":
                 # The library would wait a minute for the server, and the server for bytes that are not there any more.
                 return Whole(fileobj, chunk_size, full_file_size, callbacks, False, close_callbacks)
 
         class Whole(ReadFileChunk):
-            def read(self, amount=None):
+            def read(self, amount: int | None = None) -> bytes:
                 data = super().read(amount)
                 if not data and amount != 0 and self.tell() < len(self):
                     raise FileChanged("The file became shorter while it was sent.")

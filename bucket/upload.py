@@ -134,7 +134,13 @@ def upload(
 
 
 def _send(
-    bucket: Bucket, path: Path, key: str, extra: dict, stat: os.stat_result, progress, cancelled: IsCancelled
+    bucket: Bucket,
+    path: Path,
+    key: str,
+    extra: dict,
+    stat: os.stat_result,
+    progress: Callable[[int, int], None] | None,
+    cancelled: IsCancelled,
 ) -> None:
     """Hands the file to the transfer manager and watches over both from this thread."""
     counted, size = _Count(), stat.st_size

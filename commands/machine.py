@@ -83,10 +83,10 @@ def server_flags() -> argparse.Namespace:
     return parser.parse_known_args(environment.text("COMFYUI_ARGS").split())[0]
 
 
-def state_of(args, name: str) -> Path:
+def state_of(args: argparse.Namespace, name: str) -> Path:
     """Where a file that outlasts a run is kept: in ComfyUI's user folder, as asked or beside the models folder."""
     where = models_if_known(args)
-    return state_file(name, args.user_dir or user_folder(where and where.models_dir.parent))
+    return state_file(name, args.user_dir or user_folder(where.models_dir.parent if where else None))
 
 
 def finder(where: Places | None) -> Find:

@@ -41,7 +41,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     return parser
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
+    """0 when the job fits a card, 3 when it fits none."""
     where = models_if_known(args)
     gpus.use(state_of(args, gpus.FILE))
     calibration = Calibration(state_of(args, FILE))

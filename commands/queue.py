@@ -240,7 +240,7 @@ class Job:
         """
         import aiohttp
 
-        async def stay(*_):
+        async def stay(*_: Any) -> None:
             raise aiohttp.ClientError("The login would go along to where this leads.")
 
         address = "ws" + self.server.link(f"/ws?clientId={self.client_id}").removeprefix("http")

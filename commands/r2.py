@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +17,8 @@ from ..base.state import state_file
 from . import comfyui, user_folder
 
 if TYPE_CHECKING:  # boto3 is imported by what needs it
-    from ..storage.client import Bucket
-    from ..storage.journal import Journal
+    from ..bucket.client import Bucket
+    from ..bucket.journal import Journal
 
 TEST_OBJECT = "steadydancer-test.json"
 
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     return args.action(args, _bucket(args))
 
 
-def _bucket(args: argparse.Namespace):
+def _bucket(args: argparse.Namespace) -> "Bucket":
     from ..bucket import profiles
     from ..bucket.client import Bucket
 
@@ -83,7 +84,7 @@ def _comfyui(args: argparse.Namespace) -> Path | None:
     return args.comfyui.absolute() if args.comfyui else comfyui()
 
 
-def _journal(user: Path | None):
+def _journal(user: Path | None) -> "Journal":
     """The journal in ComfyUI's user folder, which its nodes use too, or without ComfyUI in the home folder."""
     from ..bucket.journal import FILE, Journal
 
@@ -143,7 +144,7 @@ def _timed(name: str, step: Callable[[], object]) -> None:
     print(f"{name:8} ok, {1000 * (time.monotonic() - started):.0f} ms")
 
 
-def _upload(args: argparse.Namespace, bucket) -> int:
+def _upload(args: argparse.Namespace, bucket: "Bucket") -> int:
     from ..bucket import keys
     from ..bucket.upload import deliver
 
@@ -168,7 +169,7 @@ def _upload(args: argparse.Namespace, bucket) -> int:
     return 1 if failed else 0
 
 
-def _sync(args: argparse.Namespace, bucket) -> int:
+def _sync(args: argparse.Namespace, bucket: "Bucket") -> int:
     from ..bucket.sync import Sync
 
     base = _comfyui(args)

@@ -19,7 +19,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     return parser
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Prints the choice for a card, or the table of all. 0; raises ValueError where nothing suits."""
     gpus.use(state_of(args, gpus.FILE))
     where = models_if_known(args)
     find, host, cards = finder(where), host_of(args, where), cards_of(args)

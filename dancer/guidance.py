@@ -37,7 +37,7 @@ class SteadyDancerGuider(comfy.samplers.CFGGuider):
         hook = model_options.get("sampler_calc_cond_batch_function")
         branches: dict[str, torch.Tensor] = {}
 
-        def evaluate(args):
+        def evaluate(args: dict[str, Any]) -> list[torch.Tensor]:
             conds, plain = args["conds"], {**args, "model_options": model_options}
             if branches:  # a function after the guidance evaluates something of its own
                 return (hook or evaluate_branches)({**plain, "conds": conds})

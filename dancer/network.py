@@ -72,7 +72,7 @@ class SteadyDancerModel(WanModel):
         settings = {"device": device, "dtype": torch.float32}
 
         class Stem(operations.Conv3d):
-            def forward(self, packed):
+            def forward(self, packed: torch.Tensor) -> torch.Tensor:
                 return embed(packed, super().forward, self.parts)
 
         self.patch_embedding = Stem(in_dim, dim, kernel_size=PATCH, stride=PATCH, **settings)

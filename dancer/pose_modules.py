@@ -59,10 +59,10 @@ class SpatialEmbedding(nn.Module):
         super().__init__()
         reduced = CHANNELS // 4
 
-        def conv(inputs, outputs):
+        def conv(inputs: int, outputs: int) -> ops.Conv2d:
             return ops.Conv2d(inputs, outputs, 1, bias=False, device=device, dtype=torch.float32)
 
-        def linear(inputs, outputs):
+        def linear(inputs: int, outputs: int) -> ops.Linear:
             return ops.Linear(inputs, outputs, bias=False, device=device, dtype=torch.float32)
 
         self.reduced = reduced
@@ -121,7 +121,7 @@ class FrameAttention(nn.Module):
         weights = cast_to(self.in_proj_weight, query.dtype, query.device).chunk(3)
         biases = cast_to(self.in_proj_bias, query.dtype, query.device).chunk(3)
 
-        def heads(pixels, weight, bias):
+        def heads(pixels: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
             return rearrange(F.linear(pixels, weight, bias), "n t (heads c) -> n heads t c", heads=ATTENTION_HEADS)
 
         query, context = (rearrange(x, "t c h w -> (h w) t c") for x in (query, context))
@@ -138,7 +138,7 @@ class AlignmentUnit(nn.Module):
     def __init__(self, device: torch.device | str | None = None) -> None:
         super().__init__()
 
-        def conv(inputs, outputs):
+        def conv(inputs: int, outputs: int) -> ops.Conv2d:
             return ops.Conv2d(inputs, outputs, 1, device=device, dtype=torch.float32)
 
         self.proj_p = conv(CHANNELS, ATTENTION_DIM)

@@ -22,6 +22,7 @@ class Peak:
 
     @property
     def total(self) -> int:
+        """All of it, in bytes."""
         return self.weights + self.activations
 
 
@@ -89,7 +90,7 @@ class Ledger:
         self.start = max(0, strange)
         torch.cuda.reset_peak_memory_stats(self.device)
 
-        def first(module, inputs):
+        def first(module: torch.nn.Module, inputs: tuple) -> None:
             hook.remove()
             torch.cuda.reset_peak_memory_stats(self.device)
 

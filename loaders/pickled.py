@@ -6,7 +6,7 @@ import os
 import shutil
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -149,7 +149,7 @@ def convert(
             stop_if(cancelled)
 
 
-def chunks(tensors: dict[str, torch.Tensor], names: list[str]):
+def chunks(tensors: dict[str, torch.Tensor], names: list[str]) -> Iterator[tuple[int, memoryview]]:
     """All bytes in order, in chunks, with how many there are up to the end of each."""
     done = 0
     for name in names:

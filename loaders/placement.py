@@ -28,7 +28,7 @@ def placed(patcher: ModelPatcher, run: PlannedRun) -> ModelPatcher:
     if not plan.batched:
         patcher.set_model_sampler_calc_cond_batch_function(one_by_one)
 
-    def sample(executor, *args, **kwargs):
+    def sample(executor: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         clone = executor.class_obj.model_patcher  # perhaps with weights of its own
         with run.measured("sample", clone), estimate_of(plan, clone.model):
             return executor(*args, **kwargs)

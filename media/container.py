@@ -33,14 +33,16 @@ class _Watched(_File):
     """Reports how far a file has been read, and stops the reader when the user cancels."""
 
     def watch(self, progress: Callable[[int, int], None], cancelled: IsCancelled) -> None:
+        """Takes over a file that has just been opened; `progress` gets bytes read and bytes in all."""
         self.total = self.seek(0, io.SEEK_END)
         self.seek(0)
         self.progress, self.cancelled = progress, cancelled
         self.portion = min(32_768, max(256, self.total // 2000))  # still pictures take few bytes and long to encode
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Up to `size` bytes, fewer than asked for. Raises Cancelled when the user or `progress` wants an end."""
         stop_if(self.cancelled)
-        block = super().read(min(size, self.portion) if size >= 0 else size)
+        block = super().read(size if size is None or size < 0 else min(size, self.portion))
         try:
             self.progress(min(self.tell(), self.total), self.total)
         except BaseException as err:  # ComfyUI's interrupt is no Exception: inside PyAV's reader it would get lost
@@ -51,7 +53,7 @@ class _Watched(_File):
 class WatchedFile(_Watched, io.FileIO):
     """A video file that is watched while it is read."""
 
-    def __init__(self, path: str, progress: Callable[[int, int], None], cancelled: IsCancelled):
+    def __init__(self, path: str, progress: Callable[[int, int], None], cancelled: IsCancelled) -> None:
         super().__init__(path, "rb")
         self.watch(progress, cancelled)
 
@@ -59,7 +61,7 @@ class WatchedFile(_Watched, io.FileIO):
 class WatchedBytes(_Watched, io.BytesIO):
     """A video in memory that is watched while it is read."""
 
-    def __init__(self, source: io.BytesIO, progress: Callable[[int, int], None], cancelled: IsCancelled):
+    def __init__(self, source: io.BytesIO, progress: Callable[[int, int], None], cancelled: IsCancelled) -> None:
         super().__init__(source.getvalue())  # shared, not copied
         self.watch(progress, cancelled)
 
@@ -124,7 +126,7 @@ def decoded(
     pick: Callable[[av.container.InputContainer], Any],
     begin: float | None,
     cancelled: IsCancelled,
-) -> Iterator[av.frame.Frame]:
+) -> Iterator[Any]:
     """Frames of the stream that `pick` chooses, from one at or before `begin` on, in seconds of the file's own clock.
 
     None decodes from the file's beginning. What was asked for is not believed: the time of what came back is.
@@ -147,7 +149,7 @@ def decoded(
             return
 
 
-def _decode(container, stream, cancelled: IsCancelled) -> Iterator[av.frame.Frame]:
+def _decode(container: av.container.InputContainer, stream: Any, cancelled: IsCancelled) -> Iterator[Any]:
     packets = container.demux(stream)
     while True:
         stop_if(cancelled)

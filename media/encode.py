@@ -23,7 +23,7 @@ JPEG_EXIF_LIMIT = 65_000  # bytes
 class WatchedFrames:
     """Frames, N×H×W×3, that report which one is being encoded and stop the encoder when the user cancels."""
 
-    def __init__(self, images, progress: Callable[[int, int], None], cancelled: IsCancelled):
+    def __init__(self, images: Any, progress: Callable[[int, int], None], cancelled: IsCancelled) -> None:
         self.images, self.shape = images, images.shape
         self.progress, self.cancelled = progress, cancelled
 

@@ -128,7 +128,7 @@ def read_sound(source: str | io.BytesIO, begin: float, length: float, free_bytes
         return None, 0, str(err) if type(err) is ValueError else "it cannot be decoded"
 
 
-def _read(source, begin: float, length: float, free_bytes: int, cancelled: IsCancelled) -> Sound:
+def _read(source: str | io.BytesIO, begin: float, length: float, free_bytes: int, cancelled: IsCancelled) -> Sound:
     with opened(source, cancelled) as container:
         if not container.streams.audio:
             return None, 0, ""

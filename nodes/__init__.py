@@ -45,6 +45,7 @@ class SteadyDancerExtension(ComfyExtension):
                 logging.warning("SteadyDancer: %s. %s", loss, reason(err))
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """All nodes, in the order of the menu."""
         return [
             SteadyDancerLoader,
             SteadyDancerTurboLoader,

@@ -64,7 +64,7 @@ class SteadyDancerDrivingVideo(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, video, start, frames, fps, longest_side) -> io.NodeOutput:
+    def execute(cls, video: Any, start: float, frames: int, fps: str, longest_side: int) -> io.NodeOutput:
         with interruptible():
             if not isinstance(video, InputImpl.VideoFromFile):  # ComfyUI encodes it, and takes only some kinds of sound
                 parts = parts_of(video)

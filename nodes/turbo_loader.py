@@ -1,6 +1,7 @@
 """The loader of TurboDiffusion models."""
 
 from functools import partial
+from typing import Any
 
 from comfy_api.latest import io
 

@@ -46,7 +46,7 @@ class Measurement:
 class Calibration:
     """The measurements in a file. Without a `setting`, ComfyUI's version and attention, those of all count."""
 
-    def __init__(self, path: Path, setting: str = ""):
+    def __init__(self, path: Path, setting: str = "") -> None:
         self.path, self.setting = path, setting
 
     def kind(self, architecture: str, card: Card) -> str:

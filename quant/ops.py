@@ -52,14 +52,16 @@ def packed_operations() -> type[Any]:
         scratch = Scratch()
 
         class Linear(PackedWeight, comfy.ops.manual_cast.Linear):
-            def __init__(self, in_features, out_features, bias=True, device=None, dtype=None):
+            def __init__(
+                self, in_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None
+            ) -> None:
                 torch.nn.Module.__init__(self)
                 self.in_features, self.out_features, self.has_bias = in_features, out_features, bias
                 self.weight_comfy_model_dtype = self.bias_comfy_model_dtype = dtype
                 self.register_parameter("weight", None)
                 self.register_parameter("bias", None)
 
-            def forward_comfy_cast_weights(self, input):
+            def forward_comfy_cast_weights(self, input: torch.Tensor) -> torch.Tensor:
                 # Weight functions are patches: they want numbers, and those of the input's precision.
                 stays_packed = is_packed(self.weight) and not self.weight_function
                 weight, bias, stream = cast_bias_weight(
@@ -79,7 +81,15 @@ def packed_operations() -> type[Any]:
                 return out if self.side_branch is None else self.side_branch(input, out)
 
         class Embedding(PackedWeight, comfy.ops.manual_cast.Embedding):
-            def __init__(self, num_embeddings, embedding_dim, padding_idx=None, device=None, dtype=None, **kwargs):
+            def __init__(
+                self,
+                num_embeddings: int,
+                embedding_dim: int,
+                padding_idx: int | None = None,
+                device: Any = None,
+                dtype: Any = None,
+                **kwargs: Any,
+            ) -> None:
                 torch.nn.Module.__init__(self)
                 self.num_embeddings, self.embedding_dim, self.padding_idx = num_embeddings, embedding_dim, padding_idx
                 self.max_norm, self.norm_type = kwargs.get("max_norm"), kwargs.get("norm_type", 2.0)
@@ -88,7 +98,7 @@ def packed_operations() -> type[Any]:
                 self.register_parameter("weight", None)
                 self.bias = None
 
-            def forward(self, input, out_dtype=None):
+            def forward(self, input: torch.Tensor, out_dtype: torch.dtype | None = None) -> torch.Tensor:
                 if not is_packed(self.weight) or self.weight_function:
                     return super().forward(input, out_dtype=out_dtype)
                 # Only the rows that are asked for are moved and unpacked: a vocabulary is larger than any layer.

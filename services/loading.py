@@ -21,7 +21,7 @@ from ..planning import choose
 from ..planning.job import Find
 from ..planning.plan import Plan
 from . import folders, this_machine
-from .progress import NodeProgress, cancelled, interruptible, say
+from .progress import NodeProgress, cancelled, executing, interruptible, say
 from .web_server import web_server
 
 OUTPUTS = ("diffusion", "text_encoder", "clip_vision", "vae")  # which part of a variant each output of a loader is
@@ -189,7 +189,7 @@ def companions(kind: str, model: ModelPatcher) -> Variant:
 
 def encoders(
     variant: Variant, run: PlannedRun | None = None
-) -> tuple[build.LazyCLIP, build.LazyClipVision, build.LazyVAE]:
+) -> tuple[lazy.LazyCLIP, lazy.LazyClipVision, lazy.LazyVAE]:
     """A variant's CLIP, CLIP_VISION and VAE, none of them fetched or loaded before it is used."""
     clip_type = catalogue().families[variant.family].clip_type
     options = placement.on_cpu() if run and run.plan.text_encoder == "cpu" else {}

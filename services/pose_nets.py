@@ -1,5 +1,6 @@
 """The detector and the pose net as ComfyUI runs them: found on disk or fetched, on its device, cancelled between layers."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,8 @@ def _casting(own: type, kind: type, cast: type) -> type:
     return cast if own is kind else type(own.__name__, (own, cast), {})
 
 
-def stop_between_layers(*_) -> None:
+def stop_between_layers(*_: Any) -> None:
+    """A hook that ends the estimate before the next convolution where the user pressed Cancel. Raises Cancelled."""
     stop_if(cancelled)
 
 
@@ -160,7 +162,7 @@ class Session:
         fixed, _, height, width = self.input.shape
         return Net(self, torch.device("cpu"), fixed if isinstance(fixed, int) else batch, width, height)
 
-    def __call__(self, x: torch.Tensor):
+    def __call__(self, x: torch.Tensor) -> Any:
         options, inputs = self.options(), {self.input.name: x.numpy()}
         try:
             parts = run_cancellable(lambda: self.session.run(None, inputs, options), cancelled)

@@ -22,13 +22,14 @@ from ..bucket.journal import FILE, Journal
 from ..bucket.profiles import Profile
 from ..bucket.upload import deliver
 from . import folders
-from .progress import cancelled, say, stop
+from .progress import cancelled, executing, say, stop
 from .web_server import show, web_server
 
 NO_PROFILE = "kept on this machine only, no save profile is set up"
 
 
 def config() -> Path:
+    """Where the profile file is: STEADYDANCER_R2_CONFIG, else in ComfyUI's user folder."""
     return profiles.config_file(folders.state(profiles.FILE))
 
 

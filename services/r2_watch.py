@@ -10,7 +10,7 @@ from ..base.reason import reason
 from .web_server import web_server
 
 if TYPE_CHECKING:
-    from ..storage.sync import Sync
+    from ..bucket.sync import Sync
 
 ROUTE = "/steadydancer/r2"
 THREAD = "r2-sync"
@@ -77,5 +77,5 @@ def start() -> None:
         from aiohttp import web  # a ComfyUI without a web server need not have it
 
         @routes.get(ROUTE)
-        async def status(request):
+        async def status(request: web.Request) -> web.Response:
             return web.json_response(watch.status() if enabled else {"enabled": False, "problem": problem})

@@ -140,7 +140,7 @@ def diffusion_network(architecture: str, size: dict, device: str, dtype: torch.d
 def diffusion_inputs(architecture: str, size: dict, shape: Shape, batch: int, device: str, dtype: torch.dtype) -> dict:
     """What the network is called with, all zeros: latents, 512 tokens of text, and CLIP features and poses where it has them."""
 
-    def zeros(*sizes, dtype=dtype):
+    def zeros(*sizes: int, dtype: torch.dtype = dtype) -> torch.Tensor:
         return torch.zeros(batch, *sizes, device=device, dtype=dtype)
 
     inputs = {"x": zeros(size["in_dim"], *shape), "timestep": zeros(dtype=torch.float32), "context": zeros(512, 4096)}
@@ -228,7 +228,7 @@ def diffusion_line(architecture: str, dtype: torch.dtype, kind: str) -> str:
             peak = diffusion_dry_run(architecture, size, shape, batch, dtype, kind)
             tokens = tokens_of(architecture, shape)
             rows.append(([batch * tokens, tokens, 1], peak))
-        (per_branch, shared, constant), error = fit(rows)
+    (per_branch, shared, constant), error = fit(rows)
     return (
         f'"{kind}" = {{ branch = {per_branch:.1f}, shared = {shared:.1f}, constant = {constant:.0f}, '
         f"error_percent = {100 * error:.2f} }}"
@@ -291,7 +291,7 @@ def check_diffusion(architecture: str, size: dict, shape: Shape, batch: int, dty
     """Predicted and measured peak bytes on the CPU."""
     from comfy.ldm.modules.attention import attention_pytorch
 
-    def attention(original, *args, **kwargs):
+    def attention(original: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
         return attention_pytorch(*args, **kwargs)
 
     size = {"model_type": "i2v", "in_dim": 36, **size}

@@ -54,7 +54,7 @@ def joints(beat: float, height: float, center: tuple[float, float]) -> np.ndarra
     hips = np.array(center) + (0.035 * height * swing, 0.02 * height * bounce)
     lean = 0.10 * swing
 
-    def at(origin, angle, length):
+    def at(origin: np.ndarray, angle: float, length: float) -> np.ndarray:
         """Angle 0 points down, a quarter turn to the picture's right."""
         return origin + length * np.array((math.sin(angle), math.cos(angle)))
 
@@ -128,7 +128,7 @@ def person(poses: Poses, frame: int, jacket: str = JACKET) -> Image.Image:
     body = points[:18]
     unit = np.hypot(*(body[1] - (body[8] + body[11]) / 2)) / BONES["back"]
 
-    def bone(a, b, color, thickness):
+    def bone(a: np.ndarray, b: np.ndarray, color: str, thickness: float) -> None:
         radius = thickness * unit / 2
         pen.line((*a, *b), color, int(2 * radius))
         for x, y in (a, b):

@@ -61,17 +61,17 @@ def turbo_operations() -> type[Any]:
 
     class TurboOperations(base):
         class RMSNorm(base.RMSNorm):
-            def __init__(self, *args, dtype=None, **kwargs):
+            def __init__(self, *args: Any, dtype: Any = None, **kwargs: Any) -> None:
                 super().__init__(*args, dtype=torch.float32, **kwargs)
 
-            def forward_comfy_cast_weights(self, input):
+            def forward_comfy_cast_weights(self, input: torch.Tensor) -> torch.Tensor:
                 return normalised(self, input, lambda x, w, _: rms_norm(x, self.normalized_shape, w, self.eps))
 
         class LayerNorm(base.LayerNorm):
-            def __init__(self, *args, dtype=None, **kwargs):
+            def __init__(self, *args: Any, dtype: Any = None, **kwargs: Any) -> None:
                 super().__init__(*args, dtype=torch.float32, **kwargs)
 
-            def forward_comfy_cast_weights(self, input):
+            def forward_comfy_cast_weights(self, input: torch.Tensor) -> torch.Tensor:
                 if self.weight is None:
                     return super().forward_comfy_cast_weights(input)
                 return normalised(self, input, lambda x, w, b: layer_norm(x, self.normalized_shape, w, b, self.eps))

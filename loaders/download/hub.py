@@ -9,6 +9,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urljoin, urlsplit
 
 from ...base import environment
@@ -32,7 +33,6 @@ NAME = 200  # bytes of a file's name: a volume takes 255, and our own files add 
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d|conin\$|conout\$)( *\..*)?", re.IGNORECASE)  # Windows' devices
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 def endpoint() -> str:
@@ -110,7 +110,7 @@ def answer(
     """
     import requests
 
-    def ask(value: str):
+    def ask(value: str) -> "requests.Response":
         return send(session, method, url, name, value, headers, retries.timeout)
 
     with requests.Session() as session, contextlib.ExitStack() as open_ones:
@@ -128,6 +128,7 @@ def answer(
 
 
 def hub_file(file: ModelFile, source: Source, retries: RetryPolicy) -> list[Remote]:
+    """A file of a repository, by its path: what a HEAD request says of it, pinned to the commit that answered."""
     name = source.path.rsplit("/", 1)[-1]
     url = hub_url(source, source.path)
     with answer(url, name, hub_token(), retries, "HEAD") as (response, token):
@@ -147,6 +148,7 @@ def hub_file(file: ModelFile, source: Source, retries: RetryPolicy) -> list[Remo
 
 
 def hub_match(file: ModelFile, source: Source, retries: RetryPolicy) -> list[Remote]:
+    """The first file of the repository's listing that one of the source's patterns matches, in their order."""
     entries, token = listing(file, source, retries)
     for pattern in source.patterns:
         matching = sorted(
@@ -158,6 +160,7 @@ def hub_match(file: ModelFile, source: Source, retries: RetryPolicy) -> list[Rem
 
 
 def hub_all(file: ModelFile, source: Source, retries: RetryPolicy) -> list[Remote]:
+    """All files of a repository, but for its settings and for records of checks."""
     entries, token = listing(file, source, retries)
     # a record says what this machine has checked: nobody else can publish it
     files = [entry for entry in entries if RECORD not in entry["path"].lower().split("/")]
@@ -280,6 +283,7 @@ def not_there(source: Source, wanted: str, offered: list[str]) -> str:
 
 
 def plain_url(file: ModelFile, source: Source, retries: RetryPolicy) -> list[Remote]:
+    """A file by its address, as its server describes it."""
     return [probe(Remote(source.where, file.name), Token(), retries)]
 
 
@@ -301,6 +305,7 @@ def probe(remote: Remote, token: Token, retries: RetryPolicy) -> Remote:
 
 
 def civitai_version(file: ModelFile, source: Source, retries: RetryPolicy) -> list[Remote]:
+    """The main file of a Civitai version, with the SHA-256 that Civitai publishes."""
     url = f"{CIVITAI}/api/v1/model-versions/{source.where}"
     with answer(url, file.name, civitai_token(), retries) as (response, token):
         if response.status_code != 200:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,14 +60,14 @@ class Transfer:
 
     def __init__(
         self, remote: Remote, part: Path, retries: RetryPolicy, connections: int = CONNECTIONS, limit: int | None = None
-    ):
+    ) -> None:
         """`limit`: bytes that are too many to be the file, where its server does not say how many there are."""
         self.remote, self.part, self.retries = remote, part, retries
         self.limit = limit if remote.size is None else remote.size
         self.notes = part.with_name(part.name + ".json")
         self.whole = not remote.ranges or not remote.size
         self.chunk = (remote.size or 1) if self.whole else CHUNK
-        self.filled = [0] * (1 if self.whole else -(-remote.size // self.chunk))
+        self.filled = [0] * (1 if self.whole else -(-(remote.size or 0) // self.chunk))
         self.connections = 1 if self.whole else connections
         self.stop = threading.Event()
         self.grown = threading.Condition()
@@ -170,6 +171,7 @@ class Transfer:
             )
 
     def length(self, index: int) -> int:
+        """Bytes of a chunk; the last one is shorter."""
         return min(self.chunk, (self.remote.size or 0) - index * self.chunk)
 
     def fetch(self, work: collections.deque) -> None:
@@ -187,7 +189,7 @@ class Transfer:
                 except BaseException as err:  # a thread has nobody to raise to: run() raises it
                     self.error = self.error or err
 
-    def fetch_chunk(self, session, index: int) -> None:
+    def fetch_chunk(self, session: "requests.Session", index: int) -> None:
         """Repeats one chunk's request until the chunk is full; every new byte renews the attempts."""
 
         def gave_up(err: TransientError, failures: int, delay: float) -> DownloadError:
@@ -209,7 +211,7 @@ class Transfer:
             lambda: self.request_chunk(session, index), gave_up, wait, lambda: 0 if self.whole else self.filled[index]
         )
 
-    def request_chunk(self, session, index: int) -> None:
+    def request_chunk(self, session: "requests.Session", index: int) -> None:
         """Asks once for what a chunk lacks. Raises TransientError where it lacks something afterwards."""
         if self.stop.wait(max(0.0, self.resume_at - time.monotonic())):
             return
@@ -220,7 +222,7 @@ class Transfer:
         if not (self.stop.is_set() or self.whole or self.filled[index] == self.length(index)):
             raise TransientError("the connection was lost")
 
-    def ask(self, session, index: int):
+    def ask(self, session: "requests.Session", index: int) -> "requests.Response":
         """The response to a request for what is missing of a chunk, its body not yet read."""
         direct, headers = self.direct, {}
         url = direct or self.remote.url
@@ -249,7 +251,7 @@ class Transfer:
         """What to tell the user where a server refuses the token."""
         return bad_token(self.remote.token_origin, host(url), self.remote.name)
 
-    def receive(self, response, index: int) -> None:
+    def receive(self, response: "requests.Response", index: int) -> None:
         """Writes a response's body to the chunk's place in the file."""
         self.check(response, index)
         if response.status_code == 200:  # the whole file, from its start
@@ -326,7 +328,7 @@ class Transfer:
             if not self.stop.is_set():
                 self.keep(file, index, buffer[:held])
 
-    def keep(self, file, index: int, block: memoryview) -> None:
+    def keep(self, file: FileIO, index: int, block: memoryview) -> None:
         """Writes bytes that follow those that a chunk already has."""
         write(file, block)
         with self.grown:

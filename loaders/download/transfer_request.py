@@ -69,7 +69,7 @@ def send(
 def authorisation(token: str) -> Callable[["requests.PreparedRequest"], "requests.PreparedRequest"]:
     """A requests auth that sends our token or nothing; without one, requests would look into ~/.netrc."""
 
-    def sign(request):
+    def sign(request: "requests.PreparedRequest") -> "requests.PreparedRequest":
         if token:
             request.headers["Authorization"] = f"Bearer {token}"
         return request
