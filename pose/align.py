@@ -139,7 +139,7 @@ def robust(
 
     def parent_of(joint: int, parent: int) -> np.ndarray:
         """[frames] the nearest ancestor that is seen, the neck at last."""
-        chosen = np.full(len(points), parent)
+        chosen: np.ndarray = np.full(len(points), parent)
         while parent != NECK:
             above = next(up for child, up, _ in BONES if child == parent)
             chosen = np.where(seen[:, parent] | (chosen != parent), chosen, above)
