@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any, cast
 
 import comfy.samplers
@@ -11,8 +10,9 @@ from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher, ModelPatcherDynamic
 from comfy.patcher_extension import WrappersMP
 
+from ..base.mixin import mixed
 from ..planning.plan import Plan
-from ..quant.patches import PackedPatcher, packed_class
+from ..quant.patches import PackedPatcher
 from .run import PlannedRun
 
 KEY = "steadydancer_plan"
@@ -22,8 +22,7 @@ def placed(patcher: ModelPatcher, run: PlannedRun) -> ModelPatcher:
     """The MODEL, placed and measured as planned."""
     plan = run.plan
     if plan.kept < plan.blocks and plan.card.sm:
-        base: type = type(patcher)
-        patcher.__class__ = limited_class(base)
+        patcher.__class__ = limited_class(type(patcher))
         patcher.model.resident_limit = plan.resident
     if not plan.batched:
         patcher.set_model_sampler_calc_cond_batch_function(one_by_one)
@@ -86,21 +85,17 @@ class LimitedPatcher(ModelPatcher):
     def clone(self, *args: Any, **kwargs: Any) -> ModelPatcher:
         """As ComfyUI's; the clone keeps the limit."""
         copy = super().clone(*args, **kwargs)
-        base: type = type(copy)
-        copy.__class__ = limited_class(base)
+        copy.__class__ = limited_class(type(copy))
         # A clone without dynamic VRAM has a model of its own.
         copy.model.resident_limit = self.model.resident_limit
         return copy
 
 
-@lru_cache
 def limited_class(base: type) -> type:
-    """The class with the limit mixed in, made once for each class."""
-    if issubclass(base, LimitedPatcher):
-        return base
+    """The class with the limit mixed in."""
     if issubclass(base, PackedPatcher):  # it takes off what its LoRAs need first: the limit is for the weights alone
-        return packed_class(limited_class(base.__bases__[1]))
-    return type(f"Limited{base.__name__}", (LimitedPatcher, base), {})
+        return mixed(PackedPatcher, mixed(LimitedPatcher, base.__bases__[1]))
+    return mixed(LimitedPatcher, base)
 
 
 def on_cpu() -> dict:

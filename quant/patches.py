@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
 import comfy.utils
@@ -11,6 +10,7 @@ from comfy.model_patcher import LowVramPatch, ModelPatcher
 from comfy.patcher_extension import CallbacksMP
 from comfy.weight_adapter.lora import LoRAAdapter
 
+from ..base.mixin import mixed
 from .layout import Scratch, is_packed
 
 
@@ -167,18 +167,10 @@ class PackedPatcher(ModelPatcher):
         return with_packed_patches(super().clone(*args, **kwargs))
 
 
-@lru_cache
-def packed_class(base: type) -> type:
-    """The class with packed weights mixed in, made once for each class."""
-    return type(f"Packed{base.__name__}", (PackedPatcher, base), {})
-
-
 def with_packed_patches(patcher: ModelPatcher, scratch: Scratch | None = None) -> ModelPatcher:
     """The patcher, with patches of packed weights going their own way; `scratch` is filled before a run, and emptied after
     it and on unloading."""
-    if not isinstance(patcher, PackedPatcher):
-        base: type = type(patcher)
-        patcher.__class__ = packed_class(base)
+    patcher.__class__ = mixed(PackedPatcher, type(patcher))
     if scratch is not None:
         patcher.add_callback(CallbacksMP.ON_PRE_RUN, lambda running: running.before_run(scratch))
         for moment in (CallbacksMP.ON_CLEANUP, CallbacksMP.ON_DETACH):  # a text encoder has no clean-up after a run
