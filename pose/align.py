@@ -154,7 +154,7 @@ def robust(
         here = boxes(moved[seen.any(1)][0], seen[seen.any(1)][0]).reshape(2, 2).mean(0)
         return moved + boxes(target, target_seen).reshape(2, 2).mean(0) - here
     # not the median of some: the video begins with the picture, so the first pose must be where the person stands
-    return moved + target[anchor] - moved[seen[:, anchor].argmax(), anchor]
+    return moved + target[anchor] - moved[np.argmax(seen[:, anchor]), anchor]
 
 
 def _walk(points: np.ndarray, scale: dict[str, float], parent_of: Callable[[int, int], np.ndarray]) -> np.ndarray:
