@@ -20,7 +20,7 @@ from ..storage.client import Cancelled
 from ..storage.container import opened, picture_stream, watched
 from ..storage.memory import free_ram
 from ..storage.read_video import Piece, find_piece, read_pictures
-from ..storage.sound import CHANNELS, RATES, Sound, plain_wave, read_sound
+from ..storage.sound import CHANNELS, RATES, Sound, channel_order, plain_wave, read_sound
 from .r2_service import output_folder
 
 MP4 = {"format": Types.VideoContainer.MP4, "codec": Types.VideoCodec.H264}
@@ -176,7 +176,8 @@ def _piece(source, start: float, duration: float) -> Piece:
 def _sound_taken(container) -> bool:
     """Whether ComfyUI's writer may be given the file's sound."""
     sounds = [stream.codec_context for stream in container.streams.audio if stream.codec_context]
-    return all(sound.sample_rate in RATES and sound.channels in CHANNELS for sound in sounds)
+    own_order = [sound for sound in sounds if channel_order(sound)]
+    return not own_order and all(sound.sample_rate in RATES and sound.channels in CHANNELS for sound in sounds)
 
 
 def _pictures_taken(container, trimmed: bool) -> bool:
