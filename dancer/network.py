@@ -56,6 +56,8 @@ class SteadyDancerModel(WanModel):
     picture (in x's channels), frame T + 1 the first pose (in the pose's).
     """
 
+    in_channels = CHANNELS  # of the latent; core's RenormCFG asks for them
+
     def __init__(self, dim=5120, in_dim=36, device=None, dtype=None, operations=None, **kwargs):
         super().__init__(dim=dim, in_dim=in_dim, device=device, dtype=dtype, operations=operations, **kwargs)
         settings = {"device": device, "dtype": torch.float32}

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
+from ..base.reason import reason
 from ..catalog.catalog import catalogue
 from ..machine import gpus
 from ..planning import choose
@@ -71,7 +72,7 @@ class SteadyDancerVariantSelector(io.ComfyNode):
         try:
             return [chosen(**inputs).variant]
         except (ValueError, KeyError, TypeError) as err:  # inputs that are linked are not known yet
-            return [str(err)]
+            return [reason(err)]
 
     @classmethod
     def execute(cls, family, budget, preference, generation) -> io.NodeOutput:
