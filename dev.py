@@ -196,8 +196,10 @@ def ready(home: Path, interpreter: str = sys.executable, newest: bool = False) -
         "COMFYUI_PATH": str(home),
         "VIRTUAL_ENV": str(folder),
         "PATH": os.pathsep.join([str(programs), os.environ.get("PATH", "")]),
+        "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),  # ComfyUI starts in a third of the time with it
     }
-    variables.pop("PYTHONHOME", None)
+    for name in ("PYTHONHOME", "PYTHONDONTWRITEBYTECODE"):
+        variables.pop(name, None)
     return environment.python_of(folder), variables
 
 

@@ -100,7 +100,7 @@ def download_ours(folder: str, url: str) -> None:
     import huggingface_hub  # noqa: F401
     import requests  # noqa: F401
     from steadydancer.catalog.catalog import ModelFile, Source
-    from steadydancer.loaders.download import ensure
+    from steadydancer.loaders.download.fetch import ensure
 
     source = Source("hub", REPO, path=NAME)
     file = ModelFile("bench", "bench", "vae", "vae", NAME, "safetensors", "-", "-", (source,), None, "", 0.0, False)

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import gguf
 import support  # noqa: F401  (loads the package)
-from steadydancer.quant.gguf_file import open_gguf
+from steadydancer.formats.gguf_file import open_gguf
 from support.gguf_writer import write_gguf
 
 

@@ -8,19 +8,20 @@ from functools import cache, partial
 from pathlib import Path
 
 from ..base import environment
+from ..base.cancel import Cancelled
 from ..base.progress import TerminalLine
+from ..base.retry import RetryPolicy
 from ..catalog.catalog import ModelFile
 from ..catalog.names import files_of, profiles_from_environment
-from ..loaders import hub
-from ..loaders.download import ensure_all
-from ..loaders.errors import DownloadCancelled, DownloadError
-from ..loaders.places import Places, broken
-from ..loaders.transfer import Patience
+from ..loaders.download import hub
+from ..loaders.download.errors import DownloadError
+from ..loaders.download.fetch import ensure_all
+from ..loaders.download.places import Places, broken
 from ..machine import gpus, this_computer
 from ..machine.card import computer
 from ..planning.choose import choose
 from ..planning.solve import Host
-from .machine import add_card, add_folders, card_of, finder, host_of, models, this_host, user_of
+from .machine import add_card, add_folders, card_of, finder, host_of, models, state_of, this_host
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -43,19 +44,19 @@ def run(args) -> int:
         raise ValueError("Nothing was named. Give a profile such as steadydancer; `cli.py list` shows them.")
     if args.jobs < 1:
         raise ValueError("--jobs must be at least 1.")
-    gpus.use(user_of(args))
+    gpus.use(state_of(args, gpus.FILE))
     where = models(args)
     files = files_of(names, cache(partial(chosen_variant, args, where)))
-    patience = Patience(timeout=environment.number("DOWNLOAD_TIMEOUT", Patience.timeout))
-    missing = show(files, where, patience)
+    retries = RetryPolicy(timeout=environment.number("DOWNLOAD_TIMEOUT", RetryPolicy.timeout))
+    missing = show(files, where, retries)
     if args.dry_run or environment.flag("DRY_RUN") or not missing:
         return 0
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     try:
-        ensure_all(files, where, TerminalLine(), stopped.is_set, args.jobs, patience)
-    except DownloadCancelled:
+        ensure_all(files, where, TerminalLine(), stopped.is_set, args.jobs, retries)
+    except Cancelled:
         print("\nStopped. What was fetched is kept for the next time.", file=sys.stderr)
         return 130
     print(f"\nAll {len(files)} files are in {where.models_dir}.")
@@ -79,7 +80,7 @@ def chosen_variant(args, where: Places, family: str) -> str:
     return choice.variant
 
 
-def show(files: list[ModelFile], where: Places, patience: Patience) -> int:
+def show(files: list[ModelFile], where: Places, retries: RetryPolicy) -> int:
     """Prints the plan and returns how many files are missing or broken. The publisher is asked for sizes the catalogue
     lacks."""
     sizes: dict[str, list[tuple[int, bool]]] = {"missing": [], "broken": [], "present": []}
@@ -88,7 +89,7 @@ def show(files: list[ModelFile], where: Places, patience: Patience) -> int:
         path = where.find(file)
         wrong = broken(path, file) if path else ""
         if path is None:
-            state, size, sure = "missing", *published_size(file, patience)
+            state, size, sure = "missing", *published_size(file, retries)
         elif wrong:
             state, size, sure = "broken", file.size, file.bytes is not None
         else:
@@ -113,12 +114,12 @@ def bytes_of(path: Path) -> int:
     return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
 
 
-def published_size(file: ModelFile, patience: Patience) -> tuple[int, bool]:
+def published_size(file: ModelFile, retries: RetryPolicy) -> tuple[int, bool]:
     """Bytes of a file that is not here, and whether somebody states them."""
     if file.bytes:
         return file.bytes, True
     if not hub.offline():
-        quick = Patience(attempts=1, timeout=min(10.0, patience.timeout))
+        quick = RetryPolicy(attempts=1, timeout=min(10.0, retries.timeout))
         try:
             remotes = hub.resolve(file, file.sources[0], quick, lambda: False)
             return sum(remote.size or 0 for remote in remotes), all(remote.size is not None for remote in remotes)

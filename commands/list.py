@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..catalog.catalog import ModelFile, catalogue
 from ..catalog.names import files_of
-from ..loaders.places import broken
+from ..loaders.download.places import broken
 from .machine import add_models_dir, models_if_known, what_auto_is
 
 

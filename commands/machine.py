@@ -5,15 +5,16 @@ import shutil
 from pathlib import Path
 
 from ..base import environment
+from ..base.state import state_file
 from ..catalog.catalog import catalogue
-from ..loaders.extra_paths import extra_folders
-from ..loaders.places import Places
+from ..formats.model_file import damage
+from ..loaders.download.extra_paths import extra_folders
+from ..loaders.download.places import Places
 from ..machine import gpus, this_computer
 from ..machine.card import Card, computer
 from ..planning.choose import choose
 from ..planning.job import Find
 from ..planning.solve import Host
-from ..quant.model_file import damage
 from . import comfyui, user_folder
 
 AMPERE = 86
@@ -78,10 +79,10 @@ def server_flags() -> argparse.Namespace:
     return parser.parse_known_args(environment.text("COMFYUI_ARGS").split())[0]
 
 
-def user_of(args) -> Path:
-    """ComfyUI's user folder: as asked, else beside the models folder."""
+def state_of(args, name: str) -> Path:
+    """Where a file that outlasts a run is kept: in ComfyUI's user folder, as asked or beside the models folder."""
     where = models_if_known(args)
-    return args.user_dir or user_folder(where and where.models_dir.parent)
+    return state_file(name, args.user_dir or user_folder(where and where.models_dir.parent))
 
 
 def finder(where: Places | None) -> Find:
@@ -124,7 +125,7 @@ def host_of(args, where: Places | None) -> Host:
 def this_host(where: Places | None) -> Host:
     """This computer's RAM, as far as psutil is there to tell it, and the disk that is free for models."""
     try:
-        from ..storage.memory import total_ram
+        from ..machine.memory import total_ram
     except ImportError:
         return Host()
     disk = shutil.disk_usage(where.models_dir).free if where and where.models_dir.is_dir() else 0

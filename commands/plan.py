@@ -1,6 +1,6 @@
 """Says before a run whether it fits a GPU, what it peaks at in each phase, what to change, how long it takes and what it costs.
 
-Times and prices are estimates: of rates and prices in machine/gpus.toml, which steadydancer/gpus.toml in ComfyUI's user
+Times and prices are estimates: of rates and prices in machine/gpus.toml, which __steadydancer/gpus.toml in ComfyUI's user
 folder overrides.
 """
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 from ..catalog.catalog import catalogue
 from ..machine import gpus
-from ..planning.calibration import Calibration
+from ..planning.calibration import FILE, Calibration
 from ..planning.job import job_for
 from ..planning.model_sizes import lora_bytes, plannable
 from ..planning.plan import Plan
 from ..planning.planner import plan_job
 from ..planning.report import matrix, table
-from .machine import add_card, add_folders, cards_of, finder, host_of, models_if_known, user_of
+from .machine import add_card, add_folders, cards_of, finder, host_of, models_if_known, state_of
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -42,9 +42,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 
 def run(args) -> int:
-    where, user = models_if_known(args), user_of(args)
-    gpus.use(user)
-    calibration = Calibration(user)
+    where = models_if_known(args)
+    gpus.use(state_of(args, gpus.FILE))
+    calibration = Calibration(state_of(args, FILE))
     if args.reset_calibration:
         print(f"Forgot {calibration.reset()} measurements of {calibration.path}.")
         return 0
@@ -77,8 +77,8 @@ def variant_id(args) -> str:
         raise ValueError(f"Say which variant of {args.family}: one of {', '.join(of_family(args.family))}.")
     if args.variant == "auto" or "/" in args.variant or Path(args.variant).is_file():
         return args.variant
-    wished = f"{args.family}/{args.variant}".lower()
-    known = next((variant for variant in plannable() if variant.lower() == wished), None)
+    requested = f"{args.family}/{args.variant}".lower()
+    known = next((variant for variant in plannable() if variant.lower() == requested), None)
     if known is None:
         raise ValueError(
             f"{args.family} has no variant '{args.variant}'. Choose one of {', '.join(of_family(args.family))}."

@@ -5,12 +5,13 @@ import os
 import sys
 import threading
 import time
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..base.plain import one_line
 from ..base.progress import TerminalLine, size
+from ..base.state import state_file
 from . import comfyui, user_folder
 
 TEST_OBJECT = "steadydancer-test.json"
@@ -51,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _bucket(args: argparse.Namespace):
-    from ..storage import profiles
-    from ..storage.client import Bucket
+    from ..bucket import profiles
+    from ..bucket.client import Bucket
 
     config = _config(args)
     if args.config and not os.path.isfile(args.config):
@@ -67,9 +68,9 @@ def _bucket(args: argparse.Namespace):
 
 
 def _config(args: argparse.Namespace) -> Path:
-    from ..storage import profiles
+    from ..bucket import profiles
 
-    return args.config or profiles.config_file(user_folder(_comfyui(args)) / "__steadydancer" / "r2.toml")
+    return args.config or profiles.config_file(state_file(profiles.FILE, user_folder(_comfyui(args))))
 
 
 def _comfyui(args: argparse.Namespace) -> Path | None:
@@ -77,22 +78,18 @@ def _comfyui(args: argparse.Namespace) -> Path | None:
     return args.comfyui.absolute() if args.comfyui else comfyui()
 
 
-def _journal(folder: Path | None):
-    """The journal that ComfyUI's nodes use too; without ComfyUI, one inside the folder that is sent."""
-    from ..storage.journal import FILE, Journal
+def _journal(user: Path | None):
+    """The journal in ComfyUI's user folder, which its nodes use too, or without ComfyUI in the home folder."""
+    from ..bucket.journal import FILE, Journal
 
-    if folder is None:
-        return None
-    if (folder / "user").is_dir():
-        return Journal(folder / "user" / "__steadydancer" / FILE)
-    return Journal(folder / ".steadydancer" / FILE)
+    return Journal(state_file(FILE, user))
 
 
 def _test(args: argparse.Namespace, bucket) -> int:
     import secrets
 
-    from ..storage import keys, profiles, service
-    from ..storage.client import StorageError
+    from ..bucket import keys, profiles, service
+    from ..bucket.client import StorageError
 
     profile = bucket.profile
     print(f"profile  {profile.name}")
@@ -130,8 +127,7 @@ def _test(args: argparse.Namespace, bucket) -> int:
     print(
         f"parts    {'not possible, so files above 100 MB cannot be sent: ' + can.multipart if can.multipart else 'possible'}"
     )
-    if journal := _journal(_comfyui(args)):
-        journal.note_service(bucket.address, can.conditions == service.KEPT)
+    _journal(user_folder(_comfyui(args))).note_service(bucket.address, can.conditions == service.KEPT)
     return 0
 
 
@@ -143,13 +139,13 @@ def _timed(name: str, step) -> None:
 
 
 def _upload(args: argparse.Namespace, bucket) -> int:
-    from ..storage import keys
-    from ..storage.upload import deliver
+    from ..bucket import keys
+    from ..bucket.upload import deliver
 
     missing = [path for path in args.files if not os.path.isfile(path)]
     if missing:
         raise ValueError(f"There is no file {one_line(str(missing[0]))}. Nothing was sent.")
-    journal, failed = _journal(_comfyui(args)), 0
+    journal, failed = _journal(user_folder(_comfyui(args))), 0
     prefix = bucket.profile.prefix if args.prefix is None else args.prefix
     for path in (path.resolve() for path in args.files):
         name = one_line(path.name)
@@ -157,7 +153,7 @@ def _upload(args: argparse.Namespace, bucket) -> int:
             with bucket.plain_errors(f"read {name}"):
                 times = keys.file_times(path.stat().st_mtime)
             key = keys.fill(args.key or keys.TEMPLATE, {"prefix": prefix, **times, **keys.file_names(path.name)})
-            with journal.claim(path) if journal else nullcontext(True) as ours:
+            with journal.claim(path) as ours:
                 if not ours:
                     raise RuntimeError(f"{name} is being sent by ComfyUI or a sync. Wait for it, or try again.")
                 print(deliver(bucket, path, key, journal, args.overwrite, TerminalLine(name)).key)
@@ -168,15 +164,17 @@ def _upload(args: argparse.Namespace, bucket) -> int:
 
 
 def _sync(args: argparse.Namespace, bucket) -> int:
-    from ..storage.sync import Sync
+    from ..bucket.sync import Sync
 
     base = _comfyui(args)
     folder = args.folder or (base / "output" if base else None)
     if folder is None or not os.path.isdir(folder):
         raise ValueError(f"There is no folder {one_line(str(folder or 'to send'))}. Name one: cli.py r2 sync FOLDER")
     folder = folder.resolve()
-    inside_comfyui = base or (folder.parent if (folder.parent / "user").is_dir() else folder)
-    sync = Sync(folder, bucket, _journal(inside_comfyui))
+    beside = folder.parent / "user"
+    journal = _journal(user_folder(base) or (beside if beside.is_dir() else None))
+    journal.adopt(folder / ".steadydancer" / journal.path.name, folder)
+    sync = Sync(folder, bucket, journal)
 
     def sent(path: Path, key: str) -> None:
         print(f"{one_line(path.relative_to(folder).as_posix())} → {key}", flush=True)

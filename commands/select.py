@@ -7,7 +7,7 @@ from ..machine import gpus
 from ..machine.card import Card
 from ..planning import choose
 from ..planning.job import Find
-from .machine import add_card, add_folders, cards_of, finder, host_of, models_if_known, user_of
+from .machine import add_card, add_folders, cards_of, finder, host_of, models_if_known, state_of
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -20,7 +20,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 
 def run(args) -> int:
-    gpus.use(user_of(args))
+    gpus.use(state_of(args, gpus.FILE))
     where = models_if_known(args)
     find, host, cards = finder(where), host_of(args, where), cards_of(args)
     if args.all_gpus:

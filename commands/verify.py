@@ -5,8 +5,8 @@ from pathlib import Path
 
 from ..catalog.catalog import ModelFile, catalogue
 from ..catalog.names import files_of
-from ..loaders import places
-from ..loaders.places import damage, file_hash, record, recorded
+from ..loaders.download import places
+from ..loaders.download.places import damage, file_hash, record, recorded
 from .machine import add_models_dir, models, what_auto_is
 
 

@@ -10,8 +10,8 @@ import comfy.supported_models
 import torch
 from comfy.quant_ops import QuantizedTensor
 
+from ..formats.model_file import quantiser
 from ..quant.blocks import BLOCKS, PLAIN, dequantise
-from ..quant.model_file import quantiser
 from .network import SteadyDancerModel
 
 MARKER = "{}patch_embedding_fuse.weight"

@@ -6,6 +6,7 @@ head and everything that ComfyUI attaches to them are ComfyUI's own.
 
 import torch
 from comfy.ldm.wan.model import MLPProj, WanModel
+from einops import rearrange
 
 from .cancel import prompt_cancel
 from .pose_modules import CHANNELS, AlignmentUnit, SpatialEmbedding, temporal_embedding
@@ -23,9 +24,8 @@ class SummedImageEmbedding(MLPProj):
 
 def fuse_pose(temporal, spatial, pose: torch.Tensor) -> torch.Tensor:
     """Pose latent plus its motion and its shape: [B, 16, T, h, w] to the same shape."""
-    b, c, t, h, w = pose.shape
-    frames = spatial(pose.transpose(1, 2).reshape(b * t, c, h, w))
-    return pose + temporal(pose) + frames.view(b, t, c, h, w).transpose(1, 2)
+    frames = spatial(rearrange(pose, "b c t h w -> (b t) c h w"))
+    return pose + temporal(pose) + rearrange(frames, "(b t) c h w -> b c t h w", b=len(pose))
 
 
 def embed(packed: torch.Tensor, embed_reference, parts: tuple) -> torch.Tensor:

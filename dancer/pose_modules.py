@@ -8,6 +8,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from comfy.model_management import cast_to
 from comfy.ops import manual_cast as ops  # casts and offloads like the rest of the model, but is never quantised
+from einops import rearrange
 
 CHANNELS = 16
 ATTENTION_DIM = 128
@@ -114,20 +115,19 @@ class FrameAttention(nn.Module):
 
     def forward(self, query: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """`query` and `context` [T, 128, h, w] of one sample; returns [T, 128, h, w]."""
-        t, c, h, w = query.shape
+        h = query.shape[2]
         weights = cast_to(self.in_proj_weight, query.dtype, query.device).chunk(3)
         biases = cast_to(self.in_proj_bias, query.dtype, query.device).chunk(3)
 
         def heads(pixels, weight, bias):
-            pixels = F.linear(pixels, weight, bias)
-            return pixels.view(-1, t, ATTENTION_HEADS, c // ATTENTION_HEADS).transpose(1, 2)
+            return rearrange(F.linear(pixels, weight, bias), "n t (heads c) -> n heads t c", heads=ATTENTION_HEADS)
 
-        query, context = (x.permute(2, 3, 0, 1).reshape(h * w, t, c) for x in (query, context))
+        query, context = (rearrange(x, "t c h w -> (h w) t c") for x in (query, context))
         parts = []
         for few, theirs in zip(query.split(PIXELS), context.split(PIXELS)):
             q, k, v = (heads(x, weights[i], biases[i]) for i, x in enumerate((few, theirs, theirs)))
-            parts.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, t, c))
-        return self.out_proj(torch.cat(parts)).view(h, w, t, c).permute(2, 3, 0, 1)
+            parts.append(rearrange(F.scaled_dot_product_attention(q, k, v), "n heads t c -> n t (heads c)"))
+        return rearrange(self.out_proj(torch.cat(parts)), "(h w) t c -> t c h w", h=h)
 
 
 class AlignmentUnit(nn.Module):

@@ -1,6 +1,5 @@
-"""From files to ComfyUI objects: models now, text encoders, image encoders and VAEs when somebody first uses them."""
+"""From files to ComfyUI objects."""
 
-import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,15 +13,14 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QUANT_ALGOS
 
-from ..quant import model_file, pickle_file
+from ..formats import model_file, pickle_file
+from ..formats.safetensors_file import quantisation_formats
 from ..quant.fp8 import with_true_formats
 from ..quant.ops import packed_operations
 from ..quant.patches import with_packed_patches
-from ..quant.safetensors_file import quantisation_formats
-from .listing import Names
-from .places import Places
-from .read import diffusion_tensors, text_encoder_tensors
-from .run import PlannedRun
+from .download.listing import Names
+from .download.places import Places
+from .gguf import diffusion_tensors, text_encoder_tensors
 
 
 class ComfyPlaces(Places):
@@ -57,75 +55,6 @@ def own_file(folder: str, name: str) -> Path:
     raise ValueError(
         f"{name} is not in models/{folder} any more. Press R to read the folders again, and choose another."
     )
-
-
-class OnFirstUse:
-    """A ComfyUI object that is fetched and loaded when something first asks it for anything.
-
-    Until then it has no attributes; afterwards it has those of the loaded object and is in every way one of its class.
-    A failure leaves it as it was, so the next use tries again.
-    """
-
-    def __init__(self, load: Callable[[], object], run: PlannedRun | None = None):
-        self.__dict__.update(load_now=load, run=run)
-
-    def measured(self, phase: str):
-        """Measures what happens inside, where there is a plan to compare it with."""
-        return self.run.measured(phase, self.patcher) if self.run else contextlib.nullcontext()
-
-    def __getattribute__(self, name: str):
-        mine = object.__getattribute__(self, "__dict__")
-        # ComfyUI looks for a patcher on every result that it keeps, to count memory: that is not a use.
-        if "load_now" in mine and name != "patcher" and not name.startswith("__"):
-            loaded = mine["load_now"]()
-            del mine["load_now"]
-            mine.update(loaded.__dict__)
-        return object.__getattribute__(self, name)
-
-
-class LazyCLIP(OnFirstUse, comfy.sd.CLIP):
-    def encode_from_tokens(self, *args, **kwargs):
-        with self.measured("text_encode"):
-            return super().encode_from_tokens(*args, **kwargs)
-
-
-class LazyClipVision(OnFirstUse, comfy.clip_vision.ClipVisionModel):
-    def encode_image(self, *args, **kwargs):
-        with self.measured("image_encode"):
-            return super().encode_image(*args, **kwargs)
-
-
-class LazyVAE(OnFirstUse, comfy.sd.VAE):
-    """`whole`: whether whole frames were asked for, so that tiles mean that they did not fit."""
-
-    def encode(self, *args, **kwargs):
-        self.whole = True
-        with self.measured("vae_encode"):
-            return super().encode(*args, **kwargs)
-
-    def encode_tiled(self, *args, **kwargs):
-        self.whole = False
-        return super().encode_tiled(*args, **kwargs)
-
-    def encode_tiled_3d(self, *args, **kwargs):
-        if self.run and self.whole:
-            self.run.rescued("vae_encode")
-        return super().encode_tiled_3d(*args, **kwargs)
-
-    def decode(self, *args, **kwargs):
-        self.whole = True
-        with self.measured("vae_decode"):
-            return super().decode(*args, **kwargs)
-
-    def decode_tiled(self, *args, **kwargs):
-        self.whole = False
-        with self.measured("vae_decode"):
-            return super().decode_tiled(*args, **kwargs)
-
-    def decode_tiled_3d(self, *args, **kwargs):
-        if self.run and self.whole:
-            self.run.rescued("vae_decode")
-        return super().decode_tiled_3d(*args, **kwargs)
 
 
 def load_diffusion(paths: list[Path]) -> ModelPatcher:

@@ -13,14 +13,14 @@ import torch
 
 @dataclass(frozen=True)
 class Peak:
-    """Bytes of a phase: its model's weights, and what it needed beside them."""
+    """Bytes of a phase: its model's weights, and what it needed beside them as activations."""
 
     weights: int
-    beside: int
+    activations: int
 
     @property
     def total(self) -> int:
-        return self.weights + self.beside
+        return self.weights + self.activations
 
 
 class Meter:
@@ -53,7 +53,7 @@ class Meter:
 
     def add(self, phase: str, peak: Peak) -> None:
         before = self.peaks.get(phase) if phase in self.fresh else None
-        self.peaks[phase] = peak if before is None else max(peak, before, key=lambda taken: taken.beside)
+        self.peaks[phase] = peak if before is None else max(peak, before, key=lambda taken: taken.activations)
         self.fresh.add(phase)
 
     def take(self) -> set[str]:

@@ -7,31 +7,32 @@ import shutil
 import struct
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 
-from ..quant import model_file, pickle_file
-from .errors import DownloadCancelled
-from .lock import held
-from .places import cut_short
+from ..base.cancel import IsCancelled, stop_if
+from ..base.lock import locked
+from ..formats import model_file, pickle_file
+from .download.places import cut_short
 
 SOURCE, CONTENTS = "steadydancer.source", "steadydancer.contents"
-PIECE = 1 << 24
+CHUNK = 1 << 24
 
 
 def as_safetensors(
     path: Path,
     check: Callable[[dict[str, torch.Tensor], str], None],
     progress: Callable[[int, int], None],
-    cancelled: Callable[[], bool],
+    cancelled: IsCancelled,
     say: Callable[[str], None],
 ) -> Path:
     """The safetensors file with the tensors of the pickled `path`, made beside it if it is not there.
 
     `check(tensors, name)` may refuse the file before anything is written. Raises ValueError with what to do, and
-    DownloadCancelled within a second of `cancelled()`; neither leaves a file that could be taken for whole.
+    Cancelled within a second of `cancelled()`; neither leaves a file that could be taken for whole.
     """
     target = path.with_suffix(".safetensors")
     if is_conversion(target, path):
@@ -40,7 +41,7 @@ def as_safetensors(
     check(tensors, path.name)
     part = target.with_name(target.name + ".part")
     try:
-        with held(target, cancelled):
+        with locked(Path(f"{target}.lock"), meanwhile=partial(stop_if, cancelled)):
             try:
                 if not is_conversion(target, path):  # else another process has just made it
                     say(f"{path.name} is converted once to {target.name}. The .pth is not needed after that.")
@@ -106,7 +107,7 @@ def convert(
     tensors: dict[str, torch.Tensor],
     part: Path,
     progress: Callable[[int, int], None],
-    cancelled: Callable[[], bool],
+    cancelled: IsCancelled,
 ) -> None:
     """Writes `part`, and compares it with the tensors byte by byte."""
     header, end = {"__metadata__": {"format": "pt", SOURCE: path.name, CONTENTS: contents(path)}}, 0
@@ -130,29 +131,27 @@ def convert(
         )
     with open(part, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for done, piece in pieces(tensors, names):
-            file.write(piece)
+        for done, chunk in chunks(tensors, names):
+            file.write(chunk)
             progress(done, 2 * end)
-            if cancelled():
-                raise DownloadCancelled
+            stop_if(cancelled)
         file.flush()
         os.fsync(file.fileno())
     with open(part, "rb") as file:
         file.seek(8 + len(text))
-        for done, piece in pieces(tensors, names):
-            if file.read(len(piece)) != piece:
+        for done, chunk in chunks(tensors, names):
+            if file.read(len(chunk)) != chunk:
                 raise ValueError(
                     f"{path.name} was not written correctly into {part.parent}. Check the disk, then try again."
                 )
             progress(end + done, 2 * end)
-            if cancelled():
-                raise DownloadCancelled
+            stop_if(cancelled)
 
 
-def pieces(tensors: dict[str, torch.Tensor], names: list[str]):
-    """All bytes in order, in pieces, with how many there are up to the end of each."""
+def chunks(tensors: dict[str, torch.Tensor], names: list[str]):
+    """All bytes in order, in chunks, with how many there are up to the end of each."""
     done = 0
     for name in names:
-        for piece in tensors[name].contiguous().reshape(-1).view(torch.uint8).split(PIECE):
-            done += len(piece)
-            yield done, memoryview(piece.numpy())
+        for chunk in tensors[name].contiguous().reshape(-1).view(torch.uint8).split(CHUNK):
+            done += len(chunk)
+            yield done, memoryview(chunk.numpy())

@@ -67,7 +67,9 @@ class PlannedRun:
         phases = self.meter.take()
         if not self.plan.card.sm:  # what a process grew by says little: its heap keeps what earlier runs freed
             return []
-        found = [measurement(self.plan, self.kind, phase, self.meter.peaks[phase].beside) for phase in sorted(phases)]
+        found = [
+            measurement(self.plan, self.kind, phase, self.meter.peaks[phase].activations) for phase in sorted(phases)
+        ]
         return [run for run in found if run]
 
     def lines(self) -> list[str]:

@@ -8,6 +8,7 @@ import comfy.model_management
 import comfy.utils
 import torch
 
+from ..base.cancel import IsCancelled, stop_if
 from ..quant import int8
 from ..quant.layout import packed_int8
 from ..quant.patches import with_packed_patches
@@ -16,7 +17,6 @@ from ..turbo.model import as_turbo
 from ..turbo.ops import turbo_operations
 from . import pickled
 from .build import detected, known
-from .errors import DownloadCancelled
 
 EXPERT = re.compile(r"(?<![a-z])(high|low)(?![a-z])", re.IGNORECASE)
 PARTNER = {"high": "low", "low": "high"}
@@ -50,7 +50,7 @@ def both_experts(path: Path) -> list[Path]:
     return [path, partners[-1]]
 
 
-def prepared(path: Path, progress: Callable, cancelled: Callable[[], bool], say: Callable) -> Path:
+def prepared(path: Path, progress: Callable, cancelled: IsCancelled, say: Callable) -> Path:
     """The safetensors file of `path`, checked to be TurboDiffusion's and the expert that its name says."""
     if path.suffix.lower() != ".safetensors":
         path = pickled.as_safetensors(path, lambda tensors, name: check_file(tensors, name), progress, cancelled, say)
@@ -74,7 +74,7 @@ def check_file(tensors: dict[str, torch.Tensor], name: str) -> None:
         )
 
 
-def load_turbo(paths: list[Path], precision: str, progress: Callable, cancelled: Callable[[], bool]) -> list[tuple]:
+def load_turbo(paths: list[Path], precision: str, progress: Callable, cancelled: IsCancelled) -> list[tuple]:
     """(MODEL, projections) of every prepared file; see turbo/keys.py for the projections.
 
     `precision`: `auto` as the file is, computing in bfloat16; `bf16` and `fp32` with plain weights; `int8` with weights
@@ -135,5 +135,5 @@ def quantise_blocks(tensors: dict, dtype: torch.dtype, progress=None, cancelled=
         tensors[key] = packed_int8(codes.cpu(), scale.cpu(), dtype)
         if progress:
             progress(done, len(layers))
-        if cancelled and cancelled():
-            raise DownloadCancelled
+        if cancelled:
+            stop_if(cancelled)

@@ -20,10 +20,10 @@ EXAMPLE = 'Write "My Card" = { gib = 20, sm = 86, bf16 = 90, bandwidth = 640, pc
 own: Path | None = None
 
 
-def use(user: Path) -> None:
-    """From now on, `steadydancer/gpus.toml` in this user folder has the last word on prices and cards."""
+def use(path: Path) -> None:
+    """From now on, the user's own table at `path` has the last word on prices and cards."""
     global own
-    own = user / "steadydancer" / FILE
+    own = path
 
 
 @lru_cache(maxsize=1)

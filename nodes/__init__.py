@@ -1,19 +1,16 @@
 """What the user sees: schemas and wiring, one file a family. Algorithms live in the other rooms."""
 
 import logging
-from pathlib import Path
 
-import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
 from ..base.reason import reason
 from ..dancer.model import register
 from ..machine import gpus
-from ..services import folders
-from . import r2_watch
+from ..services import folders, r2_watch
+from ..services.examples import place_example_inputs
 from .conditioning import SteadyDancerClipVision, SteadyDancerFitImage, SteadyDancerToVideo
 from .driving_video import SteadyDancerDrivingVideo
-from .examples import place_example_inputs
 from .loaders import SteadyDancerCatalogLoader, SteadyDancerDownload, SteadyDancerLoader
 from .planner import SteadyDancerVRAMPlanner, SteadyDancerVRAMReport
 from .pose import SteadyDancerPoseAlign, SteadyDancerPoseDraw, SteadyDancerPoseEstimator, SteadyDancerPoseTrack
@@ -36,7 +33,7 @@ class SteadyDancerExtension(ComfyExtension):
         for step, loss in (
             (register, "SteadyDancer files load without the pose"),
             (folders.register, "GGUF files and pose networks are not listed"),
-            (lambda: gpus.use(Path(folder_paths.get_user_directory())), "your own table of GPUs is not read"),
+            (lambda: gpus.use(folders.state(gpus.FILE)), "your own table of GPUs is not read"),
             (place_example_inputs, "the examples' inputs were not copied into the input folder"),
             (r2_watch.start, "the output folder is not watched for R2"),
         ):

@@ -3,12 +3,12 @@
 import torch
 from comfy_api.latest import InputImpl, io
 
-from ..services.progress import NodeProgress, cancelled, say, stop
-from ..storage import encode
-from ..storage.container import opened
-from ..storage.memory import free_ram
-from ..storage.read_video import Stopped, read_clip
-from .write_video import parts_of
+from ..machine.memory import free_ram
+from ..media import encode
+from ..media.container import opened
+from ..media.read_video import read_clip
+from ..services.progress import NodeProgress, cancelled, interruptible, say
+from ..services.write_video import parts_of
 
 MODEL_FPS = "16 (the model's)"
 SOURCE_FPS = "the video's own"
@@ -63,7 +63,7 @@ class SteadyDancerDrivingVideo(io.ComfyNode):
 
     @classmethod
     def execute(cls, video, start, frames, fps, longest_side) -> io.NodeOutput:
-        try:
+        with interruptible():
             if not isinstance(video, InputImpl.VideoFromFile):  # ComfyUI encodes it, and takes only some kinds of sound
                 parts = parts_of(video)
                 video = parts.video(encode.WatchedFrames(parts.frames, lambda done, total: None, cancelled))
@@ -86,9 +86,6 @@ class SteadyDancerDrivingVideo(io.ComfyNode):
                 NodeProgress(cls.hidden.unique_id),
                 cancelled,
             )
-        except Stopped:
-            stop()
-            raise
         count, height, width = clip.frames.shape[:3]
         ends = f"; the video ends here, {frames} were asked for" if count < frames else ""
         heard = "with sound" if clip.sound is not None else "without sound"

@@ -3,14 +3,13 @@
 from functools import partial
 from pathlib import Path
 
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
 from ..catalog.catalog import ModelFile, catalogue
 from ..catalog.names import STEP_DISTILL, files_of, split
-from ..loaders import build
 from ..planning.plan import Plan
 from ..services import loading
+from ..services.models import one_model
 
 CATEGORY = "SteadyDancer"
 PlanType = io.Custom("STEADYDANCER_PLAN")  # planning/plan.Plan
@@ -24,12 +23,6 @@ PLAN_INPUT = PlanType.Input(
 def variants(kind: str) -> list[str]:
     """The ids of the variants that a kind of loader loads."""
     return [variant.id for variant in catalogue().variants_for(kind)]
-
-
-def one_model(paths: list[Path], step_distill: bool = False) -> list[ModelPatcher]:
-    """The MODEL from a file or its shards, with the 4-step LoRA if asked for."""
-    model = build.load_diffusion(paths)
-    return [build.with_lora(model, loading.fetch(STEP_DISTILL)[0]) if step_distill else model]
 
 
 class SteadyDancerLoader(io.ComfyNode):

@@ -7,18 +7,18 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..base import environment
+from ..machine.memory import free_ram
 from ..pose import interchange, smooth
 from ..pose.align import align
 from ..pose.augment import augment
 from ..pose.draw import draw
 from ..pose.estimate import MISSING, NO_PERSON, Settings, estimate, filled, rgb
-from ..pose.keypoints import Poses, Stopped
+from ..pose.keypoints import Poses
 from ..pose.styles import STYLES
 from ..pose.track import track
-from ..services.progress import NodeProgress, cancelled, say, stop
-from ..storage.memory import free_ram
-from . import pose_nets
-from .pose_nets import AUTO, DETECTORS, POSE_NETS
+from ..services import pose_nets
+from ..services.pose_nets import AUTO, DETECTORS, POSE_NETS
+from ..services.progress import NodeProgress, cancelled, interruptible, say
 
 CATEGORY = "SteadyDancer/pose"
 PoseKeypoint = io.Custom("POSE_KEYPOINT")
@@ -30,11 +30,8 @@ SHEET = 8  # pictures of the preview
 
 def read(keypoints: list | dict | str) -> Poses:
     """The clip in a POSE_KEYPOINT value. Raises ValueError in plain words, and ComfyUI's interrupt after Cancel."""
-    try:
+    with interruptible():
         return interchange.read(keypoints, cancelled)
-    except Stopped:
-        stop()
-        raise
 
 
 def require_room(poses: Poses) -> None:
@@ -218,11 +215,8 @@ class SteadyDancerPoseEstimator(io.ComfyNode):
         net = pose_nets.path_of(pose_model, "dw-ll-ucoco-384")
         finder, net = pose_nets.ready(finder, net, batch_size, runtime == ONNXRUNTIME)
         progress = NodeProgress(cls.hidden.unique_id)
-        try:
+        with interruptible():
             poses = estimate(image, finder, net, settings, boxes, progress, cancelled)
-        except Stopped:
-            stop()
-            raise
         height, width = image.shape[1:3]
         side = resolution or int(environment.number(RESOLUTION, 0))
         if side:
@@ -408,6 +402,6 @@ class SteadyDancerPoseDraw(io.ComfyNode):
         require_room(poses)
         if not poses.present.any():
             say(cls.hidden.unique_id, "There is nobody in these poses: the pictures are black.")
-        images = draw(poses, chosen, progress=progress, cancelled=cancelled)
-        stop()
+        with interruptible():
+            images = draw(poses, chosen, progress=progress, cancelled=cancelled)
         return io.NodeOutput(torch.from_numpy(images))

@@ -7,8 +7,8 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..services.progress import say
+from ..services.save_name import clean_prefix
 from .pose import CATEGORY, PoseKeypoint, people, read
-from .save_name import clean_prefix
 
 FOLDER = "pose"  # below the output folder
 LARGEST_FILE = 128 << 20  # bytes: ten minutes of one dancer

@@ -13,13 +13,15 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io, ui
 
+from ..base.cancel import Cancelled
 from ..base.plain import one_line
-from ..services.progress import NodeProgress, cancelled, stop
-from ..storage import encode, keys
-from ..storage.client import REQUESTS, Cancelled, StorageError
-from .r2_service import Sender, Sent, check_profile, claimed, graph_tags, interruptible, output_folder
-from .save_name import clean_prefix
-from .write_video import video_size, write_video
+from ..bucket import keys
+from ..bucket.client import REQUESTS, StorageError
+from ..media import encode
+from ..services.progress import NodeProgress, cancelled, interruptible, stop
+from ..services.r2_sender import Sender, Sent, check_profile, claimed, graph_tags, output_folder
+from ..services.save_name import clean_prefix
+from ..services.write_video import video_size, write_video
 
 KEEP, DELETE = "keep the local file", "delete the local file after the check"
 NO_GRAPH = "without its workflow, which does not fit into the file"

@@ -1,32 +1,14 @@
 """The loader of TurboDiffusion models."""
 
 from functools import partial
-from pathlib import Path
 
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
-from comfy_execution.utils import get_executing_context
 
-from ..loaders.errors import DownloadCancelled
-from ..loaders.turbo import SUFFIXES, load_turbo, prepared
+from ..loaders.turbo import SUFFIXES
 from ..planning.plan import Plan
 from ..services import loading
-from ..services.progress import NodeProgress, cancelled, say, stop
-from ..turbo.sla import with_sla
+from ..services.models import turbo_models
 from .loaders import CATEGORY, PLAN_INPUT, variants
-
-
-def turbo_models(paths: list[Path], precision: str, attention: str, topk: float) -> list[ModelPatcher]:
-    """A MODEL for each file, converted once if it is a pickle, with the sparse attention that it was trained with."""
-    node_id = get_executing_context().node_id
-    try:
-        tell = partial(say, node_id)
-        paths = [prepared(path, NodeProgress(node_id, "B"), cancelled, tell) for path in paths]
-        loaded = load_turbo(paths, precision, NodeProgress(node_id, "layers"), cancelled)
-    except DownloadCancelled:
-        stop()
-        raise
-    return [model if attention == "dense" else with_sla(model, projections, topk) for model, projections in loaded]
 
 
 class SteadyDancerTurboLoader(io.ComfyNode):

@@ -14,9 +14,9 @@ from .model_sizes import Model, kinds
 from .plan import Job, Phase
 
 SLACK = 0.08  # allocator rounding and fragments, of what comes and goes
-HEADROOM = 0.5e9  # left free where blocks stream: one block less on the card costs next to nothing, running out a run
+HEADROOM = 0.5e9  # left free where blocks are offloaded: one block less on the card costs little, running out a run
 STREAMS = 2  # ComfyUI brings over up to this many layers ahead
-STREAMING = 1.15  # a guess between all hidden, as ComfyUI means it, and DiffSynth's 1.26 with all blocks in RAM
+OFFLOADED = 1.15  # a guess between all hidden, as ComfyUI means it, and DiffSynth's 1.26 with all blocks in RAM
 ENCODE_TILE = 256  # what ComfyUI's own encode falls back to
 TILES = (0, 512, 384, 256)
 TILE_OVERLAP = 64
@@ -122,15 +122,15 @@ def sample_phase(job: Job, card: Card, model: Model, settings: Settings, correct
     branches = job.branches if settings.batched else 1
     correction = corrections.get("sample", 1.0)
     activations = round(activation_bytes(job, card, model, branches) * correction)
-    streaming = settings.kept < model.blocks
+    offloading = settings.kept < model.blocks
     # On packed weights a LoRA runs beside the layer.
     patched = job.lora_bytes and (not model.unpacks or model.precision == "fp8")
     unpacked = 0 if native(model, card) and not patched else model.unpacks
-    buffers = model.layer * (STREAMS + 1) if streaming else 0
+    buffers = model.layer * (STREAMS + 1) if offloading else 0
     patching = round(4 * model.largest) if patched else 0  # a layer's change in float32
     transient = unpacked + buffers + patching + job.lora_bytes
     weights = model.other_bytes + settings.kept * model.block_bytes
-    slack = round(SLACK * (activations + transient) + (HEADROOM if streaming else 0))
+    slack = round(SLACK * (activations + transient) + (HEADROOM if offloading else 0))
     seconds = sample_seconds(job, card, model, settings)
     return Phase("sample", "gpu", weights, activations, transient, slack, seconds, correction)
 
@@ -149,13 +149,13 @@ def eight_bit_rate(model: Model, card: Card) -> float:
 
 
 def sample_seconds(job: Job, card: Card, model: Model, settings: Settings) -> float:
-    """All steps. The transfer of a block that is brought over hides under arithmetic, but not well."""
+    """All steps. The transfer of an offloaded block hides under arithmetic, but not well."""
     evaluations = job.branches if job.branches < 3 else 2 + POSE_STEPS
     forwards = 1 if settings.batched else evaluations
     arithmetic = evaluations * block_seconds(job, card, model) + forwards * unpack_seconds(card, model)
     transfer = forwards * model.block_bytes / card.pcie if card.pcie else 0.0
-    streamed = STREAMING * max(arithmetic, transfer)
-    return job.steps * (settings.kept * arithmetic + (model.blocks - settings.kept) * streamed)
+    offloaded = OFFLOADED * max(arithmetic, transfer)
+    return job.steps * (settings.kept * arithmetic + (model.blocks - settings.kept) * offloaded)
 
 
 def block_seconds(job: Job, card: Card, model: Model) -> float:

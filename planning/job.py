@@ -5,8 +5,8 @@ from pathlib import Path
 
 from ..catalog.catalog import catalogue
 from ..catalog.names import STEP_DISTILL
+from ..formats.model_file import parts
 from ..machine.card import Card
-from ..quant.model_file import parts
 from .estimate import Parts
 from .model_sizes import kind_of, model_of
 from .plan import Job, Plan

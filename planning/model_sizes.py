@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ..base.toml import read_toml
 from ..catalog.catalog import Variant, catalogue
-from ..quant.gguf_file import open_gguf
-from ..quant.model_file import damage
-from ..quant.safetensors_file import safetensors_header
+from ..formats.gguf_file import open_gguf
+from ..formats.model_file import damage
+from ..formats.safetensors_file import safetensors_header
 
 BLOCK = re.compile(r"(?:^|\.)(?:transformer_)?blocks\.(\d+)\.")
 

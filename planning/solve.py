@@ -92,8 +92,8 @@ def solve(
     settings = best or smallest(model, rules)
     found = case.phases(settings)
     frames = next(phase for phase in found if phase.name == "frames")
-    streamed = (model.blocks - settings.kept) * model.block_bytes
-    ram = round(HOST_BASE) + streamed + (model.experts - 1) * model.bytes + parts.text_encoder + frames.activations
+    offloaded = (model.blocks - settings.kept) * model.block_bytes
+    ram = round(HOST_BASE) + offloaded + (model.experts - 1) * model.bytes + parts.text_encoder + frames.activations
     lacking = [name for name, need, there in needs(ram, host) if there and need > there]
     changed = changes(case, settings) if best else []
     verdict = DOES_NOT_FIT if best is None or lacking else FITS_WITH_CHANGES if changed else FITS

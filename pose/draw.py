@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..base.cancel import IsCancelled, stop_if
 from .keypoints import BODY, FACE, FEET, LEFT_HAND, RIGHT_HAND, Poses
 from .raster import Painter
 from .styles import FACE_DOT, HAND_COLORS, HAND_DOT, HAND_EDGES, LIMBS, PALETTE, Style
@@ -14,11 +15,11 @@ def draw(
     style: Style,
     make_painter: Callable[[int, int], Painter] = Painter,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    cancelled: Callable[[], bool] = lambda: False,
+    cancelled: IsCancelled = lambda: False,
 ) -> np.ndarray:
     """Pictures [frames, height, width, 3] float32, 0..1, of the clip on black at its canvas size.
 
-    A style with scale 2 is painted at twice the size and averaged. Stops early, with black frames, when cancelled.
+    A style with scale 2 is painted at twice the size and averaged. Raises Cancelled.
     """
     pictures = np.zeros((len(poses.points), poses.height, poses.width, 3), np.float32)
     style, scale = style.sized(poses.width, poses.height), style.scale
@@ -26,8 +27,7 @@ def draw(
     blocks = brush.pixels.reshape(poses.height, scale, poses.width, scale)
     drawn = np.zeros((poses.height, poses.width), bool)
     for frame, picture in enumerate(pictures):
-        if cancelled():
-            break
+        stop_if(cancelled)
         paint(brush, poses, frame, style)
         touched = brush.take_touched()
         row, column = np.divmod(touched, poses.width * scale)

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from ..base.cancel import IsCancelled, stop_if
 from .crops import crop, decode, normalised, regions, unmirrored
 from .detect import decode as decode_boxes
 from .detect import every_frame, letterbox, link
-from .keypoints import BODY, FACE, FEET, LEFT_HAND, RIGHT_HAND, Poses, Stopped, empty, from_coco
+from .keypoints import BODY, FACE, FEET, LEFT_HAND, RIGHT_HAND, Poses, empty, from_coco
 
 NO_PERSON = ("empty", "whole frame")
 MISSING = ("empty", "previous", "interpolate")
@@ -45,12 +46,12 @@ def estimate(
     settings: Settings,
     boxes: dict[int, np.ndarray] | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, doing: None,
-    cancelled: Callable[[], bool] = lambda: False,
+    cancelled: IsCancelled = lambda: False,
 ) -> Poses:
     """The people of frames [n, height, width, 1, 3 or 4 channels], 0..1.
 
     `boxes` by frame [k, 5] (x1, y1, x2, y2, score) replace the detector. `progress` counts frames, first those in which
-    people are looked for, then those whose poses are read. Raises Stopped when cancelled; a batch that does not fit into
+    people are looked for, then those whose poses are read. Raises Cancelled when cancelled; a batch that does not fit into
     memory is halved.
     """
     count, height, width = frames.shape[:3]
@@ -78,8 +79,8 @@ def estimate(
         if settings.flip_test:
             answer = unmirrored(answer, pose.run(crops.flip(-1)))
         points, scores = from_coco(*decode(answer, where[start:stop]))
-        for (frame, slot), at, sure in zip(wanted[start:stop], points, scores, strict=True):
-            poses.points[frame, slot], poses.scores[frame, slot] = at, sure
+        for (frame, slot), at, confidence in zip(wanted[start:stop], points, scores, strict=True):
+            poses.points[frame, slot], poses.scores[frame, slot] = at, confidence
 
     def step(crops: int) -> None:
         progress(crops * count // max(len(wanted), 1), count, "Reading poses")
@@ -100,7 +101,7 @@ def _find(
     detector: Net,
     settings: Settings,
     progress: Callable[[int, int, str], None],
-    cancelled: Callable[[], bool],
+    cancelled: IsCancelled,
 ) -> dict[int, np.ndarray]:
     """People's boxes [k, 5] in every frame that is looked at."""
     looked = range(0, len(frames), settings.detect_every)
@@ -128,14 +129,13 @@ def in_batches(
     size: int,
     run: Callable[[int, int], None],
     step: Callable[[int], None],
-    cancelled: Callable[[], bool],
+    cancelled: IsCancelled,
 ) -> None:
     """run(start, stop) over 0 … count, `size` items at a time, half as many whenever memory runs out; step(items done)."""
     start = 0
     step(0)
     while start < count:
-        if cancelled():
-            raise Stopped
+        stop_if(cancelled)
         stop = min(start + size, count)
         try:
             run(start, stop)

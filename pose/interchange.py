@@ -7,12 +7,12 @@ is left), so the reader accepts all of it and the writer writes what both reader
 
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
-from .keypoints import BODY, FACE, FEET, LEFT_HAND, LEFT_WRIST, RIGHT_HAND, RIGHT_WRIST, Poses, Stopped, empty
+from ..base.cancel import IsCancelled, stop_if
+from .keypoints import BODY, FACE, FEET, LEFT_HAND, LEFT_WRIST, RIGHT_HAND, RIGHT_WRIST, Poses, empty
 
 RAW_KEY = "steadydancer_raw"
 """Our own nodes' key of a person: all 134 points with their scores, negative where too unsure for the public lists."""
@@ -59,11 +59,11 @@ class TooSparse(ValueError):
     """The clip would take far more memory than there is in the pose."""
 
 
-def read(value: list | dict | str, cancelled: Callable[[], bool] = lambda: False) -> Poses:
+def read(value: list | dict | str, cancelled: IsCancelled = lambda: False) -> Poses:
     """The clip in a POSE_KEYPOINT value: a list of frames, one frame, or either as JSON text.
 
     A frame on another canvas size than the first is scaled to it. Raises ValueError in plain words when it is no pose,
-    and Stopped within a second of `cancelled()`.
+    and Cancelled within a second of `cancelled()`.
     """
     if isinstance(value, str):
         try:
@@ -104,7 +104,7 @@ def _pixels(value) -> int:
         return 0
 
 
-def _clip(frames: list[dict], width: int, height: int, cancelled: Callable[[], bool]) -> Poses:
+def _clip(frames: list[dict], width: int, height: int, cancelled: IsCancelled) -> Poses:
     people = [frame.get("people") or [] for frame in frames]
     ids = [[person.get("track_id") for person in frame] for frame in people]
     tracked = any(ids) and all(isinstance(i, int) for frame in ids for i in frame)
@@ -119,8 +119,7 @@ def _clip(frames: list[dict], width: int, height: int, cancelled: Callable[[], b
         )
     clip = empty(len(frames), len(known), width, height)
     for f, frame in enumerate(frames):
-        if cancelled():
-            raise Stopped
+        stop_if(cancelled)
         size = [_pixels(frame.get("canvas_width")) or width, _pixels(frame.get("canvas_height")) or height]
         for i, person in enumerate(people[f]):
             points, scores = _person(person, size)

@@ -18,10 +18,6 @@ NECK, RIGHT_WRIST, LEFT_WRIST = 1, 4, 7
 FROM_COCO = np.array([0, 0, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3, *range(17, 133)])
 
 
-class Stopped(Exception):
-    """The user pressed Cancel."""
-
-
 @dataclass(frozen=True)
 class Poses:
     """The people of a clip.

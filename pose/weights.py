@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ..quant import model_file, pickle_file
-from . import onnx_file, rtmpose, yolox
+from ..formats import model_file, onnx_file, pickle_file
+from . import rtmpose, yolox
 
 
 def load_pose_net(path: Path) -> rtmpose.PoseNet:

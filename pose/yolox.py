@@ -67,8 +67,8 @@ class Head(nn.Module):
         for i, x in enumerate(features):
             kind, place = self.multi_level_cls_convs[i](x), self.multi_level_reg_convs[i](x)
             kind = self.multi_level_conv_cls[i](kind).sigmoid()
-            box, sure = self.multi_level_conv_reg[i](place), self.multi_level_conv_obj[i](place).sigmoid()
-            rows.append(torch.cat([box, sure, kind], 1).flatten(2))
+            box, objectness = self.multi_level_conv_reg[i](place), self.multi_level_conv_obj[i](place).sigmoid()
+            rows.append(torch.cat([box, objectness, kind], 1).flatten(2))
         return torch.cat(rows, 2).transpose(1, 2)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .types import PACKED
+from ..formats.ggml_types import PACKED, TORCH_NAMES
 
 # Weights that are worked on at a time: few enough for a CPU's cache, enough that starting an operation costs little, on a
 # GPU too. One float32 copy of them and their integers are the temporary memory, with the scales of the whole tensor.
@@ -218,7 +218,7 @@ def q6_k_factors(b):
 
 
 # By ggml's type number.
-PLAIN = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16}
+PLAIN = {number: getattr(torch, name) for number, name in TORCH_NAMES.items()}
 UNPACK = {
     "Q4_0": (q4_0, scale),
     "Q4_1": (q4_1, scale_and_offset),

@@ -6,6 +6,7 @@ import torch
 from comfy.quant_ops import QuantizedLayout, QuantizedTensor, register_layout_class
 from comfy_kitchen.tensor import BaseLayoutParams
 
+from ..formats.ggml_types import NUMBERS
 from . import int8, trials
 from .blocks import BLOCKS, dequantise
 
@@ -117,7 +118,9 @@ def multiplies_packed(weight: torch.Tensor, input: torch.Tensor) -> bool:
 
 
 # Types of GGUF that a kernel unpacks; the rest are too rare for one.
-UNPACKED_BY_KERNEL = (6, 8, 10, 11, 12, 13, 14, 20, 23)
+UNPACKED_BY_KERNEL = tuple(
+    NUMBERS[name] for name in ("Q5_0", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
+)
 
 
 def unpacks_by_kernel(number: int, device: torch.device, dtype: torch.dtype) -> bool:

@@ -8,6 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
+from ..formats.ggml_types import NUMBERS
 from .blocks import BLOCKS, CODEBOOK
 
 TILE = 1024
@@ -133,7 +134,13 @@ def q6_k(b, h, j, inside):
     return scale * ((low | high << 4) - 32).to(tl.float32)
 
 
-KERNELS = {6: q5_0, 8: q8_0, 10: q2_k, 11: q3_k, 12: q4_k, 13: q5_k, 14: q6_k, 20: iq4_nl, 23: iq4_xs}
+KERNELS = {
+    NUMBERS[name]: kernel
+    for name, kernel in {
+        "Q5_0": q5_0, "Q8_0": q8_0, "Q2_K": q2_k, "Q3_K": q3_k, "Q4_K": q4_k, "Q5_K": q5_k, "Q6_K": q6_k,
+        "IQ4_NL": iq4_nl, "IQ4_XS": iq4_xs,
+    }.items()
+}  # fmt: skip
 
 
 def dequantise(packed: torch.Tensor, number: int, out: torch.Tensor) -> torch.Tensor:

@@ -1,1 +1,1 @@
-"""What nodes share while a prompt runs: loading, this machine, progress."""
+"""What nodes share while a prompt runs: loading, this machine, progress, videos, the bucket, pose nets."""

@@ -4,8 +4,15 @@ from pathlib import Path
 
 import folder_paths
 
+from ..base.state import state_file
+
 GGUF, POSE = "steadydancer_gguf", "steadydancer_pose"
 POSE_SUFFIXES = {".onnx", ".pth", ".safetensors"}
+
+
+def state(name: str) -> Path:
+    """Where a file is kept that outlasts a run."""
+    return state_file(name, Path(folder_paths.get_user_directory()))
 
 
 def register() -> None:

@@ -10,19 +10,18 @@ from comfy.model_patcher import ModelPatcher
 from comfy_execution.utils import get_executing_context
 
 from ..catalog.catalog import Variant, catalogue
-from ..loaders import build, placement
-from ..loaders.download import enough_room, ensure_all
-from ..loaders.errors import DownloadCancelled
-from ..loaders.listing import Names
+from ..formats.model_file import damage
+from ..loaders import build, lazy, placement
+from ..loaders.download.fetch import enough_room, ensure_all
+from ..loaders.download.listing import Names
 from ..loaders.run import PlannedRun, run_of
 from ..loaders.turbo import both_experts
 from ..machine.card import Card
 from ..planning import choose
 from ..planning.job import Find
 from ..planning.plan import Plan
-from ..quant.model_file import damage
 from . import folders, this_machine
-from .progress import NodeProgress, cancelled, say, stop
+from .progress import NodeProgress, cancelled, interruptible, say
 from .web_server import web_server
 
 OUTPUTS = ("diffusion", "text_encoder", "clip_vision", "vae")  # which part of a variant each output of a loader is
@@ -38,9 +37,9 @@ class Loaded:
     """`models` has one MODEL, or one for each expert; `variant` is what was chosen."""
 
     models: list[ModelPatcher]
-    clip: build.LazyCLIP
-    clip_vision: build.LazyClipVision
-    vae: build.LazyVAE
+    clip: lazy.LazyCLIP
+    clip_vision: lazy.LazyClipVision
+    vae: lazy.LazyVAE
     variant: str
 
 
@@ -60,9 +59,11 @@ def load(
     NoRoom where what the prompt takes from the node does not fit on the disk all together.
     """
     chosen = chosen_variant(wanted, plan)
-    run = accepted(plan, chosen) if plan is not None else None
+    if plan is not None:
+        require_fit(plan, chosen)
     require_room(chosen, outputs, more)
     models = build_models(diffusion_files(kind, chosen))
+    run = run_of(plan, this_machine.calibration()) if plan is not None else None
     if run:
         models = [placement.placed(model, run) for model in models]
     variant = catalogue().variants.get(chosen) or companions(kind, models[0])
@@ -116,8 +117,8 @@ def as_plan(plan) -> Plan:
     return plan
 
 
-def accepted(plan: Plan, chosen: str) -> PlannedRun:
-    """The run of the plan that a loader is given. Raises ValueError where it does not fit, or is for something else."""
+def require_fit(plan: Plan, chosen: str) -> None:
+    """Raises ValueError where the plan that a loader is given does not fit, or is for something else."""
     found, card = as_plan(plan), this_machine.present_card()
     if found.card.name != card.name:
         raise ValueError(
@@ -130,19 +131,15 @@ def accepted(plan: Plan, chosen: str) -> PlannedRun:
         )
     if not found.fits:
         raise ValueError(" ".join(found.advice))
-    return run_of(found, this_machine.calibration())
 
 
 def fetch(*ids: str) -> list[Path]:
     """The paths of catalogue files, fetched with progress and Cancel on the node that is being executed."""
     node_id = get_executing_context().node_id
     files = [catalogue().files[id] for id in ids]
-    try:
+    with interruptible():
         progress = NodeProgress(node_id, "B")
         return ensure_all(files, build.ComfyPlaces(), progress, cancelled, say=partial(say, node_id))
-    except DownloadCancelled:
-        stop()
-        raise
 
 
 def require_room(chosen: str, outputs: tuple[str, ...], more: tuple[str, ...]) -> None:
@@ -155,7 +152,8 @@ def require_room(chosen: str, outputs: tuple[str, ...], more: tuple[str, ...]) -
     inputs = [value for node in prompt.values() for value in node["inputs"].values()]
     taken = {part for slot, part in enumerate(outputs) if [context.node_id, slot] in inputs}
     ids = {*variant.diffusion, *more, *(file for part in taken for file in getattr(variant, part))}
-    enough_room([catalogue().files[id] for id in sorted(ids)], build.ComfyPlaces(), cancelled)
+    with interruptible():
+        enough_room([catalogue().files[id] for id in sorted(ids)], build.ComfyPlaces(), cancelled)
 
 
 def diffusion_files(kind: str, chosen: str) -> list[Path]:
@@ -193,9 +191,9 @@ def encoders(variant: Variant, run: PlannedRun | None = None) -> tuple:
     clip_type = catalogue().families[variant.family].clip_type
     options = placement.on_cpu() if run and run.plan.text_encoder == "cpu" else {}
     return (
-        build.LazyCLIP(lambda: build.load_clip(fetch(*variant.text_encoder), clip_type, options), run),
-        build.LazyClipVision(lambda: build.load_clip_vision(image_encoder(variant)), run),
-        build.LazyVAE(lambda: build.load_vae(fetch(*variant.vae)), run),
+        lazy.LazyCLIP(lambda: build.load_clip(fetch(*variant.text_encoder), clip_type, options), run),
+        lazy.LazyClipVision(lambda: build.load_clip_vision(image_encoder(variant)), run),
+        lazy.LazyVAE(lambda: build.load_vae(fetch(*variant.vae)), run),
     )
 
 

@@ -2,10 +2,13 @@
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import comfy.model_management
 import comfy.utils
 
+from ..base.cancel import Cancelled
 from ..base.plain import visible
 from ..base.progress import Rate
 from .web_server import show
@@ -46,6 +49,16 @@ def say(node_id: str, text: str) -> None:
 def cancelled() -> bool:
     """Whether the user pressed Cancel. Poll it in every loop; raise `stop()` at the node's boundary only."""
     return comfy.model_management.processing_interrupted()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Turns Cancelled, which is safe in library threads, into the exception by which ComfyUI ends a prompt."""
+    try:
+        yield
+    except Cancelled as err:
+        stop()
+        raise comfy.model_management.InterruptProcessingException() from err
 
 
 def stop() -> None:

@@ -2,7 +2,6 @@
 
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import comfy.model_management
 import folder_paths
@@ -12,9 +11,10 @@ from comfyui_version import __version__
 
 from ..machine import gpus
 from ..machine.card import Card, computer
-from ..planning.calibration import Calibration
+from ..machine.memory import total_ram
+from ..planning.calibration import FILE, Calibration
 from ..planning.solve import Host
-from ..storage.memory import total_ram
+from . import folders
 
 STEP, STEADY = 500_000_000, 1_000_000_000
 measured: dict[torch.device, int] = {}
@@ -22,7 +22,7 @@ measured: dict[torch.device, int] = {}
 
 def calibration() -> Calibration:
     attention = optimized_attention.__name__.removeprefix("attention_")
-    return Calibration(Path(folder_paths.get_user_directory()), f"{__version__}/{attention}")
+    return Calibration(folders.state(FILE), f"{__version__}/{attention}")
 
 
 def present_card() -> Card:

@@ -12,14 +12,14 @@ from support import ROOT
 # Every right to do something that a stranger would rather ask about, and the only files that have it.
 RIGHTS = {
     "network": (
-        "loaders/download*.py",
-        "loaders/hub*.py",
-        "loaders/transfer*.py",
-        "storage/*.py",
+        "loaders/download/fetch.py",
+        "loaders/download/hub*.py",
+        "loaders/download/transfer*.py",
+        "bucket/*.py",
         "commands/queue.py",
         "commands/server.py",
     )
-    + ("nodes/r2_watch.py",),  # answers a GET
+    + ("services/r2_watch.py",),  # answers a GET
     "environment": ("base/environment.py",),
     "process": (),
     "code from text": (),

@@ -11,7 +11,7 @@ from support import tiny
 def walks(comfyui, monkeypatch, tmp_path):
     """walks() → the folders walked since the last call. A large folder of models, settled for a while."""
     import folder_paths
-    from steadydancer.loaders import listing
+    from steadydancer.loaders.download import listing
 
     folder = tmp_path / "diffusion_models"
     for name in ("a", "b", "b/c"):

@@ -34,7 +34,7 @@ WAN = {
 
 def unpacked(path):
     """What a GGUF file holds, all of it as float32."""
-    from steadydancer.loaders.read import diffusion_tensors
+    from steadydancer.loaders.gguf import diffusion_tensors
 
     tensors = diffusion_tensors(path, torch.float32)
     return {k: t.dequantize() if hasattr(t, "_qdata") else t.float() for k, t in tensors.items()}

@@ -285,7 +285,8 @@ def test_shards_load_as_one_model(comfyui, tmp_path):
 
 def test_lazy_parts_are_real_and_try_again(comfyui):
     import comfy.sd
-    from steadydancer.loaders.build import LazyVAE, load_vae
+    from steadydancer.loaders.build import load_vae
+    from steadydancer.loaders.lazy import LazyVAE
 
     (path,) = tiny.provide(comfyui / "models", "vae/wan_2.1_vae.safetensors")
     tries = []

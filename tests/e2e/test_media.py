@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from steadydancer.storage import encode
-from steadydancer.storage.client import Cancelled
-from steadydancer.storage.read_video import read_clip
+from steadydancer.base.cancel import Cancelled
+from steadydancer.media import encode
+from steadydancer.media.read_video import read_clip
 from support import ROOT
 from support.odd_video import make, tone, which
 from support.playlists import asked, playlists
@@ -308,7 +308,7 @@ def noise(frames: int = 12):
 
 
 def write(video, path):
-    from steadydancer.nodes.write_video import write_video
+    from steadydancer.services.write_video import write_video
 
     return write_video(video, path, {}, False, 19, lambda unit: lambda done, total: None)
 
@@ -382,7 +382,7 @@ def test_a_file_whose_pixels_are_not_square_keeps_its_shape(comfyui, pixel, shap
 
 def test_memory_is_asked_for_where_pictures_are_decoded_and_not_where_they_are_copied(comfyui, monkeypatch):
     """What is in memory only and cannot be encoded is on the disk as it came."""
-    from steadydancer.nodes import write_video as module
+    from steadydancer.services import write_video as module
 
     monkeypatch.setattr(module, "free_ram", lambda: 2**18)
     folder, path = place(comfyui, "memory")
@@ -397,7 +397,7 @@ def test_memory_is_asked_for_where_pictures_are_decoded_and_not_where_they_are_c
 def test_a_sound_encoder_that_fails_costs_the_sound_alone(comfyui, monkeypatch):
     """Whatever the reason: here AAC is asked for more than it can do, behind everything that was looked at before."""
     import torch
-    from steadydancer.nodes import write_video as module
+    from steadydancer.services import write_video as module
 
     _, path = place(comfyui, "no sound")
     plain = module.plain_wave
@@ -410,7 +410,7 @@ def test_a_sound_encoder_that_fails_costs_the_sound_alone(comfyui, monkeypatch):
 
 @pytest.mark.parametrize("after", [0, 5])
 def test_cancel_leaves_nothing(comfyui, monkeypatch, after):
-    from steadydancer.nodes import write_video as module
+    from steadydancer.services import write_video as module
 
     folder, path = place(comfyui, f"cancelled {after}")
     asked_for = iter(range(1000))

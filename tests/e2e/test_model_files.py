@@ -418,8 +418,8 @@ def test_both_programs_find_models_in_the_same_folders(comfyui, tmp_path):
     """The yaml through ComfyUI's own reader, and through cli.py's."""
     import folder_paths
     from steadydancer.loaders.build import ComfyPlaces
-    from steadydancer.loaders.extra_paths import extra_folders
-    from steadydancer.loaders.places import Places
+    from steadydancer.loaders.download.extra_paths import extra_folders
+    from steadydancer.loaders.download.places import Places
     from utils.extra_config import load_extra_path_config
 
     path = tmp_path / "extra_model_paths.yaml"

@@ -36,8 +36,8 @@ def test_nets_run_wherever_their_weights_wait(comfyui_path, flags, waiting):
 
 def test_an_estimate_loads_both_nets_once(comfyui, tmp_path, monkeypatch):
     import comfy.model_management as mm
-    from steadydancer.nodes import pose_nets
     from steadydancer.pose.estimate import Settings, estimate
+    from steadydancer.services import pose_nets
 
     asked, load = [], mm.load_models_gpu
     monkeypatch.setattr(
@@ -56,7 +56,7 @@ def test_batches_count_what_dynamic_memory_gives_back(comfyui, monkeypatch):
     import comfy.memory_management
     import comfy.model_management as mm
     import comfy_aimdo.model_vbar
-    from steadydancer.nodes import pose_nets
+    from steadydancer.services import pose_nets
 
     patched = pose_nets.Patched(PoseNet(0.167, 0.375, 192, 256, False))
     patched.patcher.load_device = torch.device("cuda", 0)
@@ -68,7 +68,7 @@ def test_batches_count_what_dynamic_memory_gives_back(comfyui, monkeypatch):
 
 
 def test_the_nets_compute_the_same_under_comfyui(comfyui):
-    from steadydancer.nodes.pose_nets import Patched
+    from steadydancer.services.pose_nets import Patched
 
     net, x = randomised(PoseNet(0.167, 0.375, 192, 256, True)), torch.randn(2, 3, 256, 192)
     plain = net(x)

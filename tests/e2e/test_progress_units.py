@@ -11,8 +11,8 @@ def test_a_videos_file_is_counted_in_bytes_and_its_frames_as_frames(comfyui, tmp
     import torch
     from comfy_api.latest import InputImpl, Types
     from server import PromptServer
-    from steadydancer.nodes.write_video import write_video
     from steadydancer.services.progress import NodeProgress
+    from steadydancer.services.write_video import write_video
 
     said = []
     monkeypatch.setattr(PromptServer.instance, "send_progress_text", lambda text, *_: said.append(text))

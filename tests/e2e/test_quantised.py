@@ -76,13 +76,13 @@ def test_packed_weights_have_true_shapes_and_packed_sizes(comfyui, gguf_path):
 
 def test_the_published_files_quirks_are_restored(comfyui, gguf_path, golden):
     """Norms that lost their leading 1, and a quantised in_proj_weight, arrive as plain float32."""
-    from steadydancer.quant.gguf_file import open_gguf
+    from steadydancer.formats.gguf_file import open_gguf
 
     path = gguf_path("Q5_0")
     file = open_gguf(path)
     key = "condition_embedding_align."
     assert file.tensors[key + "norm1.weight"].shape == (128, 1, 1)
-    assert file.tensors[key + "cross_attn.in_proj_weight"].block.name == "Q5_0"
+    assert file.tensors[key + "cross_attn.in_proj_weight"].kind == "Q5_0"
     network = load(path).model.diffusion_model
     assert network.condition_embedding_align.norm1.weight.shape == (1, 128, 1, 1)
     for name, parameter in network.named_parameters():

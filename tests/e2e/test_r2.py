@@ -11,7 +11,7 @@ import urllib.error
 
 import av
 import pytest
-from steadydancer.storage import encode
+from steadydancer.media import encode
 from support import ROOT
 from support.client import Client
 from support.s3_server import MIB, Fault, StrictS3

@@ -67,8 +67,8 @@ def files(comfyui):
 
 def test_the_tokenizer_is_rebuilt_from_the_header(comfyui, files):
     import sentencepiece
-    from steadydancer.loaders.read import sentencepiece_model
-    from steadydancer.quant.gguf_file import open_gguf
+    from steadydancer.formats.gguf_file import open_gguf
+    from steadydancer.formats.sentencepiece import sentencepiece_model
 
     rebuilt = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model(open_gguf(files[1])))
     original = sentencepiece.SentencePieceProcessor(model_proto=tiny.tokenizer_model())

@@ -250,15 +250,15 @@ def test_the_conversion_holds_every_tensor_and_is_made_once(folder):
 
 
 def test_an_interrupted_conversion_leaves_nothing(folder, monkeypatch):
+    from steadydancer.base.cancel import Cancelled
     from steadydancer.loaders import pickled
-    from steadydancer.loaders.errors import DownloadCancelled
     from steadydancer.loaders.turbo import prepared
 
     path = tiny.write_turbowan(folder / "TurboWan2.1-T2V-1.3B-480P.pth")
     calls = []
     for when in (1, 100):  # while writing, and while comparing
         calls.clear()
-        with pytest.raises(DownloadCancelled):
+        with pytest.raises(Cancelled):
             prepared(path, QUIET[0], lambda when=when: calls.append(1) or len(calls) >= when, QUIET[2])
         assert [p.name for p in folder.iterdir() if p.suffix != ".lock"] == [path.name]
     path.with_suffix(".safetensors.part").write_bytes(b"of a killed process")
@@ -310,7 +310,7 @@ def test_a_full_disk_is_named_and_nothing_stays(folder, monkeypatch):
 
 def test_a_second_start_waits_for_the_first(folder):
     """Two conversions of one file: the second takes what the first has made, and can be cancelled while it waits."""
-    from steadydancer.loaders.errors import DownloadCancelled
+    from steadydancer.base.cancel import Cancelled
     from steadydancer.loaders.turbo import prepared
 
     path = tiny.write_turbowan(folder / "TurboWan2.1-T2V-1.3B-480P.pth")
@@ -323,7 +323,7 @@ def test_a_second_start_waits_for_the_first(folder):
     with ThreadPoolExecutor() as pool:
         first = pool.submit(prepared, path, wait, *QUIET[1:])
         assert converting.wait(30)
-        with pytest.raises(DownloadCancelled):
+        with pytest.raises(Cancelled):
             prepared(path, QUIET[0], lambda: True, said.append)
         second = pool.submit(prepared, path, QUIET[0], lambda: go_on.set() or False, said.append)
         assert second.result(30) == first.result(30)
@@ -347,7 +347,7 @@ def test_a_damaged_pickle_beside_its_conversion_is_named(folder):
 def test_a_conversion_stands_for_the_published_file(folder):
     from steadydancer.catalog.catalog import catalogue
     from steadydancer.loaders.build import ComfyPlaces
-    from steadydancer.loaders.download import ensure
+    from steadydancer.loaders.download.fetch import ensure
     from steadydancer.loaders.turbo import prepared
 
     path = tiny.write_turbowan(folder / "TurboWan2.1-T2V-1.3B-480P.pth")

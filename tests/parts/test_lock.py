@@ -23,14 +23,12 @@ cli = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(cli)
 cli.load_package()
 folder, counter = Path(sys.argv[2]), Path(sys.argv[2], "counter")
-from steadydancer.storage.journal import Journal
-from steadydancer.loaders.lock import held
+from steadydancer.bucket.journal import Journal
 from steadydancer.base.lock import locked
 journal = Journal(folder / "journal.jsonl")
 hold = {
     "lock": lambda: locked(folder / "x.lock"),
     "journal": lambda: journal.claim(folder / "clip.mp4", wait=600),
-    "download": lambda: held(folder / "model.safetensors", lambda: False),
 }[sys.argv[3]]
 print("ready", flush=True)
 sys.stdin.readline()
@@ -42,7 +40,7 @@ for _ in range(int(sys.argv[4])):
 """
 
 
-@pytest.mark.parametrize("which", ["lock", "journal", "download"])
+@pytest.mark.parametrize("which", ["lock", "journal"])
 def test_six_processes_never_hold_it_at_once(tmp_path, which, monkeypatch):
     (tmp_path / "counter").write_text("0")
     command = [sys.executable, "-c", WORKER, str(ROOT / "cli.py"), str(tmp_path), which, str(TURNS)]

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from steadydancer.base.cancel import Cancelled
 from steadydancer.pose import detect
 from steadydancer.pose.crops import MIRRORED, decode, regions
-from steadydancer.pose.estimate import Net, Settings, Stopped, estimate, filled, in_batches, out_of_memory
+from steadydancer.pose.estimate import Net, Settings, estimate, filled, in_batches, out_of_memory
 from steadydancer.pose.keypoints import FACE, LEFT_HAND, empty, from_coco
 from support.dots import DotsDetector, DotsPose, person, picture
 
@@ -115,7 +116,7 @@ def test_cancel_between_batches_and_progress_to_the_end():
     estimate(frames, *nets(2), Settings(detect_every=3), progress=lambda *step: seen.append(step))
     looks = [(done, 2, "Finding people") for done in (0, 2)]
     assert seen == looks + [(done, 6, "Reading poses") for done in (0, 2, 4, 6)]
-    with pytest.raises(Stopped):
+    with pytest.raises(Cancelled):
         estimate(frames, *nets(2), Settings(), cancelled=lambda: len(seen) > 0)
 
 

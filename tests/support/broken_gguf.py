@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from steadydancer.quant.gguf_file import open_gguf
+from steadydancer.formats.gguf_file import open_gguf
 
 from .gguf_writer import quantise, write_gguf
 from .work import CallCounter

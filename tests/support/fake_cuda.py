@@ -69,9 +69,9 @@ def apply(module, fn, recurse=True):
 
 def pose(state: SimpleNamespace, used: float) -> None:
     import comfy.model_management as mm
-    from steadydancer.nodes.pose_nets import Patched
     from steadydancer.pose.rtmpose import PoseNet
     from steadydancer.pose.yolox import YOLOX
+    from steadydancer.services.pose_nets import Patched
 
     shapes = {PoseNet: (4, 3, 384, 288), YOLOX: (1, 3, 640, 640)}
     nets = PoseNet(1.0, 1.0, 288, 384, False), PoseNet(1.0, 1.0, 288, 384, True), YOLOX(1.0, 1.0, 80)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from steadydancer.loaders.places import record
+from steadydancer.loaders.download.places import record
 from steadydancer.quant import int8
 from steadydancer.tools import comfyui
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from steadydancer.catalog.catalog import catalogue
-from steadydancer.loaders.extra_paths import document, extra_folders, plain_document
-from steadydancer.loaders.places import Places
+from steadydancer.loaders.download.extra_paths import document, extra_folders, plain_document
+from steadydancer.loaders.download.places import Places
 
 EXAMPLE = """
 # config for comfyui

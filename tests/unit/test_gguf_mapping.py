@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from steadydancer.quant.gguf_file import open_gguf
+from steadydancer.formats.gguf_file import open_gguf
 from support import TESTS
 from support.gguf_writer import write_gguf
 
@@ -55,7 +55,7 @@ import resource
 import support
 resource.setrlimit(resource.RLIMIT_DATA, ({room}, {room}))
 from pathlib import Path
-from steadydancer.quant.gguf_file import open_gguf
+from steadydancer.formats.gguf_file import open_gguf
 file = open_gguf(Path({str(path)!r}))
 print(file.tensors["norm.weight"].shape, len(file.buffer))
 """

@@ -5,9 +5,9 @@ import time
 from pathlib import PurePath
 
 import pytest
-from steadydancer.loaders import listing
-from steadydancer.loaders.listing import Names, names_below, settled
-from steadydancer.loaders.places import Places
+from steadydancer.loaders.download import listing
+from steadydancer.loaders.download.listing import Names, names_below, settled
+from steadydancer.loaders.download.places import Places
 
 
 @pytest.fixture

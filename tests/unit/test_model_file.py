@@ -11,15 +11,9 @@ import zipfile
 import pytest
 import torch
 from safetensors.torch import save_file
-from steadydancer.quant import model_file
-from steadydancer.quant.model_file import (
-    damage,
-    foreign,
-    parts,
-    require_complete,
-    require_diffusion,
-)
-from steadydancer.quant.safetensors_file import quantisation_formats, safetensors_header
+from steadydancer.formats import model_file
+from steadydancer.formats.model_file import damage, foreign, parts, require_complete, require_diffusion
+from steadydancer.formats.safetensors_file import quantisation_formats, safetensors_header
 from support.gguf_writer import quantise, write_gguf
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from steadydancer.base.cancel import Cancelled
 from steadydancer.pose.draw import draw
 from steadydancer.pose.keypoints import FACE
 from steadydancer.pose.raster import Painter
@@ -86,8 +87,10 @@ def test_progress_and_cancel():
     poses, seen = clip(walker(5), width=64, height=64), []
     draw(poses, SD, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(i, 5) for i in range(1, 6)]
-    stopped = draw(poses, STYLES["DWPose"], cancelled=lambda: len(seen) >= 5)
-    assert not stopped.any()
+    seen.clear()
+    with pytest.raises(Cancelled):
+        draw(poses, SD, progress=lambda done, total: seen.append(done), cancelled=lambda: len(seen) >= 2)
+    assert seen == [1, 2]
 
 
 def test_hand_colours_are_the_rainbow():

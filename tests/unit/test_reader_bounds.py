@@ -9,11 +9,11 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from steadydancer.pose import interchange, onnx_file
-from steadydancer.pose.keypoints import Stopped
+from steadydancer.base.cancel import Cancelled
+from steadydancer.formats import gguf_file, onnx_file, pickle_file
+from steadydancer.formats.gguf_file import open_gguf
+from steadydancer.pose import interchange
 from steadydancer.pose.weights import load_detector, load_pose_net
-from steadydancer.quant import gguf_file, pickle_file
-from steadydancer.quant.gguf_file import open_gguf
 
 
 def varint(value: int) -> bytes:
@@ -215,7 +215,7 @@ def test_a_canvas_of_any_size_is_not_taken(size):
 def test_cancel_ends_the_reading_of_poses():
     frames = [{"people": [{"pose_keypoints_2d": [1.0, 2.0, 1.0] * 18}], **CANVAS}] * 100
     asked = []
-    with pytest.raises(Stopped):
+    with pytest.raises(Cancelled):
         interchange.read(frames, lambda: asked.append(1) or len(asked) > 3)
     assert len(asked) == 4
     assert np.isfinite(interchange.read(frames, lambda: False).points).all()

@@ -12,9 +12,9 @@ from support.without_comfyui import COMFYUI
 # The list that docs/architecture.md shows, from the ground up. A room may import what stands on lower lines.
 FLOORS = (
     ("base",),
-    ("machine", "catalog"),
-    ("quant", "storage"),
-    ("pose", "dancer", "planning"),
+    ("machine", "catalog", "formats"),
+    ("quant", "pose", "media", "bucket", "planning", "loaders/download"),
+    ("dancer",),
     ("turbo",),
     ("loaders",),
     ("services", "commands"),
@@ -24,11 +24,8 @@ FLOORS = (
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # What operators use without ComfyUI, and what is tested without it.
 FREE = (
-    "base/*", "cli", "machine/*", "catalog/*", "planning/*", "storage/*", "commands/*",
-    "loaders/download", "loaders/errors", "loaders/extra_paths", "loaders/hub", "loaders/hub_token", "loaders/listing",
-    "loaders/lock", "loaders/places", "loaders/room", "loaders/transfer", "loaders/transfer_request", "pose/*",
-    "quant/blocks", "quant/gguf_file", "quant/model_file", "quant/pickle_file", "quant/safetensors_file", "quant/types",
-    "turbo/schedule",
+    "base/*", "bucket/*", "catalog/*", "cli", "commands/*", "formats/*", "loaders/download/*", "machine/*", "media/*",
+    "planning/*", "pose/*", "quant/blocks", "turbo/schedule",
 )  # fmt: skip
 NETS = ("pose/layers", "pose/rtmpose", "pose/weights", "pose/yolox")  # building them may import it, in a function
 COMFYUI_MODULES = COMFYUI | {"nodes", "comfyui_version", "latent_preview", "comfy_config", "utils", "app"}
@@ -70,7 +67,7 @@ def own(name: str) -> str:
 
 
 def absolute(name: str, module: str) -> str:
-    """A relative name as seen from `module`, from the root: `..nodes.x` in `loaders/errors` is `.nodes.x`."""
+    """A relative name as seen from `module`, from the root: `..nodes.x` in `loaders/build` is `.nodes.x`."""
     level = len(name) - len(name.lstrip("."))
     package = module.split("/")[:-1]
     base = package[: len(package) - level + 1]
@@ -93,17 +90,21 @@ def literal(argument: ast.expr) -> str:
 
 def wrong(tree: ast.Module, module: str) -> list[str]:
     """What a module must not import, as it does."""
-    room = module.split("/")[0]
-    found = []
+    room, found = room_of(module.split("/")), []
     for name, inside in imports(tree, module):
-        first = next(filter(None, name.split(".")), "")
+        parts = [*filter(None, name.split("."))]
         if name.startswith("."):
-            above = first in FLOOR and first != room and FLOOR[first] >= FLOOR[room]
-            if above or first and first not in FLOOR:
+            other = room_of(parts)
+            if parts and (not other or other != room and FLOOR[other] >= FLOOR[room]):
                 found.append(f"{module} imports {name}")
-        elif first in COMFYUI_MODULES and free(module) and not (module in NETS and inside):
+        elif parts[0] in COMFYUI_MODULES and free(module) and not (module in NETS and inside):
             found.append(f"{module} imports {name}")
     return found
+
+
+def room_of(parts: list[str]) -> str:
+    """The room that a name lies in, as FLOORS has it; empty where there is none."""
+    return next((room for room in ("/".join(parts[:2]), *parts[:1]) if room in FLOOR), "")
 
 
 def free(module: str) -> bool:
@@ -115,7 +116,15 @@ def test_every_room_stands_on_a_floor():
     assert len(found) > 90
     rooms = {path.parent.relative_to(ROOT).parts[0] for path in ROOT.glob("*/*.py")}
     assert rooms - {"tests", "benchmarks", "tools"} <= set(FLOOR)
-    assert {name.split("/")[0] for name in found} == set(FLOOR)
+    assert {room_of(name.split("/")) for name in found} == set(FLOOR)
+
+
+def test_nodes_holds_nodes():
+    """Every file of nodes/ has a node; what nodes share lies in services/."""
+    for name, tree in modules().items():
+        if name.startswith("nodes/") and name != "nodes/__init__":
+            bases = [ast.unparse(base) for node in tree.body if isinstance(node, ast.ClassDef) for base in node.bases]
+            assert "io.ComfyNode" in bases, name
 
 
 def test_nothing_imports_from_above():
@@ -133,20 +142,22 @@ def test_what_is_free_of_comfyui_exists():
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("loaders/errors", "from .. import nodes"),
-        ("loaders/errors", "from ..nodes import loaders"),
-        ("loaders/errors", "from ..nodes.loaders import CATEGORY"),
-        ("loaders/errors", "from .. import base, nodes as n"),
-        ("loaders/errors", "import steadydancer.nodes"),
-        ("loaders/errors", "from steadydancer import nodes"),
-        ("loaders/errors", "from steadydancer.services.loading import load"),
-        ("loaders/errors", "import importlib; importlib.import_module('..nodes', __package__)"),
-        ("loaders/errors", "from importlib import import_module; import_module('steadydancer.nodes.loaders')"),
-        ("loaders/errors", "import importlib; importlib.import_module(f'steadydancer.nodes.{1}')"),
-        ("loaders/errors", "__import__('steadydancer.nodes')"),
-        ("loaders/errors", "def later():\n    from .. import nodes"),
-        ("loaders/errors", "if True:\n    from ..services import loading"),
-        ("loaders/errors", "try:\n    from ..commands import plan\nexcept ImportError:\n    pass"),
+        ("loaders/download/errors", "from ... import nodes"),
+        ("loaders/download/errors", "from ...nodes import loaders"),
+        ("loaders/download/errors", "from ...nodes.loaders import CATEGORY"),
+        ("loaders/download/errors", "from ... import base, nodes as n"),
+        ("loaders/download/errors", "from .. import build"),
+        ("loaders/download/errors", "from ..build import detected"),
+        ("loaders/download/errors", "import steadydancer.nodes"),
+        ("loaders/download/errors", "from steadydancer import nodes"),
+        ("loaders/download/errors", "from steadydancer.services.loading import load"),
+        ("loaders/download/errors", "import importlib; importlib.import_module('...nodes', __package__)"),
+        ("loaders/download/errors", "from importlib import import_module; import_module('steadydancer.nodes.loaders')"),
+        ("loaders/download/errors", "import importlib; importlib.import_module(f'steadydancer.nodes.{1}')"),
+        ("loaders/download/errors", "__import__('steadydancer.nodes')"),
+        ("loaders/download/errors", "def later():\n    from ... import nodes"),
+        ("loaders/download/errors", "if True:\n    from ...services import loading"),
+        ("loaders/download/errors", "try:\n    from ...commands import plan\nexcept ImportError:\n    pass"),
         ("planning/choose", "from ..loaders import places"),
         ("planning/choose", "from .. import loaders"),
         ("planning/choose", "from ..pose import draw"),  # another room of the same floor
@@ -157,15 +168,15 @@ def test_what_is_free_of_comfyui_exists():
         ("base/environment", "from .. import nodes"),
         ("base/environment", "from ..catalog import catalog"),
         ("planning/choose", "from .. import budget"),  # a room that there is not
-        ("loaders/errors", "import comfy.utils"),
-        ("loaders/errors", "import comfy"),
-        ("loaders/errors", "import torch, comfy.utils as u"),
-        ("loaders/errors", "from comfy import utils"),
-        ("loaders/errors", "from comfy.utils import load_torch_file"),
-        ("loaders/errors", "import folder_paths"),
-        ("loaders/errors", "def later():\n    import server"),
-        ("loaders/errors", "import importlib; importlib.import_module('comfy.utils')"),
-        ("loaders/errors", "__import__('comfy')"),
+        ("loaders/download/errors", "import comfy.utils"),
+        ("loaders/download/errors", "import comfy"),
+        ("loaders/download/errors", "import torch, comfy.utils as u"),
+        ("loaders/download/errors", "from comfy import utils"),
+        ("loaders/download/errors", "from comfy.utils import load_torch_file"),
+        ("loaders/download/errors", "import folder_paths"),
+        ("loaders/download/errors", "def later():\n    import server"),
+        ("loaders/download/errors", "import importlib; importlib.import_module('comfy.utils')"),
+        ("loaders/download/errors", "__import__('comfy')"),
         ("machine/gpus", "import nodes"),
         ("planning/choose", "from execution import PromptExecutor"),
         ("pose/yolox", "import comfy.ops"),
@@ -182,9 +193,11 @@ def test_every_form_of_import_is_seen(module, line):
 def test_what_is_allowed_is_not_refused():
     for module, line in (
         ("loaders/build", "import comfy.utils"),
-        ("loaders/errors", "from ..planning import plan"),
-        ("loaders/errors", "from . import hub"),
-        ("loaders/errors", "from .hub import resolve"),
+        ("loaders/placement", "from ..planning import plan"),
+        ("loaders/build", "from .download import places"),
+        ("loaders/download/errors", "from ...catalog import catalog"),
+        ("loaders/download/errors", "from . import hub"),
+        ("loaders/download/errors", "from .hub import resolve"),
         ("pose/yolox", "def net():\n    import comfy.ops"),
         ("nodes/loaders", "from ..services import loading"),
         ("planning/choose", "import json, re"),
@@ -195,5 +208,5 @@ def test_what_is_allowed_is_not_refused():
 def test_the_architecture_paper_shows_the_list():
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     block = re.search(r"```floors\n(.*?)```", text, re.DOTALL)
-    shown = [tuple(re.findall(r"\w+", line)) for line in block[1].splitlines()]
+    shown = [tuple(re.findall(r"[\w/]+", line)) for line in block[1].splitlines()]
     assert shown == list(FLOORS)

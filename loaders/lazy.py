@@ -1,0 +1,78 @@
+"""Text encoders, image encoders and VAEs that are fetched and loaded when somebody first uses them."""
+
+import contextlib
+from collections.abc import Callable
+
+import comfy.clip_vision
+import comfy.sd
+
+from .run import PlannedRun
+
+
+class OnFirstUse:
+    """A ComfyUI object that is fetched and loaded when something first asks it for anything.
+
+    Until then it has no attributes; afterwards it has those of the loaded object and is in every way one of its class.
+    A failure leaves it as it was, so the next use tries again.
+    """
+
+    def __init__(self, load: Callable[[], object], run: PlannedRun | None = None):
+        self.__dict__.update(load_now=load, run=run)
+
+    def measured(self, phase: str):
+        """Measures what happens inside, where there is a plan to compare it with."""
+        return self.run.measured(phase, self.patcher) if self.run else contextlib.nullcontext()
+
+    def __getattribute__(self, name: str):
+        mine = object.__getattribute__(self, "__dict__")
+        # ComfyUI looks for a patcher on every result that it keeps, to count memory: that is not a use.
+        if "load_now" in mine and name != "patcher" and not name.startswith("__"):
+            loaded = mine["load_now"]()
+            del mine["load_now"]
+            mine.update(loaded.__dict__)
+        return object.__getattribute__(self, name)
+
+
+class LazyCLIP(OnFirstUse, comfy.sd.CLIP):
+    def encode_from_tokens(self, *args, **kwargs):
+        with self.measured("text_encode"):
+            return super().encode_from_tokens(*args, **kwargs)
+
+
+class LazyClipVision(OnFirstUse, comfy.clip_vision.ClipVisionModel):
+    def encode_image(self, *args, **kwargs):
+        with self.measured("image_encode"):
+            return super().encode_image(*args, **kwargs)
+
+
+class LazyVAE(OnFirstUse, comfy.sd.VAE):
+    """`whole`: whether whole frames were asked for, so that tiles mean that they did not fit."""
+
+    def encode(self, *args, **kwargs):
+        self.whole = True
+        with self.measured("vae_encode"):
+            return super().encode(*args, **kwargs)
+
+    def encode_tiled(self, *args, **kwargs):
+        self.whole = False
+        return super().encode_tiled(*args, **kwargs)
+
+    def encode_tiled_3d(self, *args, **kwargs):
+        if self.run and self.whole:
+            self.run.rescued("vae_encode")
+        return super().encode_tiled_3d(*args, **kwargs)
+
+    def decode(self, *args, **kwargs):
+        self.whole = True
+        with self.measured("vae_decode"):
+            return super().decode(*args, **kwargs)
+
+    def decode_tiled(self, *args, **kwargs):
+        self.whole = False
+        with self.measured("vae_decode"):
+            return super().decode_tiled(*args, **kwargs)
+
+    def decode_tiled_3d(self, *args, **kwargs):
+        if self.run and self.whole:
+            self.run.rescued("vae_decode")
+        return super().decode_tiled_3d(*args, **kwargs)
