@@ -6,12 +6,8 @@ ffmpeg changes it before it becomes an array: PyAV crashes where planes of eight
 import io
 import itertools
 import math
-<<<<<<< HEAD:storage/sound.py
 import re
-from collections.abc import Callable, Iterable, Iterator
-=======
 from collections.abc import Iterable, Iterator
->>>>>>> house:media/sound.py
 from fractions import Fraction
 
 import av

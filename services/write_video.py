@@ -14,25 +14,14 @@ import torch
 from av.codec.codec import UnknownCodecError
 from comfy_api.latest import InputImpl, Types
 
-<<<<<<< HEAD:nodes/write_video.py
-from ..services.progress import cancelled
-from ..storage import encode
-from ..storage.client import Cancelled
-from ..storage.container import opened, picture_stream, watched
-from ..storage.memory import free_ram
-from ..storage.read_video import Piece, find_piece, read_pictures
-from ..storage.sound import CHANNELS, RATES, Sound, channel_order, plain_wave, read_sound
-from .r2_service import output_folder
-=======
 from ..base.cancel import Cancelled, stop_if
 from ..machine.memory import free_ram
 from ..media import encode
 from ..media.container import opened, picture_stream, watched
 from ..media.read_video import Piece, find_piece, read_pictures
-from ..media.sound import CHANNELS, RATES, Sound, plain_wave, read_sound
+from ..media.sound import CHANNELS, RATES, Sound, channel_order, plain_wave, read_sound
 from .progress import cancelled
 from .r2_sender import output_folder
->>>>>>> house:services/write_video.py
 
 MP4 = {"format": Types.VideoContainer.MP4, "codec": Types.VideoCodec.H264}
 CLOCK = 0.05  # seconds; less is a rounded time

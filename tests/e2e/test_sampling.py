@@ -188,7 +188,9 @@ def patched_by(model, *names):
     """The model after core's own nodes, which remember the run before: new ones for each."""
     import importlib
 
-    importlib.import_module("comfy_extras.nodes_post_processing")  # nodes_latent and it need each other, and it goes first
+    importlib.import_module(
+        "comfy_extras.nodes_post_processing"
+    )  # nodes_latent and it need each other, and it goes first
     for name in names:
         module, inputs = GUIDANCE_NODES[name]
         node = getattr(importlib.import_module(f"comfy_extras.{module}"), name.split()[0])
