@@ -208,7 +208,7 @@ def _plain(audio: dict | None, seconds: float) -> Sound:
         return None, 0, ""
     try:
         waveform = audio["waveform"]
-        waveform = waveform[0] if waveform.ndim == 3 else waveform  # one video has one sound
+        waveform = waveform[0] if waveform.ndim == 3 else torch.atleast_2d(waveform)  # one video has one sound
         return plain_wave(waveform.detach().float().cpu().numpy(), audio["sample_rate"], seconds, cancelled)
     except Cancelled:
         raise
