@@ -24,6 +24,8 @@ class Variable:
 
 @dataclass(frozen=True)
 class Group:
+    """Variables that belong together, under one title in `cli.py env` and docs/environment.md."""
+
     title: str
     variables: tuple[Variable, ...]
 

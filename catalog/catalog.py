@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from ..base.toml import read_toml
 
@@ -103,6 +104,7 @@ class Variant:
 
     @property
     def files(self) -> tuple[str, ...]:
+        """Ids of all its files, in the order of PARTS."""
         return tuple(file for part in PARTS for file in getattr(self, part))
 
 
@@ -138,6 +140,8 @@ class Profile:
 
 @dataclass(frozen=True)
 class Catalogue:
+    """Everything that can be fetched, by its id, in the order of the TOML files."""
+
     families: dict[str, Family]
     files: dict[str, ModelFile]
     variants: dict[str, Variant]
@@ -207,7 +211,7 @@ def tables(entries: dict) -> Iterator[tuple[str, dict]]:
             yield fill(name, each), entry
 
 
-def fill(value, each: str):
+def fill(value: Any, each: str) -> Any:
     """`value` with `{each}` replaced in every text inside it."""
     if isinstance(value, str):
         return value.replace("{each}", each)

@@ -24,7 +24,7 @@ from ..planning.solve import Host
 from .machine import add_card, add_folders, card_of, finder, host_of, models, state_of, this_host
 
 
-def add_parser(subparsers) -> argparse.ArgumentParser:
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = subparsers.add_parser("download", help="fetch model files", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="profile|variant|file", help="`cli.py list` shows them")
     parser.add_argument("--from-env", action="store_true", help="also what the ENABLE_… variables ask for")
@@ -35,7 +35,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     return parser
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
+    """0 when all is there, 130 when it was stopped. What fails raises."""
     names = args.names + (profiles_from_environment() if args.from_env else [])
     if not names:
         if args.from_env:
@@ -75,7 +76,7 @@ def how_to_make(files: list[ModelFile]) -> int:
     return 0
 
 
-def chosen_variant(args, where: Places, family: str) -> str:
+def chosen_variant(args: argparse.Namespace, where: Places, family: str) -> str:
     """What `auto` is on the card that was named, else on this computer's, and says why."""
     unknown = ""
     if args.gpu or args.vram is not None or args.sm:
@@ -119,10 +120,12 @@ def show(files: list[ModelFile], where: Places, retries: RetryPolicy) -> int:
 
 
 def said(size: int, sure: bool) -> str:
+    """A count of bytes as it is shown; `sure` where the publisher states it."""
     return f"{size:,}" if sure else f"about {size:,}"
 
 
 def bytes_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
     return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
 
 

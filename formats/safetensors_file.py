@@ -39,7 +39,8 @@ def safetensors_header(path: Path) -> dict[str, dict]:
     return header
 
 
-def well_formed(entry) -> bool:
+def well_formed(entry: object) -> bool:
+    """Whether a header's entry has a type, a shape and both ends of its data, in whole numbers that a file can have."""
     if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
         return False
     shape, offsets = entry.get("shape"), entry.get("data_offsets")
@@ -88,6 +89,7 @@ def quantisation_formats(path: Path) -> set[str]:
 
 
 def layers_of(text: str) -> list:
+    """The descriptions of layers in `_quantization_metadata`, none where it cannot be read."""
     try:
         return list(json.loads(text).get("layers", {}).values())
     except (ValueError, RecursionError, AttributeError):

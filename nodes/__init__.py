@@ -29,6 +29,8 @@ from .turbo_sampling import (
 
 
 class SteadyDancerExtension(ComfyExtension):
+    """The package's nodes, and what ComfyUI runs once for them."""
+
     async def on_load(self) -> None:
         """What is done once a process. ComfyUI drops every node where this fails, so nothing here may."""
         for step, loss in (
@@ -44,6 +46,7 @@ class SteadyDancerExtension(ComfyExtension):
                 logging.warning("SteadyDancer: %s. %s", loss, reason(err))
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """All nodes, in the order of the menu."""
         return [
             SteadyDancerLoader,
             SteadyDancerTurboLoader,

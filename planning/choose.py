@@ -41,6 +41,7 @@ class Choice:
 
 @lru_cache(maxsize=1)
 def table() -> dict:
+    """The numbers of the rule, with their evidence: errors in per cent, preferences, reserves."""
     return read_toml(Path(__file__).parent / "choose.toml")
 
 
@@ -59,7 +60,7 @@ def variants(family: str) -> list[Variant]:
 
 def error(variant: Variant) -> float:
     """Per cent against float32."""
-    return table()["error"][catalogue().diffusion(variant).precision]
+    return table()["error"][precision(variant)]
 
 
 def weights(variant: Variant) -> int:
@@ -98,7 +99,7 @@ def choose(
         return without_gpu(family, here, plans)
     possible = [variant for variant in plans if is_offered(variant, card, find)]
     fitting = [variant for variant in possible if plans[variant].fits]
-    good = []
+    good: list[Variant] = []
     for limit in (wants["error"], LAST_RESORT, ANY if rules.kept == "all" else 0):
         good = good or [variant for variant in fitting if error(variant) <= limit]
     if not good:
@@ -124,7 +125,8 @@ def choose(
 
 def source_of(variant: Variant) -> ModelFile | None:
     """The file that a variant's model is made of here, where nobody publishes it."""
-    return catalogue().files.get(catalogue().diffusion(variant).made_from)
+    diffusion = catalogue().diffusion(variant)
+    return catalogue().files.get(diffusion.made_from) if diffusion else None
 
 
 def is_offered(variant: Variant, card: Card, find: Find) -> bool:
@@ -169,7 +171,10 @@ def without_gpu(family: str, here: Callable[[Variant], bool], plans: dict[Varian
 
 
 def precision(variant: Variant) -> str:
-    return catalogue().diffusion(variant).precision
+    """How a variant's diffusion model, which it must have, is stored: fp8, bf16, Q4_K_M, … as the catalogue writes it."""
+    file = catalogue().diffusion(variant)
+    assert file, f"{variant.id} has no diffusion model"
+    return file.precision
 
 
 def explained(variant: Variant, plan: Plan) -> str:
@@ -195,6 +200,7 @@ def refusal(family: str, plan: Plan, rules: Rules) -> str:
     if rules.kept != "all":
         return ""
     sample = plan.phase("sample")
+    assert sample, "every plan samples"
     job = f"{plan.job.width}×{plan.job.height} with {plan.job.frames} frames"
     return (
         f"Nothing of {family} fits whole into {plan.card.free / 1e9:.1f} GB: {job} alone takes "

@@ -49,6 +49,7 @@ class Settings:
 
 @lru_cache(maxsize=1)
 def activations_table() -> dict:
+    """Bytes of activations per architecture and dtype, as tools/activations.py wrote them."""
     return read_toml(Path(__file__).parent / "activations.toml")
 
 
@@ -86,11 +87,13 @@ def phases(
     rate = card.bf16 * gpus.efficiency(card.sm)
     found = []
 
-    def add(name, weights, activations, seconds, where="gpu", transient=0):
+    def add(
+        name: str, weights: int, activations: float, seconds: float, where: str = "gpu", transient: int = 0
+    ) -> None:
         correction = corrections.get(name, 1.0)
-        activations = round(activations * correction)
-        slack = round(SLACK * (activations + transient))
-        found.append(Phase(name, where, round(weights), activations, round(transient), slack, seconds, correction))
+        corrected = round(activations * correction)
+        slack = round(SLACK * (corrected + transient))
+        found.append(Phase(name, where, round(weights), corrected, round(transient), slack, seconds, correction))
 
     encoder, vision, pose, vae = (part[name] for name in ("text_encoder", "clip_vision", "pose", "vae"))
     on_gpu = settings.text_encoder == "gpu"

@@ -58,8 +58,8 @@ def files(variant: str, find: Find) -> list[Path]:
         if path is None:
             raise ValueError(f"There is no variant and no file '{variant}'. `cli.py list` shows what there is.")
         return parts(path)
-    paths = [find(file) for file in known.diffusion]
-    if not all(paths) or any(path.suffix not in (".safetensors", ".gguf") for path in paths):
+    paths = [path for path in map(find, known.diffusion) if path]
+    if len(paths) < len(known.diffusion) or any(path.suffix not in (".safetensors", ".gguf") for path in paths):
         return []
     return paths[:1] if known.experts == 2 else paths
 

@@ -1,6 +1,7 @@
 """How many bytes a diffusion model's blocks have, from file headers or, before there is a file, from the catalogue."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -44,11 +45,13 @@ class Model:
 
     @property
     def bytes(self) -> int:
+        """Of all its weights as they are stored."""
         return self.blocks * self.block_bytes + self.other_bytes
 
 
 @lru_cache(maxsize=1)
 def kinds() -> dict:
+    """What models.toml says of architectures, and of TurboDiffusion's attention."""
     return read_toml(Path(__file__).parent / "models.toml")
 
 
@@ -88,7 +91,7 @@ def model_of(variant: str, paths: list[Path]) -> Model:
     weights = kind["weights"]
     entry = catalogue().variants.get(variant)
     experts = entry.experts if entry else 1
-    stored = stored_bytes(paths) if paths else published_bytes(entry, kind)
+    stored = stored_bytes(paths) if paths else published_bytes(catalogue().variants[variant], kind)
     if stored.precision == "fp32":  # float32 shards run in bfloat16
         stored = replace(stored, block_bytes=stored.block_bytes // 2, other_bytes=stored.other_bytes // 2)
     layer = stored.layer or round(stored.block_bytes * weights["largest"] / weights["block"])
@@ -154,13 +157,13 @@ def stored_bytes(paths: list[Path]) -> Stored:
                 full_precision |= name.endswith("scaled_fp8") and size == 2  # as quant/fp8.py reads it
     if not sizes:
         raise ValueError(f"{paths[0].name} has no transformer blocks, so it is no diffusion model that can be planned.")
-    precision = max(types, key=types.get)
+    precision = max(types, key=types.__getitem__)
     if described and precision == "int8":
         precision = CONVROT
     return Stored(precision, max(sizes.values()), other, len(sizes), largest, full_precision)
 
 
-def tensors(path: Path):
+def tensors(path: Path) -> Iterator[tuple[str, str, int]]:
     """Name, type and bytes of each tensor, by the file's header alone."""
     floats = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}
     if path.suffix.lower() == ".gguf":

@@ -27,7 +27,12 @@ def sources() -> list[str]:
 
 
 def is_plain(file: ModelFile | None) -> bool:
-    return bool(file) and file.precision in PLAIN and file.format == "safetensors" and file.architecture not in OTHERS
+    return (
+        file is not None
+        and file.precision in PLAIN
+        and file.format == "safetensors"
+        and file.architecture not in OTHERS
+    )
 
 
 def converted(source: str, to: str) -> Report:

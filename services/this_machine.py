@@ -21,6 +21,7 @@ measured: dict[torch.device, int] = {}
 
 
 def calibration() -> Calibration:
+    """What runs under this ComfyUI, with its version and attention, have measured."""
     attention = optimized_attention.__name__.removeprefix("attention_")
     return Calibration(folders.state(FILE), f"{__version__}/{attention}")
 

@@ -104,6 +104,7 @@ def from_source(
                 if attempt == CHANGES:
                     raise
                 say(f"{file.name or file.id} has just been changed by its publisher: it is fetched anew.")
+        raise AssertionError("the last attempt returns or raises")
     except (DownloadError, Cancelled):
         raise
     except OSError as err:
@@ -136,7 +137,7 @@ def ensure_all(
         return failed.is_set() or cancelled() or program_ends()
 
     def one(file: ModelFile) -> Path:
-        def count(done: int, total: int):
+        def count(done: int, total: int) -> None:
             with reporting:
                 counts[file.id] = (done, total)
                 progress(sum(done for done, _ in counts.values()), sum(total for _, total in counts.values()))

@@ -1,10 +1,9 @@
 """ComfyUI starts with the package in it and has nothing to complain about."""
 
 import json
-import subprocess
-import sys
 
 from steadydancer.tools.comfyui import link_package
+from support import warm
 
 # ComfyUI's own loader on the package, with everything heard that is logged as a warning or worse, or warned of.
 LOAD = """
@@ -34,8 +33,7 @@ print(json.dumps({"loaded": loaded, "nodes": len(found), "heard": heard}))
 
 def test_package_is_loaded_without_a_warning(comfyui_path, tmp_path):
     package = link_package(tmp_path / "custom_nodes")
-    command = [sys.executable, "-c", LOAD, str(comfyui_path), str(tmp_path), str(package)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = warm.run(["-c", LOAD, comfyui_path, tmp_path, package], tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["heard"] == []

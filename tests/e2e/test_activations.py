@@ -1,9 +1,12 @@
-"""The dry runs behind the planner's table, against what torch's profiler sees ComfyUI's networks allocate on the CPU."""
+"""The dry runs behind the planner's table, against what torch's profiler sees ComfyUI's networks allocate on the CPU.
+
+A sample: `tools/activations.py --check` takes ten minutes for all shapes.
+"""
 
 import pytest
 import torch
 
-SHAPES = [(3, 30, 52), (5, 30, 52), (9, 30, 52), (5, 52, 30), (5, 36, 64), (3, 60, 104)]
+SHAPES = [(3, 30, 52), (9, 30, 52), (5, 52, 30)]
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +20,7 @@ def dry(comfyui):
     ("size", "dtype", "shape"),
     [
         *(("TINY", torch.float32, shape) for shape in SHAPES),
-        *(("MIDDLE", torch.bfloat16, shape) for shape in SHAPES[:2]),
+        *(("MIDDLE", torch.bfloat16, shape) for shape in SHAPES[:1]),
     ],
     ids=str,
 )
@@ -27,7 +30,7 @@ def test_one_evaluation(dry, architecture, size, dtype, shape):
     assert predicted == pytest.approx(measured, rel=0.05)
 
 
-@pytest.mark.parametrize("shape", [(3, 24, 24), (3, 24, 32), (4, 32, 24)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 24, 32)], ids=str)
 @pytest.mark.parametrize("direction", ["decode", "encode"])
 def test_the_vae(dry, direction, shape):
     predicted, measured = dry.check_vae(direction, shape, 64)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from support import ROOT
+from support import ROOT, warm
 from support.server import Server
 
 LOAD = """
@@ -41,13 +41,13 @@ ALL = sum(file.read_text("utf-8").count('node_id="SteadyDancer') for file in (RO
 
 def load(comfyui_path, base, *folders, server="real", change="", prepare=None):
     """Loads packages one after the other with ComfyUI's own loader. Returns what came of it, and the log."""
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(comfyui_path), str(base), server, change, *map(str, folders)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        preexec_fn=prepare,
-    )
+    program = ["-c", LOAD, str(comfyui_path), str(base), server, change, *map(str, folders)]
+    if prepare:
+        done = subprocess.run(
+            [sys.executable, *program], capture_output=True, text=True, timeout=300, preexec_fn=prepare
+        )
+    else:
+        done = warm.run(program, base)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1]), done.stderr + done.stdout
 
@@ -197,13 +197,8 @@ def test_an_executor_without_a_web_server_runs_our_nodes(comfyui_path, tmp_path)
     }  # fmt: skip
     (tmp_path / "output").mkdir()
     package = link(tmp_path / "custom_nodes" / "steadydancer")
-    done = subprocess.run(
-        [sys.executable, "-c", HEADLESS, str(comfyui_path), str(tmp_path), str(package), json.dumps(prompt)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={name: value for name, value in os.environ.items() if not name.startswith("R2_")},
-    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith("R2_")}
+    done = warm.run(["-c", HEADLESS, comfyui_path, tmp_path, package, json.dumps(prompt)], tmp_path, env)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["success"], result["messages"]

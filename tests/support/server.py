@@ -11,10 +11,11 @@ from pathlib import Path
 
 from steadydancer.tools.comfyui import link_package
 
-from . import TESTS
+from . import TESTS, warm
 from .client import Client
 
 START_SECONDS = 180
+READ_ON_IMPORT = ("HF_", "PYTHON")  # variables that would come too late for libraries that are imported already
 
 
 class Server(Client):
@@ -38,18 +39,22 @@ class Server(Client):
         custom_nodes = self.base_directory / "custom_nodes"
         link_package(custom_nodes)
         shutil.copytree(TESTS / "support" / "nodes_for_tests", custom_nodes / "nodes_for_tests", dirs_exist_ok=True)
-        command = [sys.executable, str(self.comfyui / "main.py"), "--cpu", "--disable-api-nodes"]
+        command = [str(self.comfyui / "main.py"), "--cpu", "--disable-api-nodes"]
         command += ["--base-directory", str(self.base_directory), "--database-url", "sqlite:///:memory:"]
         command += ["--port", self.url.rpartition(":")[2], "--disable-auto-launch", *self.flags]
+        env = {**os.environ, "AWS_CONFIG_FILE": os.devnull, **self.variables}
         with open(self.log_file, "ab") as log:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "AWS_CONFIG_FILE": os.devnull, **self.variables},
-                preexec_fn=self.prepare,
-            )
+            if self.prepare or any(name.startswith(READ_ON_IMPORT) for name in self.variables):
+                self.process = subprocess.Popen(
+                    [sys.executable, *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=env,
+                    preexec_fn=self.prepare,
+                )
+            else:
+                self.process = warm.start(command, env, log, log)
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:
             if self.process.poll() is not None:
