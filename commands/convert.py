@@ -14,7 +14,7 @@ from ..convert.source import converted_path, open_source
 from .machine import add_models_dir, models
 
 
-def add_parser(subparsers) -> argparse.ArgumentParser:
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = subparsers.add_parser("convert", help="make a smaller file of a model", description=__doc__)
     parser.add_argument("source", help="a safetensors file, a folder of shards, their index, or a variant that is here")
     parser.add_argument("--to", required=True, choices=TARGETS)
@@ -23,7 +23,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     return parser
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Makes the file, or says that it was here already. 0; raises ValueError where it cannot be made."""
     path = source_path(args)
     source = open_source(path)
     target = args.output or converted_path(path, args.to)
@@ -44,16 +45,14 @@ def run(args) -> int:
     return 0
 
 
-def source_path(args) -> Path:
+def source_path(args: argparse.Namespace) -> Path:
     """The file or folder that was named, or the first file of a variant of the catalogue. Raises ValueError where it is
     not here."""
     variant = catalogue().variants.get(args.source)
     if variant is None:
         return Path(args.source).expanduser()
     where = models(args)
-    for id in variant.diffusion:
-        if not where.find(catalogue().files[id]):
-            raise ValueError(
-                f"{args.source} is not here. Fetch it first: cli.py download {' '.join(variant.diffusion)}"
-            )
-    return where.find(catalogue().files[variant.diffusion[0]])
+    paths = [path for id in variant.diffusion if (path := where.find(catalogue().files[id]))]
+    if len(paths) < len(variant.diffusion):
+        raise ValueError(f"{args.source} is not here. Fetch it first: cli.py download {' '.join(variant.diffusion)}")
+    return paths[0]

@@ -6,6 +6,7 @@ fp8's one scale is found beforehand.
 
 import os
 from collections.abc import Iterator
+from io import FileIO
 from math import prod
 
 import torch
@@ -42,7 +43,7 @@ def pieces(tensor: Tensor) -> Iterator[tuple[int, torch.Tensor]]:
             yield first, numbers.view(count, *tensor.shape[1:]) if tensor.dtype in TYPES else numbers
 
 
-def read_into(file, raw: bytearray) -> int:
+def read_into(file: FileIO, raw: bytearray) -> int:
     """Fills `raw` from an unbuffered file, which may give less at a time. Returns how many bytes there were."""
     view, done = memoryview(raw), 0
     while done < len(raw) and (count := file.readinto(view[done:])):
@@ -93,15 +94,18 @@ def description(part: Description) -> torch.Tensor:
 
 
 def finite(numbers: torch.Tensor) -> torch.Tensor:
+    """The numbers as they came. Raises Spoilt where one of them is infinite or none."""
     if not numbers.isfinite().all():
         raise Spoilt(f"has numbers that are not finite in {str(numbers.dtype).removeprefix('torch.')}")
     return numbers
 
 
 def require(within: torch.Tensor) -> None:
+    """Raises Spoilt where not every row is as near to the original as its format allows."""
     if not within.all():
         raise Spoilt("came out farther from the original than its format allows")
 
 
 def squares(found: torch.Tensor, exact: torch.Tensor) -> tuple[float, float]:
+    """The sum of squared errors, and of the squared numbers themselves."""
     return (found - exact).square().sum().item(), exact.square().sum().item()

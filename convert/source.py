@@ -38,10 +38,12 @@ class Tensor:
 
     @property
     def row_bytes(self) -> int:
+        """Bytes of one row."""
         return prod(self.shape[1:]) * BITS[self.dtype] // 8
 
     @property
     def bytes(self) -> int:
+        """Bytes of all rows."""
         return self.rows * self.row_bytes
 
 
@@ -63,6 +65,7 @@ class Source:
 
     @property
     def bytes(self) -> int:
+        """Bytes of all tensors."""
         return sum(tensor.bytes for tensor in self.tensors.values())
 
 
@@ -75,7 +78,8 @@ def open_source(path: Path) -> Source:
     if wrong := next((path for path in paths if FORMATS.get(path.suffix.lower()) != "safetensors"), None):
         raise ValueError(f"{wrong.name} is no safetensors file. Convert from a model's fp16, bf16 or fp32 safetensors.")
     require_diffusion(paths)
-    tensors, metadata, digest = {}, {}, hashlib.sha256()
+    metadata: dict[str, str] = {}
+    tensors, digest = {}, hashlib.sha256()
     for path in paths:
         header = safetensors_header(path)
         digest.update(json.dumps(header, sort_keys=True).encode())

@@ -75,7 +75,7 @@ class Output:
 
     def put(self, name: str, row: int, rows: torch.Tensor) -> None:
         """Rows of a tensor, of which those before `row` were put before."""
-        raw = memoryview(rows.contiguous().reshape(-1).view(torch.uint8).numpy())
+        raw = rows.contiguous().reshape(-1).view(torch.uint8).numpy().data
         self.file.seek(self.places[name] + row * size(self.parts[name]) // (self.parts[name].shape or (1,))[0])
         self.file.write(raw)
         self.checksums[name] = zlib.crc32(raw, self.checksums.get(name, 0))
@@ -214,7 +214,8 @@ def size(part: Part) -> int:
 
 def header(parts: dict[str, Part], words: dict[str, str]) -> tuple[bytes, dict[str, int]]:
     """The beginning of a safetensors file, and where in it each tensor begins."""
-    entries, places, end = {"__metadata__": words}, {}, 0
+    entries: dict[str, dict] = {"__metadata__": words}
+    places, end = {}, 0
     # the widest numbers first: every tensor then lies where its numbers may be mapped
     for name in sorted(parts, key=lambda name: -BITS[parts[name].dtype]):
         part = parts[name]

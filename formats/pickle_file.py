@@ -5,7 +5,9 @@ import io
 import pickle
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 
@@ -82,20 +84,21 @@ def rehearse(path: Path) -> None:
 class Nothing:
     """Stands for whatever a pickle would make."""
 
-    def __new__(cls, *_):
+    def __new__(cls, *_: Any) -> "Nothing":
         return object.__new__(cls)
 
 
 class Shape(tuple):
     """A tuple that is no key of a dictionary: in a pickle its parts may share parts, so that a hash takes for ever."""
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # Python's way to say that there is none
 
 
 class Rehearsal(pickle._Unpickler):
     """The unpickler in Python, of which every step can be held up; what PyTorch's has no step for, it has not either."""
 
     def find_class(self, module: str, name: str) -> type:
+        """What a pickle may name to make a tensor. Raises UnpicklingError for everything else."""
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         plain = module == "torch._utils" and name in REBUILDS
@@ -106,14 +109,23 @@ class Rehearsal(pickle._Unpickler):
             raise pickle.UnpicklingError(f"{module}.{name} is not needed for a tensor.")
         return Nothing
 
-    def persistent_load(self, _) -> Nothing:
+    def persistent_load(self, _: object) -> Nothing:
+        """Stands for a storage: no bytes of it are read."""
         return Nothing()
 
+    # Of the unpickler in Python typeshed does not tell.
+    stack: list
+    append: Callable[[object], None]
+    pop_mark: Callable[[], list]
+
     def shape(self, count: int | None) -> None:
+        """Makes a tuple of the last `count` values, None for those since the mark, as a Shape."""
         items = self.pop_mark() if count is None else [self.stack.pop() for _ in range(count)][::-1]
         self.append(Shape(items))
 
-    dispatch = {code: step for code, step in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]}
+    dispatch: dict[int, Any] = {
+        code: step for code, step in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]
+    }
     for code, count in ((pickle.TUPLE, None), (pickle.TUPLE1, 1), (pickle.TUPLE2, 2), (pickle.TUPLE3, 3)):
         dispatch[code[0]] = lambda self, count=count: self.shape(count)
 

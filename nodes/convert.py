@@ -8,7 +8,7 @@ from ..services import convertible
 
 class SteadyDancerConvertModel(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         sources = convertible.sources()
         return io.Schema(
             node_id="SteadyDancerConvertModel",
@@ -40,12 +40,12 @@ class SteadyDancerConvertModel(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, source, to):
+    def fingerprint_inputs(cls, source: str, to: str) -> list:
         """Runs again when the file that was made is taken away; what is made from it is loaded again when it changes."""
         return convertible.fingerprint(source, to)
 
     @classmethod
-    def execute(cls, source, to) -> io.NodeOutput:
+    def execute(cls, source: str, to: str) -> io.NodeOutput:
         report = convertible.converted(source, to)
         lines = [f"{report.bytes / 1e9:.2f} GB  {report.path}"]
         if report.new:

@@ -125,7 +125,8 @@ def choose(
 
 def source_of(variant: Variant) -> ModelFile | None:
     """The file that a variant's model is made of here, where nobody publishes it."""
-    return catalogue().files.get(catalogue().diffusion(variant).made_from)
+    file = catalogue().diffusion(variant)
+    return catalogue().files.get(file.made_from) if file else None
 
 
 def is_offered(variant: Variant, card: Card, find: Find) -> bool:

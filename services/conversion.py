@@ -3,16 +3,14 @@
 from functools import partial
 from pathlib import Path
 
-from comfy_execution.utils import get_executing_context
-
 from ..convert.source import open_source
 from ..convert.write import Report, convert
-from .progress import NodeProgress, cancelled, interruptible, say
+from .progress import NodeProgress, cancelled, executing, interruptible, say
 
 
 def make(path: Path, target: Path, to: str) -> Report:
     """The conversion of a file, made if it is not there yet."""
-    node_id = get_executing_context().node_id
+    node_id = executing().node_id
     progress = partial(NodeProgress(node_id, "B"), doing=target.name)
     with interruptible():
         report = convert(open_source(path), target, to, progress, cancelled)

@@ -27,7 +27,13 @@ def sources() -> list[str]:
 
 
 def is_plain(file: ModelFile | None) -> bool:
-    return bool(file) and file.precision in PLAIN and file.format == "safetensors" and file.architecture not in OTHERS
+    """Whether a catalogue file is a model of Wan's kind in 16 or 32 bits, as safetensors."""
+    return (
+        file is not None
+        and file.precision in PLAIN
+        and file.format == "safetensors"
+        and file.architecture not in OTHERS
+    )
 
 
 def converted(source: str, to: str) -> Report:
