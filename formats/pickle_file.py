@@ -123,7 +123,7 @@ class Rehearsal(pickle._Unpickler):
         items = self.pop_mark() if count is None else [self.stack.pop() for _ in range(count)][::-1]
         self.append(Shape(items))
 
-    dispatch: dict[int, Any] = {
+    dispatch: ClassVar[dict[int, Any]] = {
         code: step for code, step in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]
     }
     for code, count in ((pickle.TUPLE, None), (pickle.TUPLE1, 1), (pickle.TUPLE2, 2), (pickle.TUPLE3, 3)):
