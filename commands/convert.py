@@ -52,7 +52,7 @@ def source_path(args: argparse.Namespace) -> Path:
     if variant is None:
         return Path(args.source).expanduser()
     where = models(args)
-    paths = [path for id in variant.diffusion if (path := where.find(catalogue().files[id]))]
-    if len(paths) < len(variant.diffusion):
+    found = [where.find(catalogue().files[id]) for id in variant.diffusion]
+    if found[0] is None or None in found:
         raise ValueError(f"{args.source} is not here. Fetch it first: cli.py download {' '.join(variant.diffusion)}")
-    return paths[0]
+    return found[0]

@@ -4,9 +4,9 @@ Rows are converted some at a time, which gives the same bits as all at once: eac
 fp8's one scale is found beforehand.
 """
 
+import io
 import os
 from collections.abc import Iterator
-from io import FileIO
 from math import prod
 
 import torch
@@ -43,7 +43,7 @@ def pieces(tensor: Tensor) -> Iterator[tuple[int, torch.Tensor]]:
             yield first, numbers.view(count, *tensor.shape[1:]) if tensor.dtype in TYPES else numbers
 
 
-def read_into(file: FileIO, raw: bytearray) -> int:
+def read_into(file: io.FileIO, raw: bytearray) -> int:
     """Fills `raw` from an unbuffered file, which may give less at a time. Returns how many bytes there were."""
     view, done = memoryview(raw), 0
     while done < len(raw) and (count := file.readinto(view[done:])):

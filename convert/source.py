@@ -78,8 +78,9 @@ def open_source(path: Path) -> Source:
     if wrong := next((path for path in paths if FORMATS.get(path.suffix.lower()) != "safetensors"), None):
         raise ValueError(f"{wrong.name} is no safetensors file. Convert from a model's fp16, bf16 or fp32 safetensors.")
     require_diffusion(paths)
+    tensors: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
-    tensors, digest = {}, hashlib.sha256()
+    digest = hashlib.sha256()
     for path in paths:
         header = safetensors_header(path)
         digest.update(json.dumps(header, sort_keys=True).encode())

@@ -125,8 +125,8 @@ def choose(
 
 def source_of(variant: Variant) -> ModelFile | None:
     """The file that a variant's model is made of here, where nobody publishes it."""
-    file = catalogue().diffusion(variant)
-    return catalogue().files.get(file.made_from) if file else None
+    diffusion = catalogue().diffusion(variant)
+    return catalogue().files.get(diffusion.made_from) if diffusion else None
 
 
 def is_offered(variant: Variant, card: Card, find: Find) -> bool:
