@@ -39,7 +39,7 @@ GROUPS = (
                 "text",
                 "auto",
                 "loaders on auto, download",
-                "auto, fp8, fp16 or gguf: what auto takes for SteadyDancer.",
+                "auto, fp8, fp16, int8_convrot or gguf: what auto takes for SteadyDancer.",
             ),
             Variable(
                 "STEADYDANCER_GGUF_MODEL",

@@ -76,7 +76,8 @@ class Bucket:
     def _client(self) -> Any:
         from botocore.config import Config
 
-        for logger in map(logging.getLogger, TALKATIVE):
+        inside = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in TALKATIVE]
+        for logger in map(logging.getLogger, {*TALKATIVE, *inside}):  # those inside may have levels of their own
             logger.setLevel(max(logging.WARNING, logger.getEffectiveLevel()))
         if self.plain_http:
             log.warning(
@@ -170,7 +171,7 @@ class Bucket:
                 yield from page.get("Contents", ())
 
     def read_json(self, key: str) -> tuple[dict, str | None]:
-        """A small JSON object and its ETag; an empty one and None when it does not exist.
+        """A small JSON object and its ETag ("" where the service tells none); an empty one and None when it does not exist.
 
         Raises StorageError when the object is something else: it is not ours to overwrite.
         """
@@ -183,16 +184,16 @@ class Bucket:
         with self.plain_errors(f"read '{key}'"):
             reply = self.client.get_object(Bucket=self.name, Key=key)
             try:
-                return dict(json.loads(reply["Body"].read(LARGEST_JSON))), reply["ETag"]
+                return dict(json.loads(reply["Body"].read(LARGEST_JSON))), reply.get("ETag", "")
             except (ValueError, TypeError, RecursionError) as err:
                 raise something_else from err
 
     def write_json(self, key: str, value: dict, etag: str | None) -> None:
         """Writes a small JSON object if it is still as read; raises KeyTaken when somebody else was faster.
 
-        A service without conditions writes it in any case: read it again to know.
+        A service without conditions or ETags writes it in any case: read it again to know.
         """
-        condition = {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
+        condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag} if etag else {}
         try:
             self.put_small(key, value, **({} if self.keeps_conditions is False else condition))
         except NotOffered:

@@ -59,7 +59,7 @@ def _add_to(bucket: Bucket, beside: str, fresh: dict[str, dict]) -> None:
         day, etag = bucket.read_json(beside)
         try:
             bucket.write_json(beside, day | fresh, etag)
-            if bucket.keeps_conditions or fresh.keys() <= bucket.read_json(beside)[0].keys():
+            if (bucket.keeps_conditions and etag != "") or fresh.keys() <= bucket.read_json(beside)[0].keys():
                 break
         except KeyTaken:
             if attempt == TRIES - 1:

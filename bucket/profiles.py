@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from ..base import environment
+from ..base.plain import one_line
 from ..base.toml import tomllib
 
 AUTO, ENV = "auto", "env"
@@ -102,7 +103,7 @@ def find(name: str, config: Path) -> Profile | None:
         profile = _checked(name, aws[name], "the AWS config file")
     else:
         raise ValueError(
-            f"There is no save profile '{name}' on this machine. Use auto, or describe '{name}' in {config}. "
+            f"There is no save profile '{one_line(name)}' on this machine. Use auto, or describe it in {config}. "
             "The command `python cli.py r2 test` lists the profiles that there are."
         )
     return profile.with_bucket(bucket) if bucket else profile

@@ -40,7 +40,8 @@ class ModelFile:
     `bytes` and `sha256` (a prefix is allowed) are set where the publisher states them; `gb` is for planning only.
     `confirmed` says where the published name was seen; `listing` means nowhere, so that the listing is asked first.
     `format` is the container: safetensors, gguf, onnx, pickle, folder. Of a diffusion model, `precision` is how most of its
-    weights are stored (fp32, bf16, fp16, fp8, int8 or a GGUF type) and `architecture` which network they belong to.
+    weights are stored (fp32, bf16, fp16, fp8, int8, int8_convrot or a GGUF type) and `architecture` which network they
+    belong to. One that nobody publishes has no sources: it is made here of the file `made_from`.
     """
 
     id: str
@@ -58,6 +59,7 @@ class ModelFile:
     full_precision: bool = False  # an fp8 file that asks for products in 16 bits
     precision: str = ""
     architecture: str = ""
+    made_from: str = ""
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -178,7 +180,7 @@ def read_family(data: dict, book: Catalogue) -> None:
     book.families[family.id] = family
     for name, entry in tables(data.get("files", {})):
         given = {"licence": data["licence"], "name": "", "bytes": None, "sha256": "", "gb": 0.0, **entry}
-        sources = tuple(map(read_source, entry["sources"]))
+        sources = tuple(map(read_source, entry.get("sources", ())))
         book.files[name] = ModelFile(id=name, family=family.id, **{**given, "sources": sources})
     for name, entry in tables(data.get("variants", {})):
         # a family of several models, TurboDiffusion, writes its variants' ids out

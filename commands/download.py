@@ -11,11 +11,11 @@ from ..base import environment
 from ..base.cancel import Cancelled
 from ..base.progress import TerminalLine
 from ..base.retry import RetryPolicy
-from ..catalog.catalog import ModelFile
+from ..catalog.catalog import ModelFile, catalogue
 from ..catalog.names import files_of, profiles_from_environment
 from ..loaders.download import hub
 from ..loaders.download.errors import DownloadError
-from ..loaders.download.fetch import ensure_all
+from ..loaders.download.fetch import ensure_all, published_file
 from ..loaders.download.places import Places, broken
 from ..machine import gpus, this_computer
 from ..machine.card import computer
@@ -48,10 +48,12 @@ def run(args: argparse.Namespace) -> int:
     gpus.use(state_of(args, gpus.FILE))
     where = models(args)
     files = files_of(names, cache(partial(chosen_variant, args, where)))
+    made = [file for file in files if published_file(file, where) is not file]
+    files = list(dict.fromkeys(published_file(file, where) for file in files))
     retries = RetryPolicy(timeout=environment.number("DOWNLOAD_TIMEOUT", RetryPolicy.timeout))
     missing = show(files, where, retries)
     if args.dry_run or environment.flag("DRY_RUN") or not missing:
-        return 0
+        return how_to_make(made)
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
@@ -61,6 +63,16 @@ def run(args: argparse.Namespace) -> int:
         print("\nStopped. What was fetched is kept for the next time.", file=sys.stderr)
         return 130
     print(f"\nAll {len(files)} files are in {where.models_dir}.")
+    return how_to_make(made)
+
+
+def how_to_make(files: list[ModelFile]) -> int:
+    """Says what nobody publishes, and how to make it of what was fetched: this Python may have no torch. Returns 0."""
+    for file in files:
+        source = next(v for v in catalogue().variants.values() if v.diffusion == (file.made_from,))
+        print(
+            f"{file.name} is made here: python cli.py convert {source.id} --to {file.precision} (or when it is first loaded)"
+        )
     return 0
 
 

@@ -36,6 +36,7 @@ TURBO_NODES = {"SteadyDancerRCMSchedule", "SteadyDancerTurboSampler", "SteadyDan
 POLL_SECONDS = 1.0
 SOCKET_SECONDS = 10  # for what would only show the steps
 PATIENCE_SECONDS = 60  # with a server, or what stands before it, that does not answer during a run
+NO_WORDS = "it failed without a word. ComfyUI's own log may say more."
 END_EVENTS = ("execution_success", "execution_error", "execution_interrupted")
 
 
@@ -263,7 +264,7 @@ class Job:
                             return
                     elif message.type != aiohttp.WSMsgType.BINARY:
                         return  # the server closed the connection
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError):
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError, RecursionError):
             return
 
     def told(self, event: dict) -> bool:
@@ -360,7 +361,7 @@ class Job:
         if "execution_error" in messages:
             error = messages["execution_error"]
             node = self.prompt.get(error["node_id"])
-            return [f"{title(node) if node else error['node_type']}: {error['exception_message'].strip()}"]
+            return [f"{title(node) if node else error['node_type']}: {error['exception_message'].strip() or NO_WORDS}"]
         return [] if status["status_str"] == "success" else ["The run was cancelled on the server."]
 
     def results(self) -> tuple[list[str], list[str]]:

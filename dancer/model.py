@@ -20,6 +20,7 @@ OURS = ".dancer.model"
 KEPT_IN_FLOAT32 = ("condition_embedding_", "patch_embedding")
 SIDE_KEYS = (
     "comfy_quant", "weight_scale", "weight_scale_2", "scale_weight", "input_scale", "scale_input", "pre_quant_scale",
+    "weight_s_rel", "weight_s_channel", "weight_codebook",
 )  # fmt: skip
 
 

@@ -59,6 +59,8 @@ class SteadyDancerModel(WanModel):
     picture (in x's channels), frame T + 1 the first pose (in the pose's).
     """
 
+    in_channels = CHANNELS  # of the latent; core's RenormCFG asks for them
+
     def __init__(
         self,
         dim: int = 5120,

@@ -85,7 +85,7 @@ def quantisation_formats(path: Path) -> set[str]:
                 start, end = entry["data_offsets"]
                 file.seek(base + start)
                 texts.append(file.read(min(end - start, 4096)).decode("utf-8", "replace"))
-    return {format for text in texts if (format := format_in(text))}
+    return {format_in(text) for text in texts}
 
 
 def layers_of(text: str) -> list:
@@ -97,8 +97,8 @@ def layers_of(text: str) -> list:
 
 
 def format_in(text: str) -> str:
-    """The format that a layer's description names."""
+    """What a layer's description calls its format. ComfyUI-INT8-Fast, for one, has written descriptions without one."""
     try:
-        return str(json.loads(text).get("format", ""))
+        return str(json.loads(text).get("format") or "without a name")
     except (ValueError, RecursionError, AttributeError):
         return "an unreadable description"

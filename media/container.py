@@ -134,6 +134,8 @@ def decoded(
     for back in STEPS_BACK if begin is not None else (None,):
         with opened(source, cancelled) as container:
             stream = pick(container)
+            if back is not None and getattr(stream.codec_context, "pix_fmt", "") == "pal8":
+                continue  # only the file's first packets say which colours there are
             if back is not None and begin is not None:
                 try:
                     container.seek(int((begin - back) / stream.time_base), stream=stream)

@@ -10,6 +10,7 @@ from ..machine import gpus
 from ..services import folders, r2_watch
 from ..services.examples import place_example_inputs
 from .conditioning import SteadyDancerClipVision, SteadyDancerFitImage, SteadyDancerToVideo
+from .convert import SteadyDancerConvertModel
 from .driving_video import SteadyDancerDrivingVideo
 from .loaders import SteadyDancerCatalogLoader, SteadyDancerDownload, SteadyDancerLoader
 from .planner import SteadyDancerVRAMPlanner, SteadyDancerVRAMReport
@@ -51,6 +52,7 @@ class SteadyDancerExtension(ComfyExtension):
             SteadyDancerTurboLoader,
             SteadyDancerCatalogLoader,
             SteadyDancerDownload,
+            SteadyDancerConvertModel,
             SteadyDancerVariantSelector,
             SteadyDancerVRAMPlanner,
             SteadyDancerVRAMReport,

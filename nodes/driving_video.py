@@ -26,7 +26,10 @@ class SteadyDancerDrivingVideo(io.ComfyNode):
             description="Takes a piece of a dance video as frames, with its sound. Reads only what is asked for.",
             search_aliases=["load video", "trim", "frame rate", "fps", "dance", "audio"],
             inputs=[
-                io.Video.Input("video", tooltip="The dance, from Load Video. Any file that ComfyUI reads."),
+                io.Video.Input(
+                    "video",
+                    tooltip="The dance, from Load Video: MP4, MOV, MKV, WebM, AVI and other plain video files. Playlists are not opened.",
+                ),
                 io.Float.Input(
                     "start", default=0.0, min=0.0, max=86400.0, step=0.1, tooltip="Where to begin, in seconds."
                 ),

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
+from ..base.reason import reason
 from ..catalog.names import STEP_DISTILL
 from ..loaders.run import RAN_OUT, run_of
 from ..machine import gpus
@@ -157,7 +158,7 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
         try:
             plan = cls.plan(**known)
         except (ValueError, OSError) as err:
-            return str(err)
+            return reason(err)
         steps = [math.ceil(math.log(phase.correction / FEW_PER_CENT, RAN_OUT)) for phase in plan.phases]
         streams = plan.kept < plan.blocks
         settings = [plan.verdict, plan.variant, streams, plan.batched, plan.vae_tile, plan.text_encoder]

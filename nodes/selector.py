@@ -5,6 +5,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..base.reason import reason
 from ..catalog.catalog import catalogue
 from ..machine import gpus
 from ..planning import choose
@@ -72,7 +73,7 @@ class SteadyDancerVariantSelector(io.ComfyNode):
         try:
             return [chosen(**inputs).variant]
         except (ValueError, KeyError, TypeError) as err:  # inputs that are linked are not known yet
-            return [str(err)]
+            return [reason(err)]
 
     @classmethod
     def execute(cls, family: str, budget: float, preference: str, generation: str) -> io.NodeOutput:

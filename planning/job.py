@@ -73,7 +73,9 @@ def parts_of(variant: str) -> Parts:
 
 
 def download(variant: str, find: Find) -> int:
-    """Bytes of the variant's files that are not here yet."""
+    """Bytes of the variant's files that are not here yet, and of those that they are made of."""
     book = catalogue()
     entry = book.variants.get(variant)
-    return sum(book.files[file].size for file in entry.files if not find(file)) if entry else 0
+    missing = [book.files[file] for file in entry.files if not find(file)] if entry else []
+    sources = [book.files[file.made_from] for file in missing if file.made_from and not find(file.made_from)]
+    return sum(file.size for file in (*missing, *sources))

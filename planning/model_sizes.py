@@ -12,6 +12,7 @@ from ..formats.gguf_file import open_gguf
 from ..formats.model_file import damage
 from ..formats.safetensors_file import safetensors_header
 
+CONVROT = "int8_convrot"  # ComfyUI's own int8, which comfy-kitchen multiplies
 BLOCK = re.compile(r"(?:^|\.)(?:transformer_)?blocks\.(\d+)\.")
 
 
@@ -105,7 +106,7 @@ def model_of(variant: str, paths: list[Path]) -> Model:
         layer=layer,
         largest=weights["largest"],
         unpacks=0 if plain else round(2 * weights["largest"]),
-        multiplies=stored.precision in ("fp8", "int8") and not stored.full_precision,
+        multiplies=stored.precision in ("fp8", "int8", CONVROT) and not stored.full_precision,
         dim=kind["dim"],
         context=kind["context"],
         reference_frames=kind["reference_frames"],
@@ -141,11 +142,12 @@ def stored_bytes(paths: list[Path]) -> Stored:
     """What the headers of a model's file, or of all its shards, say. Raises ValueError for a file that is no model."""
     sizes: dict[int, int] = {}
     other = largest = 0
-    full_precision = False
+    full_precision = described = False
     types: dict[str, int] = {}
     for path in paths:
         for name, kind, size in tensors(path):
             block = BLOCK.search(name)
+            described |= name.endswith(".comfy_quant")
             if block:
                 sizes[int(block[1])] = sizes.get(int(block[1]), 0) + size
                 largest = max(largest, size)
@@ -155,7 +157,10 @@ def stored_bytes(paths: list[Path]) -> Stored:
                 full_precision |= name.endswith("scaled_fp8") and size == 2  # as quant/fp8.py reads it
     if not sizes:
         raise ValueError(f"{paths[0].name} has no transformer blocks, so it is no diffusion model that can be planned.")
-    return Stored(max(types, key=types.__getitem__), max(sizes.values()), other, len(sizes), largest, full_precision)
+    precision = max(types, key=types.__getitem__)
+    if described and precision == "int8":
+        precision = CONVROT
+    return Stored(precision, max(sizes.values()), other, len(sizes), largest, full_precision)
 
 
 def tensors(path: Path) -> Iterator[tuple[str, str, int]]:

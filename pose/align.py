@@ -139,7 +139,7 @@ def robust(
 
     def parent_of(joint: int, parent: int) -> np.ndarray:
         """[frames] the nearest ancestor that is seen, the neck at last."""
-        chosen = np.full(len(points), parent)
+        chosen: np.ndarray = np.full(len(points), parent)
         while parent != NECK:
             above = next(up for child, up, _ in BONES if child == parent)
             chosen = np.where(seen[:, parent] | (chosen != parent), chosen, above)
@@ -154,7 +154,7 @@ def robust(
         here = boxes(moved[seen.any(1)][0], seen[seen.any(1)][0]).reshape(2, 2).mean(0)
         return moved + boxes(target, target_seen).reshape(2, 2).mean(0) - here
     # not the median of some: the video begins with the picture, so the first pose must be where the person stands
-    return moved + target[anchor] - moved[seen[:, anchor].argmax(), anchor]
+    return moved + target[anchor] - moved[np.argmax(seen[:, anchor]), anchor]
 
 
 def _walk(points: np.ndarray, scale: dict[str, float], parent_of: Callable[[int, int], np.ndarray]) -> np.ndarray:

@@ -9,18 +9,19 @@ from typing import Any
 import folder_paths
 from comfy.model_patcher import ModelPatcher
 
-from ..catalog.catalog import Variant, catalogue
+from ..catalog.catalog import ModelFile, Variant, catalogue
 from ..formats.model_file import damage
 from ..loaders import build, lazy, placement
-from ..loaders.download.fetch import enough_room, ensure_all
+from ..loaders.download.fetch import enough_room, ensure_all, published_file
 from ..loaders.download.listing import Names
+from ..loaders.download.places import Places
 from ..loaders.run import PlannedRun, run_of
 from ..loaders.turbo import both_experts
 from ..machine.card import Card
 from ..planning import choose
 from ..planning.job import Find
 from ..planning.plan import Plan
-from . import folders, this_machine
+from . import conversion, folders, this_machine
 from .progress import NodeProgress, cancelled, executing, interruptible, say
 from .web_server import web_server
 
@@ -134,12 +135,24 @@ def require_fit(plan: Plan, chosen: str) -> None:
 
 
 def fetch(*ids: str) -> list[Path]:
-    """The paths of catalogue files, fetched with progress and Cancel on the node that is being executed."""
+    """The paths of catalogue files, fetched with progress and Cancel on the node that is being executed. What nobody
+    publishes is made of the file that is fetched for it."""
     node_id = executing().node_id
     files = [catalogue().files[id] for id in ids]
+    where = build.ComfyPlaces()
     with interruptible():
         progress = NodeProgress(node_id, "B")
-        return ensure_all(files, build.ComfyPlaces(), progress, cancelled, say=partial(say, node_id))
+        paths = ensure_all(
+            [published_file(file, where) for file in files], where, progress, cancelled, say=partial(say, node_id)
+        )
+    return [made(file, path, where) for file, path in zip(files, paths, strict=True)]
+
+
+def made(file: ModelFile, path: Path, where: Places) -> Path:
+    """The file itself, converted first where `path` is what it is made of."""
+    if published_file(file, where) is file:
+        return path
+    return conversion.make(path, path.with_name(file.name), file.precision).path
 
 
 def require_room(chosen: str, outputs: tuple[str, ...], more: tuple[str, ...]) -> None:
@@ -154,7 +167,8 @@ def require_room(chosen: str, outputs: tuple[str, ...], more: tuple[str, ...]) -
     taken = {part for slot, part in enumerate(outputs) if [context.node_id, slot] in inputs}
     ids = {*variant.diffusion, *more, *(file for part in taken for file in getattr(variant, part))}
     with interruptible():
-        enough_room([catalogue().files[id] for id in sorted(ids)], build.ComfyPlaces(), cancelled)
+        where, files = build.ComfyPlaces(), [catalogue().files[id] for id in sorted(ids)]
+        enough_room([*files, *{published_file(file, where) for file in files} - set(files)], where, cancelled)
 
 
 def diffusion_files(kind: str, chosen: str) -> list[Path]:

@@ -20,7 +20,7 @@ from ..machine.memory import free_ram
 from ..media import encode
 from ..media.container import opened, picture_stream, watched
 from ..media.read_video import Piece, find_piece, read_pictures
-from ..media.sound import CHANNELS, RATES, Sound, plain_wave, read_sound
+from ..media.sound import CHANNELS, RATES, Sound, channel_order, plain_wave, read_sound
 from .progress import cancelled
 from .r2_sender import output_folder
 
@@ -193,7 +193,8 @@ def _piece(source: Any, start: float, duration: float) -> Piece:
 def _sound_taken(container: Any) -> bool:
     """Whether ComfyUI's writer may be given the file's sound."""
     sounds = [stream.codec_context for stream in container.streams.audio if stream.codec_context]
-    return all(sound.sample_rate in RATES and sound.channels in CHANNELS for sound in sounds)
+    own_order = [sound for sound in sounds if channel_order(sound)]
+    return not own_order and all(sound.sample_rate in RATES and sound.channels in CHANNELS for sound in sounds)
 
 
 def _pictures_taken(container: Any, trimmed: bool) -> bool:
@@ -226,7 +227,7 @@ def _plain(audio: dict | None, seconds: float) -> Sound:
         return None, 0, ""
     try:
         waveform = audio["waveform"]
-        waveform = waveform[0] if waveform.ndim == 3 else waveform  # one video has one sound
+        waveform = waveform[0] if waveform.ndim == 3 else torch.atleast_2d(waveform)  # one video has one sound
         return plain_wave(waveform.detach().float().cpu().numpy(), audio["sample_rate"], seconds, cancelled)
     except Cancelled:
         raise

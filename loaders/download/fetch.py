@@ -160,6 +160,14 @@ def ensure_all(
     return [future.result() for future in futures]
 
 
+def published_file(file: ModelFile, where: Places) -> ModelFile:
+    """What must be here for a file to be had: itself, or the file that it is made of where it is not here whole."""
+    path = where.find(file)
+    if not file.made_from or (path and not model_file.damage(path, file.format)):
+        return file
+    return catalogue().files[file.made_from]
+
+
 def enough_room(files: list[ModelFile], where: Places, cancelled: IsCancelled) -> list[ModelFile]:
     """Those of the files that are not here. Raises NoRoom, before a byte is fetched, where they do not fit together.
 
@@ -183,6 +191,8 @@ def enough_room(files: list[ModelFile], where: Places, cancelled: IsCancelled) -
 
 def published(file: ModelFile, retries: RetryPolicy, cancelled: IsCancelled) -> int:
     """Bytes of a file as its publisher states them; 0 where it cannot be asked: the download will say why."""
+    if file.made_from:
+        return file.size
     try:
         remotes = hub.resolve(file, file.sources[0], retries, cancelled)
     except Cancelled:

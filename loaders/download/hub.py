@@ -48,7 +48,7 @@ def checked_endpoint() -> str:
         whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and "@" not in parts.netloc
     except ValueError:  # a port that is no number, half a bracket
         whole = False
-    if not whole or re.search(r"\s", address):
+    if not whole or re.search(r"[\s?#]", address):
         shown = printable(address.rpartition("@")[2])
         raise DownloadError(
             f"HF_ENDPOINT is '{shown}', which is not an address of a server. Write it with https:// in front and without "

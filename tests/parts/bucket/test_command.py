@@ -51,6 +51,7 @@ def test_test_walks_through_every_right(r2, s3):
         ({"conditions": "refused"}, "conditions refused"),
         ({"conditions": "ignored"}, "conditions ignored"),
         ({"etags": "other"}, "ETags    of another kind: uploads are read back"),
+        ({"etags": "none"}, "ETags    of another kind: uploads are read back"),
     ],
 )
 def test_test_says_what_the_service_can_do_and_keeps_it(r2, s3, tmp_path, switches, told):

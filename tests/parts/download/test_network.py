@@ -31,6 +31,10 @@ MACHINE = {
         "HF_ENDPOINT is 'hf-mirror.example', which is not",
     ),
     "endpoint of another kind": ({"HF_ENDPOINT": "ftp://mirror.example"}, "HF_ENDPOINT is 'ftp://mirror.example'"),
+    "endpoint with a query": (
+        {"HF_ENDPOINT": "http://127.0.0.1:9/?a=1"},
+        r"HF_ENDPOINT is 'http://127.0.0.1:9/\?a=1', which",
+    ),
     "endpoint with a blank": ({"HF_ENDPOINT": "https://hf mirror.example"}, "HF_ENDPOINT is 'https://hf mirror"),
     "endpoint with a word for a port": ({"HF_ENDPOINT": "http://mirror.example:port"}, "HF_ENDPOINT is"),
     "endpoint with a password": (
