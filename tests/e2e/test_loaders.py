@@ -306,6 +306,21 @@ def test_lazy_parts_are_real_and_try_again(comfyui):
     assert vae.patcher.cached_patcher_init[1][0] == str(path)
 
 
+def test_what_comfyui_counts_of_kept_results_loads_nothing(comfyui):
+    """Its tracker asks every result for its models, when no node is being executed."""
+    from comfy.model_patcher import PromptModelTracker, is_model_patcher_output
+    from steadydancer.loaders.lazy import LazyCLIP, LazyClipVision, LazyVAE
+
+    def load():
+        raise AssertionError("this is no use")
+
+    kept = [kind(load) for kind in (LazyCLIP, LazyClipVision, LazyVAE)]
+    tracker = PromptModelTracker()
+    tracker.start()
+    tracker.add(kept)
+    assert not tracker.models and not any(map(is_model_patcher_output, kept))
+
+
 def test_what_a_variant_fetched_is_not_listed_as_a_persons_own(comfyui):
     from steadydancer.services.loading import own_files
 
