@@ -36,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
         try:
             return command(argv)
         finally:
-            sys.stdout.flush()
+            if sys.stdout:
+                sys.stdout.flush()
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
@@ -62,6 +63,6 @@ def command(argv: list[str] | None) -> int:
 
 if __name__ == "__main__":
     sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # a closed one is None
         stream.reconfigure(errors="replace")  # a cp1252 console cannot print every file name
     sys.exit(main())

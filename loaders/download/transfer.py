@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...base.cancel import IsCancelled, stop_if
+from ...base.regular import regular
 from ...base.retry import RetryPolicy, TransientError
 from . import room
 from .errors import Changed, DownloadError, NoRoom, bad_token, come_back, disk_fault, in_a_row, printable, refusal
@@ -373,7 +374,7 @@ class Transfer:
 def notes_of(part: Path) -> dict:
     """What was written down of the transfer into `part`; empty where that is damaged or not there."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        with open(part.with_name(part.name + ".json"), encoding="utf-8") as file:
+        with open(part.with_name(part.name + ".json"), encoding="utf-8", opener=regular) as file:
             found = json.loads(file.read(NOTES))
         if isinstance(found, dict):
             return found
