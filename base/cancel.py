@@ -33,7 +33,8 @@ def run_cancellable(work: Callable[[], Result], cancelled: IsCancelled) -> Resul
     `cancelled()` is asked in the calling thread, and what it raises ends the waiting too. What is left behind ends by
     itself: its thread keeps neither the caller nor the program.
     """
-    result, error = [], []
+    result: list[Result] = []
+    error: list[BaseException] = []
 
     def run() -> None:
         try:

@@ -16,7 +16,7 @@ LONGEST_WAIT = 300  # seconds that a server may ask for; nobody would wait longe
 class TransientError(Exception):
     """A failure of the network or of an overloaded server, in a few words: the next attempt may not see it."""
 
-    def __init__(self, words: str, retry_after: str | None = None):
+    def __init__(self, words: str, retry_after: str | None = None) -> None:
         super().__init__(words)
         self.retry_after = retry_after  # what the server wishes, as its header says it
 

@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from .client import Bucket, KeyTaken
 
@@ -17,7 +18,8 @@ def facts_of_graph(prompt: Mapping[str, Mapping], node_id: str) -> dict[str, obj
 
     Linked inputs are followed, so another branch's seed is not taken.
     """
-    facts, models, texts, todo, seen = {}, [], [], [node_id], set()
+    facts: dict[str, Any] = {}
+    models, texts, todo, seen = [], [], [node_id], set()
     while todo:
         current = todo.pop(0)
         if current in seen or current not in prompt:

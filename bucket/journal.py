@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Entry:
+    """What the journal says of a file: the key in the bucket, and whether it arrived."""
+
     key: str
     sent: bool  # False: begun, and not known to have arrived, or touched since
 
@@ -35,7 +37,7 @@ class Entry:
 class Journal:
     """The journal at `path`; its folder is made when needed. Safe for several threads and processes; never raises."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path = path
         self._troubles = {"written": "", "read": ""}  # the last time
         self._lock = threading.Lock()
@@ -71,6 +73,7 @@ class Journal:
             return self._services.get(bucket)
 
     def note_service(self, bucket: str, keeps_conditions: bool) -> None:
+        """Notes whether a bucket's service itself refuses to overwrite, so that the next process need not ask."""
         self._note({"bucket": bucket, "keeps_conditions": keeps_conditions})
 
     def adopt(self, old: Path, folder: Path) -> None:

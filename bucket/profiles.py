@@ -44,6 +44,7 @@ class Profile:
 
     @property
     def bucket(self) -> str:
+        """The bucket that is used."""
         return self.buckets[0]
 
     def with_bucket(self, bucket: str) -> "Profile":

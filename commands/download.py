@@ -11,11 +11,11 @@ from ..base import environment
 from ..base.cancel import Cancelled
 from ..base.progress import TerminalLine
 from ..base.retry import RetryPolicy
-from ..catalog.catalog import ModelFile
+from ..catalog.catalog import ModelFile, catalogue
 from ..catalog.names import files_of, profiles_from_environment
 from ..loaders.download import hub
 from ..loaders.download.errors import DownloadError
-from ..loaders.download.fetch import ensure_all
+from ..loaders.download.fetch import ensure_all, published_file
 from ..loaders.download.places import Places, broken
 from ..machine import gpus, this_computer
 from ..machine.card import computer
@@ -24,7 +24,7 @@ from ..planning.solve import Host
 from .machine import add_card, add_folders, card_of, finder, host_of, models, state_of, this_host
 
 
-def add_parser(subparsers) -> argparse.ArgumentParser:
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = subparsers.add_parser("download", help="fetch model files", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="profile|variant|file", help="`cli.py list` shows them")
     parser.add_argument("--from-env", action="store_true", help="also what the ENABLE_… variables ask for")
@@ -35,7 +35,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     return parser
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
+    """0 when all is there, 130 when it was stopped. What fails raises."""
     names = args.names + (profiles_from_environment() if args.from_env else [])
     if not names:
         if args.from_env:
@@ -47,10 +48,12 @@ def run(args) -> int:
     gpus.use(state_of(args, gpus.FILE))
     where = models(args)
     files = files_of(names, cache(partial(chosen_variant, args, where)))
+    made = [file for file in files if published_file(file, where) is not file]
+    files = list(dict.fromkeys(published_file(file, where) for file in files))
     retries = RetryPolicy(timeout=environment.number("DOWNLOAD_TIMEOUT", RetryPolicy.timeout))
     missing = show(files, where, retries)
     if args.dry_run or environment.flag("DRY_RUN") or not missing:
-        return 0
+        return how_to_make(made)
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
@@ -60,10 +63,20 @@ def run(args) -> int:
         print("\nStopped. What was fetched is kept for the next time.", file=sys.stderr)
         return 130
     print(f"\nAll {len(files)} files are in {where.models_dir}.")
+    return how_to_make(made)
+
+
+def how_to_make(files: list[ModelFile]) -> int:
+    """Says what nobody publishes, and how to make it of what was fetched: this Python may have no torch. Returns 0."""
+    for file in files:
+        source = next(v for v in catalogue().variants.values() if v.diffusion == (file.made_from,))
+        print(
+            f"{file.name} is made here: python cli.py convert {source.id} --to {file.precision} (or when it is first loaded)"
+        )
     return 0
 
 
-def chosen_variant(args, where: Places, family: str) -> str:
+def chosen_variant(args: argparse.Namespace, where: Places, family: str) -> str:
     """What `auto` is on the card that was named, else on this computer's, and says why."""
     unknown = ""
     if args.gpu or args.vram is not None or args.sm:
@@ -107,10 +120,12 @@ def show(files: list[ModelFile], where: Places, retries: RetryPolicy) -> int:
 
 
 def said(size: int, sure: bool) -> str:
+    """A count of bytes as it is shown; `sure` where the publisher states it."""
     return f"{size:,}" if sure else f"about {size:,}"
 
 
 def bytes_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
     return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
 
 

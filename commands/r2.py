@@ -5,8 +5,10 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ..base.plain import one_line
@@ -14,10 +16,14 @@ from ..base.progress import TerminalLine, size
 from ..base.state import state_file
 from . import comfyui, user_folder
 
+if TYPE_CHECKING:  # boto3 is imported by what needs it
+    from ..bucket.client import Bucket
+    from ..bucket.journal import Journal
+
 TEST_OBJECT = "steadydancer-test.json"
 
 
-def add_parser(subparsers) -> argparse.ArgumentParser:
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = subparsers.add_parser("r2", help="save to Cloudflare R2 or another S3 bucket", description=__doc__)
     actions = parser.add_subparsers(dest="action", required=True)
     common = argparse.ArgumentParser(add_help=False)
@@ -51,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     return args.action(args, _bucket(args))
 
 
-def _bucket(args: argparse.Namespace):
+def _bucket(args: argparse.Namespace) -> "Bucket":
     from ..bucket import profiles
     from ..bucket.client import Bucket
 
@@ -78,14 +84,14 @@ def _comfyui(args: argparse.Namespace) -> Path | None:
     return args.comfyui.absolute() if args.comfyui else comfyui()
 
 
-def _journal(user: Path | None):
+def _journal(user: Path | None) -> "Journal":
     """The journal in ComfyUI's user folder, which its nodes use too, or without ComfyUI in the home folder."""
     from ..bucket.journal import FILE, Journal
 
     return Journal(state_file(FILE, user))
 
 
-def _test(args: argparse.Namespace, bucket) -> int:
+def _test(args: argparse.Namespace, bucket: "Bucket") -> int:
     import secrets
 
     from ..bucket import keys, profiles, service
@@ -131,14 +137,14 @@ def _test(args: argparse.Namespace, bucket) -> int:
     return 0
 
 
-def _timed(name: str, step) -> None:
+def _timed(name: str, step: Callable[[], object]) -> None:
     started = time.monotonic()
     if step() is False:
         raise RuntimeError(f"What was written could not be found again at '{name}'. Check the bucket's settings.")
     print(f"{name:8} ok, {1000 * (time.monotonic() - started):.0f} ms")
 
 
-def _upload(args: argparse.Namespace, bucket) -> int:
+def _upload(args: argparse.Namespace, bucket: "Bucket") -> int:
     from ..bucket import keys
     from ..bucket.upload import deliver
 
@@ -163,7 +169,7 @@ def _upload(args: argparse.Namespace, bucket) -> int:
     return 1 if failed else 0
 
 
-def _sync(args: argparse.Namespace, bucket) -> int:
+def _sync(args: argparse.Namespace, bucket: "Bucket") -> int:
     from ..bucket.sync import Sync
 
     base = _comfyui(args)
@@ -196,7 +202,7 @@ def _sync(args: argparse.Namespace, bucket) -> int:
     return 1 if left else 0
 
 
-def _ls(args: argparse.Namespace, bucket) -> int:
+def _ls(args: argparse.Namespace, bucket: "Bucket") -> int:
 
     for item in bucket.list(args.prefix):
         print(f"{item['LastModified']:%Y-%m-%d %H:%M:%S}  {size(item['Size']):>9}  {one_line(item['Key'])}")

@@ -10,6 +10,7 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 AGENT = "SteadyDancer"  # front ends of the usual kind refuse the name by which Python's urllib goes
@@ -25,7 +26,8 @@ class Trouble(RuntimeError):
 class Stay(urllib.request.HTTPRedirectHandler):
     """Where a redirect leads to, mostly a login page, nothing is answered as ComfyUI does, and the login would go along."""
 
-    def redirect_request(self, *_):
+    def redirect_request(self, *_: Any) -> None:
+        """None: the redirect is not followed."""
         return None
 
 
@@ -36,7 +38,7 @@ class Server:
     Raises ValueError, without saying what was given, for an address or a header that cannot be.
     """
 
-    def __init__(self, address: str, headers: Sequence[str] = ()):
+    def __init__(self, address: str, headers: Sequence[str] = ()) -> None:
         scheme, rest = address.strip().split("://", 1) if "://" in address else ("http", address.strip())
         try:
             parts = urlsplit(f"{scheme.lower()}://{rest}")

@@ -5,6 +5,8 @@ import io
 import pickle
 import re
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -82,18 +84,22 @@ def rehearse(path: Path) -> None:
 class Nothing:
     """Stands for whatever a pickle would make."""
 
-    def __new__(cls, *_):
+    def __new__(cls, *_: object) -> "Nothing":
         return object.__new__(cls)
 
 
 class Shape(tuple):
     """A tuple that is no key of a dictionary: in a pickle its parts may share parts, so that a hash takes for ever."""
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # as Python itself says that there is none
 
 
 class Rehearsal(pickle._Unpickler):
     """The unpickler in Python, of which every step can be held up; what PyTorch's has no step for, it has not either."""
+
+    stack: list
+    append: Callable[[object], None]
+    pop_mark: Callable[[], list]
 
     def find_class(self, module: str, name: str) -> type:
         if (module, name) == ("collections", "OrderedDict"):
@@ -106,16 +112,17 @@ class Rehearsal(pickle._Unpickler):
             raise pickle.UnpicklingError(f"{module}.{name} is not needed for a tensor.")
         return Nothing
 
-    def persistent_load(self, _) -> Nothing:
+    def persistent_load(self, _: object) -> Nothing:
         return Nothing()
 
     def shape(self, count: int | None) -> None:
+        """What the steps that make tuples do: of all since the mark, or of the last `count`."""
         items = self.pop_mark() if count is None else [self.stack.pop() for _ in range(count)][::-1]
         self.append(Shape(items))
 
     dispatch = {code: step for code, step in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]}
     for code, count in ((pickle.TUPLE, None), (pickle.TUPLE1, 1), (pickle.TUPLE2, 2), (pickle.TUPLE3, 3)):
-        dispatch[code[0]] = lambda self, count=count: self.shape(count)
+        dispatch[code[0]] = partial(shape, count=count)
 
 
 def require_plain(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ import os
 import shutil
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -110,7 +110,8 @@ def convert(
     cancelled: IsCancelled,
 ) -> None:
     """Writes `part`, and compares it with the tensors byte by byte."""
-    header, end = {"__metadata__": {"format": "pt", SOURCE: path.name, CONTENTS: contents(path)}}, 0
+    header: dict[str, dict] = {"__metadata__": {"format": "pt", SOURCE: path.name, CONTENTS: contents(path)}}
+    end = 0
     # the widest numbers first: every tensor then lies where its numbers may be mapped
     names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
     for name in names:
@@ -148,7 +149,7 @@ def convert(
             stop_if(cancelled)
 
 
-def chunks(tensors: dict[str, torch.Tensor], names: list[str]):
+def chunks(tensors: dict[str, torch.Tensor], names: list[str]) -> Iterator[tuple[int, memoryview]]:
     """All bytes in order, in chunks, with how many there are up to the end of each."""
     done = 0
     for name in names:

@@ -28,6 +28,7 @@ def use(path: Path) -> None:
 
 @lru_cache(maxsize=1)
 def shipped() -> dict:
+    """The package's own table, as TOML gives it."""
     return read_toml(Path(__file__).parent / FILE)
 
 
@@ -67,7 +68,8 @@ def merged(path: Path, changed: int) -> dict:
     return {**shipped(), **numbers, "gpus": gpus}
 
 
-def is_size(value) -> bool:
+def is_size(value: object) -> bool:
+    """Whether a value of the user's own table is a number that is no less than nothing; TOML's true is none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
 
 

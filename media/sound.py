@@ -33,7 +33,7 @@ class PlainSound:
     `order` is that of channels which the frames do not name, such as "FC+FL+FR".
     """
 
-    def __init__(self, channels: int, rate: int, order: str = ""):
+    def __init__(self, channels: int, rate: int, order: str = "") -> None:
         if rate not in RATES:
             raise ValueError(f"its header claims {rate:,} samples a second")
         if channels not in CHANNELS:
@@ -44,10 +44,11 @@ class PlainSound:
 
     def all(self, frames: Iterable[av.AudioFrame]) -> Iterator[tuple[float | None, np.ndarray]]:
         """Samples, and the seconds at which they begin."""
-        form = graph = None
+        form: tuple | None = None
+        graph: av.filter.Graph | None = None
         for frame in frames:
             last, form = form, (frame.format.name, frame.layout.name, frame.sample_rate, frame.time_base)
-            if form != last:  # some recordings change it on the way
+            if graph is None or form != last:  # some recordings change it on the way
                 yield from self._plain(graph, None) if graph else ()
                 graph = self._graph(frame)
             yield from self._plain(graph, frame)
@@ -81,6 +82,7 @@ class PlainSound:
             yield done.time, self.finite(done.to_ndarray())
 
     def finite(self, samples: np.ndarray) -> np.ndarray:
+        """float32 between -1 and 1; what is no number becomes silence, and is counted."""
         finite = np.isfinite(samples)
         self.silenced += samples.size - int(finite.sum())
         return np.where(finite, samples, 0).clip(-1, 1).astype(np.float32)
@@ -134,7 +136,7 @@ def read_sound(source: str | io.BytesIO, begin: float, length: float, free_bytes
         return None, 0, str(err) if type(err) is ValueError else "it cannot be decoded"
 
 
-def _read(source, begin: float, length: float, free_bytes: int, cancelled: IsCancelled) -> Sound:
+def _read(source: str | io.BytesIO, begin: float, length: float, free_bytes: int, cancelled: IsCancelled) -> Sound:
     with opened(source, cancelled) as container:
         if not container.streams.audio:
             return None, 0, ""
@@ -142,7 +144,8 @@ def _read(source, begin: float, length: float, free_bytes: int, cancelled: IsCan
         if stream is None:
             raise ValueError("it is of a kind that cannot be decoded here")
         order = channel_order(stream.codec_context)
-        first = None if stream.start_time is None else float(stream.start_time * stream.time_base)
+        start, unit = stream.start_time, stream.time_base
+        first = None if start is None or unit is None else float(start * unit)
     frames = decoded(source, _sound_stream, None if first is None or begin <= first else begin, cancelled)
     head = next(frames, None)
     if head is None:
@@ -152,11 +155,12 @@ def _read(source, begin: float, length: float, free_bytes: int, cancelled: IsCan
     count = round(length * plain.rate)
     if 4 * count * plain.channels > free_bytes:
         raise ValueError(f"it needs {4 * count * plain.channels / 1e9:.1f} GB of memory")
-    wave, at, heard = np.zeros((plain.channels, count), np.float32), None, False
+    wave, heard = np.zeros((plain.channels, count), np.float32), False
+    at: int | None = None
     for time, samples in plain.all(itertools.chain([head], frames)):
-        due = at if time is None else round((time - begin) * plain.rate)
+        due = (at or 0) if time is None else round((time - begin) * plain.rate)
         if at is None or due > at + GAP * plain.rate:  # else samples follow each other
-            at = due or 0
+            at = due
         low, high = max(at, 0), min(at + samples.shape[1], count)
         if low < high:
             wave[:, low:high] = samples[:, low - at : high - at]

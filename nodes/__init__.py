@@ -10,6 +10,7 @@ from ..machine import gpus
 from ..services import folders, r2_watch
 from ..services.examples import place_example_inputs
 from .conditioning import SteadyDancerClipVision, SteadyDancerFitImage, SteadyDancerToVideo
+from .convert import SteadyDancerConvertModel
 from .driving_video import SteadyDancerDrivingVideo
 from .loaders import SteadyDancerCatalogLoader, SteadyDancerDownload, SteadyDancerLoader
 from .planner import SteadyDancerVRAMPlanner, SteadyDancerVRAMReport
@@ -28,6 +29,8 @@ from .turbo_sampling import (
 
 
 class SteadyDancerExtension(ComfyExtension):
+    """The package's nodes, and what ComfyUI runs once for them."""
+
     async def on_load(self) -> None:
         """What is done once a process. ComfyUI drops every node where this fails, so nothing here may."""
         for step, loss in (
@@ -43,11 +46,13 @@ class SteadyDancerExtension(ComfyExtension):
                 logging.warning("SteadyDancer: %s. %s", loss, reason(err))
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """All nodes, in the order of the menu."""
         return [
             SteadyDancerLoader,
             SteadyDancerTurboLoader,
             SteadyDancerCatalogLoader,
             SteadyDancerDownload,
+            SteadyDancerConvertModel,
             SteadyDancerVariantSelector,
             SteadyDancerVRAMPlanner,
             SteadyDancerVRAMReport,

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from comfy_api.latest import io, ui
 
@@ -27,7 +28,7 @@ def variants(kind: str) -> list[str]:
 
 class SteadyDancerLoader(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         options = ["auto", *variants("steadydancer"), *loading.own_files()]
         return io.Schema(
             node_id="SteadyDancerLoader",
@@ -62,13 +63,13 @@ class SteadyDancerLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, variant, step_distill, plan=""):
+    def fingerprint_inputs(cls, variant: str, step_distill: bool, plan: Any = "") -> list:
         if variant == "auto" and plan is None:  # linked, so auto is the plan's, whose own fingerprint counts
             return [variant, step_distill]
         return loading.fingerprint(variant, step_distill)
 
     @classmethod
-    def execute(cls, variant, step_distill, plan: Plan | None = None) -> io.NodeOutput:
+    def execute(cls, variant: str, step_distill: bool, plan: Plan | None = None) -> io.NodeOutput:
         more = (STEP_DISTILL,) if step_distill else ()
         loaded = loading.load("steadydancer", variant, plan, partial(one_model, step_distill=step_distill), more=more)
         return io.NodeOutput(loaded.models[0], loaded.clip, loaded.clip_vision, loaded.vae, loaded.variant)
@@ -76,7 +77,7 @@ class SteadyDancerLoader(io.ComfyNode):
 
 class SteadyDancerCatalogLoader(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerCatalogLoader",
             display_name="Load from Catalogue (auto-download)",
@@ -97,18 +98,18 @@ class SteadyDancerCatalogLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, variant, plan=None):
+    def fingerprint_inputs(cls, variant: str, plan: Any = None) -> list:
         return loading.fingerprint(variant)
 
     @classmethod
-    def execute(cls, variant, plan: Plan | None = None) -> io.NodeOutput:
+    def execute(cls, variant: str, plan: Plan | None = None) -> io.NodeOutput:
         loaded = loading.load("core", variant, plan, one_model)
         return io.NodeOutput(loaded.models[0], loaded.clip, loaded.clip_vision, loaded.vae)
 
 
 class SteadyDancerDownload(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerDownload",
             display_name="Download Models",
@@ -129,7 +130,7 @@ class SteadyDancerDownload(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, names):
+    def validate_inputs(cls, names: str | None) -> bool | str:
         if names is None:  # linked: known only when it runs
             return True
         try:
@@ -138,7 +139,7 @@ class SteadyDancerDownload(io.ComfyNode):
             return str(err)
 
     @classmethod
-    def fingerprint_inputs(cls, names):
+    def fingerprint_inputs(cls, names: str | None) -> list:
         """Runs again when one of the files was taken away."""
         try:
             find = loading.finder()
@@ -147,7 +148,7 @@ class SteadyDancerDownload(io.ComfyNode):
             return [str(err)]
 
     @classmethod
-    def execute(cls, names) -> io.NodeOutput:
+    def execute(cls, names: str) -> io.NodeOutput:
         files = named(names)
         paths = loading.fetch(*(file.id for file in files))
         sizes = [path.stat().st_size if path.is_file() else tree_size(path) for path in paths]
@@ -167,4 +168,5 @@ def default(family: str) -> str:
 
 
 def tree_size(folder: Path) -> int:
+    """Bytes of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

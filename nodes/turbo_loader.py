@@ -1,6 +1,7 @@
 """The loader of TurboDiffusion models."""
 
 from functools import partial
+from typing import Any
 
 from comfy_api.latest import io
 
@@ -13,7 +14,7 @@ from .loaders import CATEGORY, PLAN_INPUT, variants
 
 class SteadyDancerTurboLoader(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         known = variants("turbo")
         own = [name for name in loading.own_files() if name.lower().endswith(SUFFIXES)]
         return io.Schema(
@@ -64,11 +65,13 @@ class SteadyDancerTurboLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, model, precision, attention, topk, plan=None):
+    def fingerprint_inputs(cls, model: str, precision: str, attention: str, topk: float, plan: Any = None) -> list:
         return loading.fingerprint(model, precision, attention, topk)
 
     @classmethod
-    def execute(cls, model, precision, attention, topk, plan: Plan | None = None) -> io.NodeOutput:
+    def execute(
+        cls, model: str, precision: str, attention: str, topk: float, plan: Plan | None = None
+    ) -> io.NodeOutput:
         build = partial(turbo_models, precision=precision, attention=attention, topk=topk)
         loaded = loading.load("turbo", model, plan, build, ("diffusion", "diffusion", "text_encoder", "vae"))
         return io.NodeOutput(loaded.models[0], loaded.models[-1], loaded.clip, loaded.vae)

@@ -40,6 +40,7 @@ class Measurement:
 
     @property
     def ratio(self) -> float:
+        """How much more (above 1) or less the run took than was predicted."""
         return self.measured / max(1, self.predicted)
 
 
@@ -58,10 +59,11 @@ def sound(entry: object) -> bool:
 class Calibration:
     """The measurements in a file. Without a `setting`, ComfyUI's version and attention, those of all count."""
 
-    def __init__(self, path: Path, setting: str = ""):
+    def __init__(self, path: Path, setting: str = "") -> None:
         self.path, self.setting = path, setting
 
     def kind(self, architecture: str, card: Card) -> str:
+        """What measurements count for a model on a card; without a GPU ComfyUI computes in float32."""
         return f"{architecture}/{'fp32' if card.sm == 0 else 'bf16'}/{self.setting}"
 
     def corrections(self, architecture: str, card: Card) -> dict[str, float]:

@@ -25,7 +25,7 @@ def register() -> None:
 
 def pose_files() -> dict[str, str]:
     """File name → its path relative to one of the folders; the first of a name counts."""
-    found = {}
+    found: dict[str, str] = {}
     for path in folder_paths.get_filename_list(POSE):
         found.setdefault(Path(path).name, path)
     return found

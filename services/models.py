@@ -4,14 +4,13 @@ from functools import partial
 from pathlib import Path
 
 from comfy.model_patcher import ModelPatcher
-from comfy_execution.utils import get_executing_context
 
 from ..catalog.names import STEP_DISTILL
 from ..loaders import build
 from ..loaders.turbo import load_turbo, prepared
 from ..turbo.sla import with_sla
 from .loading import fetch
-from .progress import NodeProgress, cancelled, interruptible, say
+from .progress import NodeProgress, cancelled, executing, interruptible, say
 
 
 def one_model(paths: list[Path], step_distill: bool = False) -> list[ModelPatcher]:
@@ -22,7 +21,7 @@ def one_model(paths: list[Path], step_distill: bool = False) -> list[ModelPatche
 
 def turbo_models(paths: list[Path], precision: str, attention: str, topk: float) -> list[ModelPatcher]:
     """A MODEL for each file, converted once if it is a pickle, with the sparse attention that it was trained with."""
-    node_id = get_executing_context().node_id
+    node_id = executing().node_id
     with interruptible():
         tell = partial(say, node_id)
         paths = [prepared(path, NodeProgress(node_id, "B"), cancelled, tell) for path in paths]

@@ -23,7 +23,7 @@ class NoRoom(DownloadError):
 class Changed(DownloadError):
     """The server has another version than the one that was begun: it must be fetched anew."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str) -> None:
         super().__init__(f"{name} was changed by its publisher during the download. Try again.")
 
 

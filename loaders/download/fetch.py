@@ -104,6 +104,7 @@ def from_source(
                 if attempt == CHANGES:
                     raise
                 say(f"{file.name or file.id} has just been changed by its publisher: it is fetched anew.")
+        raise AssertionError("the last attempt returns or raises")
     except (DownloadError, Cancelled):
         raise
     except OSError as err:
@@ -136,7 +137,7 @@ def ensure_all(
         return failed.is_set() or cancelled() or program_ends()
 
     def one(file: ModelFile) -> Path:
-        def count(done: int, total: int):
+        def count(done: int, total: int) -> None:
             with reporting:
                 counts[file.id] = (done, total)
                 progress(sum(done for done, _ in counts.values()), sum(total for _, total in counts.values()))
@@ -157,6 +158,14 @@ def ensure_all(
     if errors:
         raise min(errors, key=lambda error: isinstance(error, Cancelled))  # the cause, not its effect
     return [future.result() for future in futures]
+
+
+def published_file(file: ModelFile, where: Places) -> ModelFile:
+    """What must be here for a file to be had: itself, or the file that it is made of where it is not here whole."""
+    path = where.find(file)
+    if not file.made_from or (path and not model_file.damage(path, file.format)):
+        return file
+    return catalogue().files[file.made_from]
 
 
 def enough_room(files: list[ModelFile], where: Places, cancelled: IsCancelled) -> list[ModelFile]:
@@ -182,6 +191,8 @@ def enough_room(files: list[ModelFile], where: Places, cancelled: IsCancelled) -
 
 def published(file: ModelFile, retries: RetryPolicy, cancelled: IsCancelled) -> int:
     """Bytes of a file as its publisher states them; 0 where it cannot be asked: the download will say why."""
+    if file.made_from:
+        return file.size
     try:
         remotes = hub.resolve(file, file.sources[0], retries, cancelled)
     except Cancelled:

@@ -9,6 +9,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urljoin, urlsplit
 
 from ...base import environment
@@ -20,6 +21,9 @@ from .hub_token import Token, civitai_token, hub_token
 from .places import RECORD
 from .transfer import Remote
 from .transfer_request import host, origin, send, told, validator, web_page
+
+if TYPE_CHECKING:  # a laptop without it can still list and plan
+    import requests
 
 HUB = "https://huggingface.co"
 CIVITAI = "https://civitai.com"
@@ -106,7 +110,7 @@ def answer(
     """
     import requests
 
-    def ask(value: str):
+    def ask(value: str) -> "requests.Response":
         return send(session, method, url, name, value, headers, retries.timeout)
 
     with requests.Session() as session, contextlib.ExitStack() as open_ones:
@@ -124,6 +128,7 @@ def answer(
 
 
 def hub_file(file: ModelFile, source: Source, retries: RetryPolicy) -> list[Remote]:
+    """A file of a repository, by its path: what a HEAD request says of it, pinned to the commit that answered."""
     name = source.path.rsplit("/", 1)[-1]
     url = hub_url(source, source.path)
     with answer(url, name, hub_token(), retries, "HEAD") as (response, token):
@@ -143,6 +148,7 @@ def hub_file(file: ModelFile, source: Source, retries: RetryPolicy) -> list[Remo
 
 
 def hub_match(file: ModelFile, source: Source, retries: RetryPolicy) -> list[Remote]:
+    """The first file of the repository's listing that one of the source's patterns matches, in their order."""
     entries, token = listing(file, source, retries)
     for pattern in source.patterns:
         matching = sorted(
@@ -154,6 +160,7 @@ def hub_match(file: ModelFile, source: Source, retries: RetryPolicy) -> list[Rem
 
 
 def hub_all(file: ModelFile, source: Source, retries: RetryPolicy) -> list[Remote]:
+    """All files of a repository, but for its settings and for records of checks."""
     entries, token = listing(file, source, retries)
     # a record says what this machine has checked: nobody else can publish it
     files = [entry for entry in entries if RECORD not in entry["path"].lower().split("/")]
@@ -171,6 +178,7 @@ def hub_entry(source: Source, entry: dict, token: Token, name: str) -> Remote:
 
 
 def hub_url(source: Source, path: str, revision: str = "") -> str:
+    """Where the Hub gives out a file of a repository; `revision` is a branch or commit, the source's own if empty."""
     return f"{checked_endpoint()}/{source.where}/resolve/{quote(revision or source.revision, safe='')}/{quote(path)}"
 
 
@@ -193,10 +201,11 @@ def listing(file: ModelFile, source: Source, retries: RetryPolicy) -> tuple[list
 
 
 def is_file(entry: object) -> bool:
+    """Whether an entry of the Hub's listing is a file as it describes files."""
     return isinstance(entry, dict) and entry.get("type") == "file" and isinstance(entry.get("path"), str)
 
 
-def check_hub(response, file: ModelFile, source: Source, token: Token) -> None:
+def check_hub(response: "requests.Response", file: ModelFile, source: Source, token: Token) -> None:
     """Turns the Hub's refusals into sentences."""
     name, repository, code = file.name or file.id, source.where, response.headers.get("X-Error-Code")
     if code == "GatedRepo":
@@ -222,7 +231,7 @@ def check_hub(response, file: ModelFile, source: Source, token: Token) -> None:
         raise DownloadError(refusal(response.status_code, response.url, name))
 
 
-def json_of(response, name: str, kind: type):
+def json_of(response: "requests.Response", name: str, kind: type) -> Any:
     """The JSON of an answer, of a bounded length. Raises DownloadError where it is none or another `kind` of it."""
     body = bytearray()
     with told(response.url, name):
@@ -261,6 +270,7 @@ def described_size(size: object) -> int | None:
 
 
 def sha256_or_none(text: object) -> str:
+    """A published SHA-256 in small letters, empty where the text is none."""
     return text.lower() if isinstance(text, str) and re.fullmatch("[0-9a-fA-F]{64}", text) else ""
 
 
@@ -273,6 +283,7 @@ def not_there(source: Source, wanted: str, offered: list[str]) -> str:
 
 
 def plain_url(file: ModelFile, source: Source, retries: RetryPolicy) -> list[Remote]:
+    """A file by its address, as its server describes it."""
     return [probe(Remote(source.where, file.name), Token(), retries)]
 
 
@@ -294,6 +305,7 @@ def probe(remote: Remote, token: Token, retries: RetryPolicy) -> Remote:
 
 
 def civitai_version(file: ModelFile, source: Source, retries: RetryPolicy) -> list[Remote]:
+    """The main file of a Civitai version, with the SHA-256 that Civitai publishes."""
     url = f"{CIVITAI}/api/v1/model-versions/{source.where}"
     with answer(url, file.name, civitai_token(), retries) as (response, token):
         if response.status_code != 200:

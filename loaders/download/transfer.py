@@ -11,7 +11,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...base.cancel import IsCancelled, stop_if
 from ...base.regular import regular
@@ -19,6 +21,9 @@ from ...base.retry import RetryPolicy, TransientError
 from . import room
 from .errors import Changed, DownloadError, NoRoom, bad_token, come_back, disk_fault, in_a_row, printable, refusal
 from .transfer_request import host, send, told, validator
+
+if TYPE_CHECKING:  # a laptop without it can still list and plan
+    import requests
 
 Progress = Callable[[int, int], None]
 
@@ -56,14 +61,14 @@ class Transfer:
 
     def __init__(
         self, remote: Remote, part: Path, retries: RetryPolicy, connections: int = CONNECTIONS, limit: int | None = None
-    ):
+    ) -> None:
         """`limit`: bytes that are too many to be the file, where its server does not say how many there are."""
         self.remote, self.part, self.retries = remote, part, retries
         self.limit = limit if remote.size is None else remote.size
         self.notes = part.with_name(part.name + ".json")
         self.whole = not remote.ranges or not remote.size
         self.chunk = (remote.size or 1) if self.whole else CHUNK
-        self.filled = [0] * (1 if self.whole else -(-remote.size // self.chunk))
+        self.filled = [0] * (1 if self.whole else -(-(remote.size or 0) // self.chunk))
         self.connections = 1 if self.whole else connections
         self.stop = threading.Event()
         self.grown = threading.Condition()
@@ -77,6 +82,7 @@ class Transfer:
 
     @property
     def done(self) -> int:
+        """Bytes that are there."""
         return sum(self.filled)
 
     def resume(self) -> int:
@@ -94,6 +100,7 @@ class Transfer:
 
     @property
     def version(self) -> str:
+        """What the pieces in `part` are pieces of: another size, hash or ETag makes them worthless."""
         return f"{self.remote.size} {self.remote.sha256 or self.remote.etag or self.remote.url.split('?')[0]}"
 
     def note(self) -> None:
@@ -165,6 +172,7 @@ class Transfer:
             )
 
     def length(self, index: int) -> int:
+        """Bytes of a chunk; the last one is shorter."""
         return min(self.chunk, (self.remote.size or 0) - index * self.chunk)
 
     def fetch(self, work: collections.deque) -> None:
@@ -182,7 +190,7 @@ class Transfer:
                 except BaseException as err:  # a thread has nobody to raise to: run() raises it
                     self.error = self.error or err
 
-    def fetch_chunk(self, session, index: int) -> None:
+    def fetch_chunk(self, session: "requests.Session", index: int) -> None:
         """Repeats one chunk's request until the chunk is full; every new byte renews the attempts."""
 
         def gave_up(err: TransientError, failures: int, delay: float) -> DownloadError:
@@ -204,7 +212,7 @@ class Transfer:
             lambda: self.request_chunk(session, index), gave_up, wait, lambda: 0 if self.whole else self.filled[index]
         )
 
-    def request_chunk(self, session, index: int) -> None:
+    def request_chunk(self, session: "requests.Session", index: int) -> None:
         """Asks once for what a chunk lacks. Raises TransientError where it lacks something afterwards."""
         if self.stop.wait(max(0.0, self.resume_at - time.monotonic())):
             return
@@ -215,7 +223,7 @@ class Transfer:
         if not (self.stop.is_set() or self.whole or self.filled[index] == self.length(index)):
             raise TransientError("the connection was lost")
 
-    def ask(self, session, index: int):
+    def ask(self, session: "requests.Session", index: int) -> "requests.Response":
         """The response to a request for what is missing of a chunk, its body not yet read."""
         direct, headers = self.direct, {}
         url = direct or self.remote.url
@@ -241,9 +249,10 @@ class Transfer:
         return response
 
     def bad_token(self, url: str) -> str:
+        """What to tell the user where a server refuses the token."""
         return bad_token(self.remote.token_origin, host(url), self.remote.name)
 
-    def receive(self, response, index: int) -> None:
+    def receive(self, response: "requests.Response", index: int) -> None:
         """Writes a response's body to the chunk's place in the file."""
         self.check(response, index)
         if response.status_code == 200:  # the whole file, from its start
@@ -262,7 +271,7 @@ class Transfer:
                 self.whole_done = True
                 self.grown.notify_all()
 
-    def check(self, response, index: int) -> None:
+    def check(self, response: "requests.Response", index: int) -> None:
         """Raises where a response is not of the bytes that were asked for, or of another version of the file."""
         name, status = self.remote.name, response.status_code
         if status in (401, 403) and self.token != self.remote.token and not response.history:
@@ -282,7 +291,7 @@ class Transfer:
             self.served = self.served or version
         if version and version != self.served:
             raise Changed(name)
-        if status == 200 and not self.whole and self.remote.size > self.length(index):
+        if status == 200 and not self.whole and (self.remote.size or 0) > self.length(index):
             raise DownloadError(
                 f"{name} cannot be fetched: its server stopped sending parts of files. Try again later."
             )
@@ -301,7 +310,7 @@ class Transfer:
                 "A proxy on the way may be the cause. Try again later, or place the file by hand."
             )
 
-    def receive_body(self, response, index: int, file, left: int | None) -> None:
+    def receive_body(self, response: "requests.Response", index: int, file: FileIO, left: int | None) -> None:
         """Reads small and writes big: both cost the least then, and a slow line still shows progress at every tick."""
         read = getattr(response.raw, "read1", response.raw.read)  # read1 does not wait until it has all
         buffer, held, written = memoryview(bytearray(BLOCK)), 0, time.monotonic()
@@ -320,7 +329,7 @@ class Transfer:
             if not self.stop.is_set():
                 self.keep(file, index, buffer[:held])
 
-    def keep(self, file, index: int, block: memoryview) -> None:
+    def keep(self, file: FileIO, index: int, block: memoryview) -> None:
         """Writes bytes that follow those that a chunk already has."""
         write(file, block)
         with self.grown:
@@ -381,7 +390,7 @@ def notes_of(part: Path) -> dict:
     return {}
 
 
-def write(file, block: memoryview) -> None:
+def write(file: FileIO, block: memoryview) -> None:
     """Writes all of `block` to an unbuffered file."""
     try:
         while block:

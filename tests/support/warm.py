@@ -138,7 +138,7 @@ def become(order: dict) -> None:
     if first == "-c":
         sys.argv, sys.path[0] = ["-c", *rest[1:]], ""
         main = sys.modules["__main__"] = types.ModuleType("__main__")
-        exec(compile(rest[0], "<string>", "exec"), main.__dict__)
+        exec(compile(rest[0], "<string>", "exec"), main.__dict__)  # noqa: S102 (what the tests ask for)
     else:
         sys.argv, sys.path[0] = [first, *rest], str(Path(first).parent)
         runpy.run_path(first, run_name="__main__")
