@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ...base.cancel import IsCancelled, stop_if
+from ...base.regular import regular
 from ...catalog.catalog import ModelFile
 from ...formats import model_file
 from .listing import Names, names_below
@@ -88,7 +89,7 @@ def sound_entries(folder: Path) -> dict[str, dict]:
     """
     known = None
     with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):  # not there, or damaged
-        with open(folder / RECORD, encoding="utf-8") as file:
+        with open(folder / RECORD, encoding="utf-8", opener=regular) as file:
             known = json.loads(file.read(LONGEST_RECORD))
     return {name: entry for name, entry in known.items() if sound(name, entry)} if isinstance(known, dict) else {}
 

@@ -242,6 +242,8 @@ def test_the_command_wants_one_card_or_all_and_only_known_ones(capsys):
         (["--gpu", "RTX 9090"], "'RTX 9090' is no card of the table. Choose one of"),
         (["--gpu", "RTX 4090", "--sm", "89"], "--sm says more about --vram"),
         (["--vram", "0.5"], "too small"),
+        (["--vram", "nan"], "No card has nan GB"),
+        (["--vram", "inf"], "No card has inf GB"),
     ):
         assert cli.main(["select", *arguments]) == 1
         assert what in capsys.readouterr().err
