@@ -87,9 +87,11 @@ def file(args) -> None:
     )
     watched, ready, peak = psutil.Process(child.pid), child.stdout.readline() and time.perf_counter(), 0
     before = watched.memory_info().rss
+    begun = busy = sum(watched.cpu_times()[:2])
     while child.poll() is None:
         try:
             peak = max(peak, watched.memory_info().rss)
+            busy = sum(watched.cpu_times()[:2]) - begun
         except psutil.NoSuchProcess:
             break
         time.sleep(0.01)
@@ -99,7 +101,12 @@ def file(args) -> None:
         f"memory: {peak / 1e6:.0f} MB at most, {before / 1e6:.0f} MB of them Python and PyTorch before the first tensor"
     )
     whole = source.stat().st_size + (BLOCKS - args.blocks) * block
-    print(f"the whole model, {whole / 1e9:.1f} GB: about {seconds * whole / source.stat().st_size / 60:.0f} minutes")
+    share = whole / source.stat().st_size / 60
+    print(f"processors: {busy:.0f} s")
+    print(
+        f"the whole model, {whole / 1e9:.1f} GB: about {seconds * share:.0f} minutes so, "
+        f"{busy * share / torch.get_num_threads():.0f} on {torch.get_num_threads()} cores that do nothing else"
+    )
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()

@@ -39,9 +39,7 @@ def run(args: argparse.Namespace) -> int:
     report = convert(source, target, args.to, TerminalLine(target.name), lambda: False)
     print(f"{report.bytes:>16,}  {report.path}" + ("" if report.new else " was here already, made from the same file"))
     if report.new:
-        print(
-            f"{report.changed} tensors are {args.to}; the farthest from its original by {report.worst:.2%}: {report.worst_name}"
-        )
+        print(f"{report.changed} tensors were changed, the most by {report.worst:.2%}: {report.worst_name}")
     return 0
 
 

@@ -98,7 +98,7 @@ def catalogue_files(node: dict) -> list[ModelFile]:
     if node["class_type"] == "SteadyDancerDownload":
         return files_of(split(inputs["names"]), automatic)
     if node["class_type"] == "SteadyDancerConvertModel":
-        return files_of([inputs["source"]], automatic)
+        return [file for file in files_of([inputs["source"]], automatic) if file.role == "diffusion"]
     if node["class_type"] == "SteadyDancerPoseEstimator":
         return files_of(["dwpose/onnx"], automatic)
     if node["class_type"] not in LOADERS:
