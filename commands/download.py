@@ -1,4 +1,4 @@
-"""Fetches model files: profiles, variants or single files, checked and resumable."""
+"""Fetches model files, checked and resumable: profiles, variants, single files, or what a workflow names."""
 
 import argparse
 import signal
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from ..base import environment
 from ..base.cancel import Cancelled
-from ..base.progress import TerminalLine
+from ..base.progress import TerminalLine, duration
 from ..catalog.catalog import ModelFile
 from ..catalog.names import files_of, profiles_from_environment
-from ..loaders.download import hub
-from ..loaders.download.errors import DownloadError
+from ..loaders.download import hub, workflow
+from ..loaders.download.errors import DownloadError, printable
 from ..loaders.download.fetch import ensure_all
 from ..loaders.download.places import Places, broken
 from ..loaders.download.transfer import Patience
@@ -23,10 +23,15 @@ from ..planning.choose import choose
 from ..planning.solve import Host
 from .machine import add_card, add_folders, card_of, finder, host_of, models, this_host, user_of
 
+RATES = {"100 Mbit/s": 1e8, "1 Gbit/s": 1e9, "10 Gbit/s": 1e10}  # of a line, bits a second
+
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser("download", help="fetch model files", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="profile|variant|file", help="`cli.py list` shows them")
+    what = "`cli.py list` shows them; a workflow or API prompt by its file: its models"
+    parser.add_argument("names", nargs="*", metavar="profile|variant|file|FLOW.json", help=what)
+    template = "the models of a template of ComfyUI's or of this package (several times: of several)"
+    parser.add_argument("--template", action="append", default=[], metavar="NAME", help=template)
     parser.add_argument("--from-env", action="store_true", help="also what the ENABLE_… variables ask for")
     parser.add_argument("--dry-run", action="store_true", help="say what would be fetched (also DRY_RUN=true)")
     parser.add_argument("--jobs", type=int, default=1, help="files fetched at a time; each uses 8 connections")
@@ -37,7 +42,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run(args) -> int:
     names = args.names + (profiles_from_environment() if args.from_env else [])
-    if not names:
+    if not names and not args.template:
         if args.from_env:
             print("No ENABLE_… variable is true: nothing to fetch.")
             return 0
@@ -46,11 +51,19 @@ def run(args) -> int:
         raise ValueError("--jobs must be at least 1.")
     gpus.use(user_of(args))
     where = models(args)
-    files = files_of(names, cache(partial(chosen_variant, args, where)))
+    auto = cache(partial(chosen_variant, args, where))
+    flows = [Path(name) for name in names if name.endswith(".json")] + list(map(workflow.template, args.template))
+    found = [workflow.named(workflow.read(path), auto) for path in flows]
+    chosen = files_of([name for name in names if not name.endswith(".json")], auto)
+    files = list({file.id: file for file in (*chosen, *(file for flow in found for file in flow.files))}.values())
+    if not files and not any(flow.left or flow.off for flow in found):
+        print("Its nodes name no model files: nothing to fetch.")
+        return 0
     patience = Patience(timeout=environment.number("DOWNLOAD_TIMEOUT", Patience.timeout))
     missing = show(files, where, patience)
+    left = show_rest(found, where)
     if args.dry_run or environment.flag("DRY_RUN") or not missing:
-        return 0
+        return 1 if left else 0
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
@@ -59,8 +72,18 @@ def run(args) -> int:
     except Cancelled:
         print("\nStopped. What was fetched is kept for the next time.", file=sys.stderr)
         return 130
-    print(f"\nAll {len(files)} files are in {where.models_dir}.")
-    return 0
+    print(f"\nAll {len(files)} files are in {where.models_dir}." + (f" {left} more cannot be fetched." if left else ""))
+    return 1 if left else 0
+
+
+def show_rest(found: list[workflow.Named], where: Places) -> int:
+    """Prints what workflows name and nobody fetches. Returns how many names the user must see to."""
+    for name in dict.fromkeys(name for flow in found for name in flow.off):
+        print(f"not needed: {name}: only muted or bypassed nodes name it")
+    left = {entry.name: entry for flow in found for entry in workflow.still_left(flow.left, where)}
+    for entry in left.values():
+        print(f"not fetched: {printable(entry.name)} {entry.why}.", file=sys.stderr)
+    return len(left)
 
 
 def chosen_variant(args, where: Places, family: str) -> str:
@@ -99,15 +122,24 @@ def show(files: list[ModelFile], where: Places, patience: Patience) -> int:
         why = f": {path}: it {wrong}" if wrong else ""
         source = "" if state == "present" else f", from {file.sources[0].where}"
         print(f"{file.folder + '/' + name:<58} {said(size, sure):>16}  {state}{why}{source}")
-    total = {state: said(sum(n for n, _ in found), all(sure for _, sure in found)) for state, found in sizes.items()}
+    total = {state: in_all(found) for state, found in sizes.items()}
     missing, again = len(sizes["missing"]), len(sizes["broken"])
     more = f"; {again} broken, {total['broken']} bytes to fetch again" if again else ""
     print(f"{missing} of {len(files)} files to fetch, {total['missing']} bytes, into {where.models_dir}{more}")
+    count = sum(size for state in ("missing", "broken") for size, _ in sizes[state])
+    if count:
+        times = (f"{duration(max(1, count * 8 / bits))} at {name}" for name, bits in RATES.items())
+        print(f"about {', '.join(times)}")
     return missing + again
 
 
 def said(size: int, sure: bool) -> str:
-    return f"{size:,}" if sure else f"about {size:,}"
+    return f"{size:,}" if sure else f"about {size:,}" if size else "unknown"
+
+
+def in_all(sizes: list[tuple[int, bool]]) -> str:
+    known = said(sum(size for size, _ in sizes), all(sure for _, sure in sizes))
+    return f"more than {known.removeprefix('about ')}" if known != "unknown" and (0, False) in sizes else known
 
 
 def bytes_of(path: Path) -> int:

@@ -9,7 +9,7 @@ import folder_paths
 from comfy.model_patcher import ModelPatcher
 from comfy_execution.utils import get_executing_context
 
-from ..catalog.catalog import Variant, catalogue
+from ..catalog.catalog import ModelFile, Variant, catalogue
 from ..formats.model_file import damage
 from ..loaders import build, lazy, placement
 from ..loaders.download.fetch import enough_room, ensure_all
@@ -134,8 +134,12 @@ def accepted(plan: Plan, chosen: str) -> PlannedRun:
 
 def fetch(*ids: str) -> list[Path]:
     """The paths of catalogue files, fetched with progress and Cancel on the node that is being executed."""
+    return fetch_files([catalogue().files[id] for id in ids])
+
+
+def fetch_files(files: list[ModelFile]) -> list[Path]:
+    """The same for files that are not in the catalogue too."""
     node_id = get_executing_context().node_id
-    files = [catalogue().files[id] for id in ids]
     with interruptible():
         progress = NodeProgress(node_id, "B")
         return ensure_all(files, build.ComfyPlaces(), progress, cancelled, say=partial(say, node_id))

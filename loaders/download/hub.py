@@ -221,7 +221,8 @@ def check_hub(response, file: ModelFile, source: Source, token: Token) -> None:
         )
     if code == "RevisionNotFound":
         raise DownloadError(
-            f"{name} cannot be fetched: {repository} has no version {source.revision}. Update SteadyDancer."
+            f"{name} cannot be fetched: {repository} has no version {source.revision}. "
+            "Update SteadyDancer or the workflow that names it."
         )
     if not response.ok:
         raise DownloadError(refusal(response.status_code, response.url, name))
@@ -274,7 +275,7 @@ def not_there(source: Source, wanted: str, offered: list[str]) -> str:
     weights = [name for name in offered if name.endswith((".safetensors", ".gguf", ".pth", ".onnx", ".pt"))]
     near = difflib.get_close_matches(wanted, weights, n=5, cutoff=0.3) or weights[:5]
     offer = f"It offers {', '.join(map(printable, near))}." if near else "It has no weights at all."
-    return f"{source.where} has no file {wanted}. {offer} Choose one of these variants, or update SteadyDancer."
+    return f"{source.where} has no file {wanted}. {offer} Choose one of these, or update SteadyDancer or the workflow."
 
 
 def plain_url(file: ModelFile, source: Source, patience: Patience) -> list[Remote]:

@@ -24,7 +24,7 @@ import pytest
 import support
 from steadydancer.base.cancel import Cancelled
 from steadydancer.catalog.catalog import ModelFile, Source
-from steadydancer.loaders.download import transfer
+from steadydancer.loaders.download import transfer, workflow
 from steadydancer.loaders.download.errors import DownloadError, NoRoom
 from steadydancer.loaders.download.fetch import ensure, ensure_all
 from steadydancer.loaders.download.places import RECORD, Places, file_hash, record
@@ -140,8 +140,17 @@ OUTCOMES = {
 }
 
 
+def named_by_a_workflow(hub) -> ModelFile:
+    """The same file, of which a graph gives name, folder and address, and nobody size or hash."""
+    entry = {"name": TOY, "directory": "vae", "url": f"{hub.endpoint}/owner/toy/resolve/main/sub/{TOY}"}
+    (file,) = workflow.named({"nodes": [{"type": "X", "properties": {"models": [entry]}}]}, str).files
+    return file
+
+
+@pytest.mark.parametrize("by_workflow", [False, True], ids=["catalogue", "workflow"])
 @pytest.mark.parametrize(("fault", "sentence", "left"), OUTCOMES.values(), ids=OUTCOMES)
-def test_faults(hub, models, fault, sentence, left):
+def test_faults(hub, models, fault, sentence, left, by_workflow):
+    file = named_by_a_workflow(hub) if by_workflow else model_file()
     hub.faults["toy.safetensors"] = replace(fault)
     seen_early = []
 
@@ -150,11 +159,11 @@ def test_faults(hub, models, fault, sentence, left):
             seen_early.append(done)
 
     if sentence is None:
-        path = ensure(model_file(), models, progress, patience=HASTY)
+        path = ensure(file, models, progress, patience=HASTY)
         assert path.read_bytes() == DATA
     else:
         with pytest.raises(DownloadError, match=sentence) as caught:
-            ensure(model_file(), models, progress, patience=HASTY)
+            ensure(file, models, progress, patience=HASTY)
         assert visible(models) == []
         assert "Signature" not in "".join(traceback.format_exception(caught.value))
     assert seen_early == []
@@ -1101,7 +1110,7 @@ CHILD = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import support
-from steadydancer.loaders.download import transfer
+from steadydancer.loaders.download import transfer, workflow
 from steadydancer.loaders.download.fetch import ensure
 transfer.PIECE = 1 << 20
 support_test = sys.argv[2]
