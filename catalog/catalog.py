@@ -38,7 +38,7 @@ class ModelFile:
     `name` is relative to the models folder `folder`, and empty where only the repository's listing can tell it.
     `bytes` and `sha256` (a prefix is allowed) are set where the publisher states them; `gb` is for planning only.
     `confirmed` says where the published name was seen; `listing` means nowhere, so that the listing is asked first.
-    `format` is the container: safetensors, gguf, onnx, pickle, folder. Of a diffusion model, `precision` is how most of its
+    `format` is the container: safetensors, gguf, onnx, pickle, text, folder. Of a diffusion model, `precision` is how most of its
     weights are stored (fp32, bf16, fp16, fp8, int8 or a GGUF type) and `architecture` which network they belong to.
     """
 
@@ -124,7 +124,8 @@ class Family:
 class Profile:
     """A named set: `items` are variant and file ids, `{NAME}` in them is a variable whose default is in `choices`.
 
-    `--from-env` takes the profile when every variable of `env` is true.
+    `words`: what else a variable may say, in small letters, and what it means. `--from-env` takes the profile when every
+    variable of `env` is true. `graph` is the template of ComfyUI whose files these are, empty where there is none.
     """
 
     name: str
@@ -132,6 +133,8 @@ class Profile:
     items: tuple[str, ...]
     env: tuple[str, ...]
     choices: dict[str, str]
+    words: dict[str, str]
+    graph: str
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,8 @@ def read(families: Path, profiles: Path) -> Catalogue:
         read_family(read_toml(path), book)
     for name, entry in read_toml(profiles)["profiles"].items():
         lists = (tuple(entry["items"]), tuple(entry.get("env", ())))
-        book.profiles[name] = Profile(name, entry["title"], *lists, entry.get("choices", {}))
+        tables = (entry.get("choices", {}), entry.get("words", {}))
+        book.profiles[name] = Profile(name, entry["title"], *lists, *tables, entry.get("graph", ""))
     return book
 
 

@@ -11,7 +11,7 @@ from ..base import environment
 from ..base.cancel import Cancelled
 from ..base.progress import TerminalLine, duration
 from ..catalog.catalog import ModelFile
-from ..catalog.names import files_of, profiles_from_environment
+from ..catalog.names import files_of, profiles_from_environment, unanswered
 from ..loaders.download import hub, workflow
 from ..loaders.download.errors import DownloadError, printable
 from ..loaders.download.fetch import ensure_all
@@ -42,9 +42,11 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run(args) -> int:
     names = args.names + (profiles_from_environment() if args.from_env else [])
+    for name, what in (unanswered() if args.from_env else {}).items():
+        print(f"{name} is true, but {what}.", file=sys.stderr)
     if not names and not args.template:
         if args.from_env:
-            print("No ENABLE_… variable is true: nothing to fetch.")
+            print("No ENABLE_… variable of a profile is true: nothing to fetch.")
             return 0
         raise ValueError("Nothing was named. Give a profile such as steadydancer; `cli.py list` shows them.")
     if args.jobs < 1:
@@ -55,7 +57,8 @@ def run(args) -> int:
     flows = [Path(name) for name in names if name.endswith(".json")] + list(map(workflow.template, args.template))
     found = [workflow.named(workflow.read(path), auto) for path in flows]
     chosen = files_of([name for name in names if not name.endswith(".json")], auto)
-    files = list({file.id: file for file in (*chosen, *(file for flow in found for file in flow.files))}.values())
+    named = (*(file for flow in found for file in flow.files), *chosen)  # the catalogue's own come last and win
+    files = list({workflow.place(file): file for file in named}.values())
     if not files and not any(flow.left or flow.off for flow in found):
         print("Its nodes name no model files: nothing to fetch.")
         return 0

@@ -174,7 +174,7 @@ class SteadyDancerDownload(io.ComfyNode):
         needed = flow.Named()
         if workflow.strip():
             needed = flow.named(cls.graph(workflow.strip()), automatic)
-        files = list({file.id: file for file in (*named(names), *needed.files)}.values())
+        files = list({flow.place(file): file for file in (*needed.files, *named(names))}.values())
         paths = loading.fetch_files(files)
         sizes = [path.stat().st_size if path.is_file() else tree_size(path) for path in paths]
         lines = [f"{size / 1e9:6.2f} GB  {path}" for path, size in zip(paths, sizes)]

@@ -85,7 +85,7 @@ def named(graph: dict, automatic: Callable[[str], str]) -> Named:
     """
     on, off = nodes_of(graph)
     entries = [entry for block in blocks_of(graph, on) for entry in addresses(block)]
-    found: dict[str, ModelFile] = {}
+    found: dict[str, ModelFile] = {}  # by where it goes, so that the catalogue's and the graph's are one
     left: dict[str, Left] = {}
     for folder, name, url in entries:
         try:
@@ -93,17 +93,18 @@ def named(graph: dict, automatic: Callable[[str], str]) -> Named:
         except ValueError as err:
             left.setdefault(name, Left(name, folder if is_folder(folder) else "", str(err)))
             continue
-        if file.id in found and found[file.id].sources != file.sources:
-            file = replace(file, sources=tuple(dict.fromkeys((*found[file.id].sources, *file.sources))))
-        found[file.id] = file
+        known = found.get(place(file))
+        if known and known.sources != file.sources:
+            file = replace(known, sources=tuple(dict.fromkeys((*known.sources, *file.sources))))
+        found[place(file)] = file
     for file in files_of([item for node in on for item in our_items(node)], automatic):
-        found[file.id] = file
+        found[place(file)] = file
     with_address = {bare(name) for _, name, _ in entries}
     for name in held_names(on):
         if name not in with_address:
             file = by_name(name)
             if file:
-                found[file.id] = file
+                found[place(file)] = file
             else:
                 left[name] = Left(
                     name, "", "is named by a node, and neither the workflow nor the catalogue knows where it is"
@@ -115,6 +116,11 @@ def named(graph: dict, automatic: Callable[[str], str]) -> Named:
         [entry for name, entry in left.items() if name not in served],
         sorted(map(printable, asleep - with_address - served - set(held_names(on)))),
     )
+
+
+def place(file: ModelFile) -> str:
+    """What a file is on the disk: two of one place are one."""
+    return f"{file.folder}/{file.name or file.id}"
 
 
 def still_left(left: list[Left], where: Places) -> list[Left]:
