@@ -13,7 +13,7 @@ from ..base.progress import TerminalLine, duration
 from ..catalog.catalog import ModelFile
 from ..catalog.names import files_of, profiles_from_environment, unanswered
 from ..loaders.download import hub, workflow
-from ..loaders.download.errors import DownloadError, printable
+from ..loaders.download.errors import DownloadError, NotThere, printable
 from ..loaders.download.fetch import ensure_all
 from ..loaders.download.places import Places, broken
 from ..loaders.download.transfer import Patience
@@ -34,6 +34,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--template", action="append", default=[], metavar="NAME", help=template)
     parser.add_argument("--from-env", action="store_true", help="also what the ENABLE_… variables ask for")
     parser.add_argument("--dry-run", action="store_true", help="say what would be fetched (also DRY_RUN=true)")
+    other = "take this variant in place of a GGUF file that its publisher does not have"
+    parser.add_argument("--or", dest="other", metavar="fp8", help=other)
     parser.add_argument("--jobs", type=int, default=1, help="files fetched at a time; each uses 8 connections")
     add_card(parser, required=False, all_gpus=False)
     add_folders(parser)
@@ -59,6 +61,8 @@ def run(args) -> int:
     chosen = files_of([name for name in names if not name.endswith(".json")], auto)
     named = (*(file for flow in found for file in flow.files), *chosen)  # the catalogue's own come last and win
     files = list({workflow.place(file): file for file in named}.values())
+    if args.other:
+        files = with_other(files, args.other, where)
     if not files and not any(flow.left or flow.off for flow in found):
         print("Its nodes name no model files: nothing to fetch.")
         return 0
@@ -77,6 +81,23 @@ def run(args) -> int:
         return 130
     print(f"\nAll {len(files)} files are in {where.models_dir}." + (f" {left} more cannot be fetched." if left else ""))
     return 1 if left else 0
+
+
+def with_other(files: list[ModelFile], other: str, where: Places) -> list[ModelFile]:
+    """The files, each GGUF file that is neither here nor published replaced by those of the family's variant `other`."""
+    found = {}
+    for file in files:
+        taken = [file]
+        if file.format == "gguf" and not where.find(file) and not hub.offline():
+            try:
+                hub.resolve(file, file.sources[0], Patience(attempts=1, timeout=10.0), lambda: False)
+            except NotThere as err:
+                taken = files_of([f"{file.family}/{other}"], str)
+                print(f"ATTENTION: {err} Taking {file.family}/{other} in its place.", file=sys.stderr)
+            except DownloadError:
+                pass  # not the file's fault: the download will say
+        found |= {workflow.place(file): file for file in taken}
+    return list(found.values())
 
 
 def show_rest(found: list[workflow.Named], where: Places) -> int:

@@ -18,6 +18,10 @@ class NoRoom(DownloadError):
     """The disk is too small, whatever the source."""
 
 
+class NotThere(DownloadError):
+    """The publisher answers, and does not have the file."""
+
+
 class Changed(DownloadError):
     """The server has another version than the one that was begun: it must be fetched anew."""
 

@@ -15,7 +15,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from ...base import environment
 from ...base.cancel import IsCancelled, run_cancellable
 from ...catalog.catalog import ModelFile, Source
-from .errors import NO_SUCH_NAME, DownloadError, Passing, bad_token, in_a_row, printable, refusal
+from .errors import NO_SUCH_NAME, DownloadError, NotThere, Passing, bad_token, in_a_row, printable, refusal
 from .hub_token import Token, civitai_token, hub_token
 from .places import RECORD
 from .transfer import Patience, Remote
@@ -134,7 +134,7 @@ def hub_file(file: ModelFile, source: Source, patience: Patience) -> list[Remote
     with answer(url, name, hub_token(), patience, "HEAD") as (response, token):
         if response.headers.get("X-Error-Code") == "EntryNotFound":
             offered = [entry["path"] for entry in listing(file, source, patience)[0]]
-            raise DownloadError(not_there(source, source.path, offered))
+            raise NotThere(not_there(source, source.path, offered))
         check_hub(response, file, source, token)
         headers = response.headers
     etag = headers.get("X-Linked-Etag", headers.get("ETag", "")).removeprefix("W/").strip('"')
@@ -155,7 +155,7 @@ def hub_match(file: ModelFile, source: Source, patience: Patience) -> list[Remot
         )
         if matching:
             return [hub_entry(source, matching[0], token, matching[0]["path"].rsplit("/", 1)[-1])]
-    raise DownloadError(not_there(source, source.patterns[0], [entry["path"] for entry in entries]))
+    raise NotThere(not_there(source, source.patterns[0], [entry["path"] for entry in entries]))
 
 
 def hub_all(file: ModelFile, source: Source, patience: Patience) -> list[Remote]:
@@ -215,7 +215,7 @@ def check_hub(response, file: ModelFile, source: Source, token: Token) -> None:
             f"{name} is not open to everybody: its licence must be accepted once. Open {endpoint()}/{repository}, {do}"
         )
     if code == "RepoNotFound" or (response.status_code == 401 and not token.value):
-        raise DownloadError(
+        raise NotThere(
             f"{name} cannot be fetched: the repository {repository} does not exist or is private. "
             "Set HF_TOKEN if you may see it, or place the file by hand."
         )

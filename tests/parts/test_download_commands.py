@@ -122,6 +122,29 @@ def test_environment_chooses(cli):
     assert wrong.returncode == 1 and "ENABLE_VACE is 'perhaps'" in wrong.stderr
 
 
+def test_fp8_in_place_of_a_gguf_file_that_is_not_published(cli, hub):
+    """Only where the publisher answers that it has none, and loudly."""
+    args = ("download", "steadydancer/Q4_K_M", "--or", "fp8", "--dry-run")
+    gone = cli(*args)
+    assert gone.returncode == 0 and "Wan21_SteadyDancer_fp8" in gone.stdout and "Q4_K_M" not in gone.stdout
+    assert "ATTENTION" in gone.stderr and "Taking steadydancer/fp8 in its place." in gone.stderr
+    hub.put("MCG-NJU/SteadyDancer-GGUF", "Wan21_SteadyDancer-Q4_K_S_from_fp8.gguf", b"GGUF")
+    other = cli(*args)
+    assert "has no file" in other.stderr and "Taking steadydancer/fp8" in other.stderr
+    hub.put("MCG-NJU/SteadyDancer-GGUF", "Wan21_SteadyDancer-Q4_K_M_from_fp8.gguf", b"GGUF")
+    there = cli(*args)
+    assert (
+        "steadydancer-Q4_K_M" in there.stdout
+        and "ATTENTION" not in there.stderr
+        and "fp8_e4m3fn_scaled_KJ" not in there.stdout
+    )
+    unknown = cli("download", "steadydancer/Q5_K_M", "--or", "fp9", "--dry-run")
+    assert unknown.returncode == 1 and "Did you mean" in unknown.stderr
+    hub.stop()
+    silent = cli(*args)
+    assert "steadydancer-Q4_K_M" in silent.stdout and "ATTENTION" not in silent.stderr
+
+
 def test_a_tokenizer_lies_beside_its_model(cli, hub, tmp_path):
     hub.put("microsoft/VibeVoice-1.5B", "model.safetensors", tensor_file(1000))
     texts = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")

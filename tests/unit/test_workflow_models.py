@@ -119,6 +119,13 @@ def test_two_addresses_of_one_file_are_two_sources():
     )
 
 
+def test_the_catalogue_s_file_and_another_address_of_it_are_one():
+    ours = catalogue().files["wan-2.1-vae"]
+    theirs = entry(ours.name, f"https://huggingface.co/{ours.sources[0].where}/resolve/main/{ours.sources[0].path}")
+    (file,) = found({"nodes": [node(theirs), node(entry(ours.name))]}).files
+    assert file.id == ours.id and file.sources == (*ours.sources, Source("hub", "owner/repo", ours.name))
+
+
 ADDRESSES = {
     "https://huggingface.co/o/r/blob/main/d/a%20b.safetensors?download=true": Source("hub", "o/r", "d/a b.safetensors"),
     "https://HUGGINGFACE.co:443/o/r/resolve/refs%2Fpr%2F1/a.gguf": Source("hub", "o/r", "a.gguf", revision="refs/pr/1"),
