@@ -4,12 +4,13 @@
 import argparse
 import importlib
 import importlib.util
+import io
 import os
 import sys
 from pathlib import Path
 from types import ModuleType
 
-COMMANDS = ("queue", "download", "list", "verify", "select", "plan", "r2", "env")
+COMMANDS = ("queue", "download", "list", "verify", "convert", "select", "plan", "r2", "env")
 ROOT = Path(__file__).resolve().parent
 
 
@@ -22,6 +23,7 @@ def load_package() -> ModuleType:
         spec = importlib.util.spec_from_file_location(
             "steadydancer", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
         )
+        assert spec and spec.loader, "a path to a file gives both"
         module = importlib.util.module_from_spec(spec)
         sys.modules["steadydancer"] = module
         spec.loader.exec_module(module)
@@ -51,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def command(argv: list[str] | None) -> int:
+    """Parses the arguments and runs the subcommand; its own exit code. argparse itself leaves with 2."""
     parser = argparse.ArgumentParser(prog="cli.py", description=__doc__)
     subparsers = parser.add_subparsers(dest="command", required=True)
     for name in COMMANDS:
@@ -63,5 +66,6 @@ def command(argv: list[str] | None) -> int:
 if __name__ == "__main__":
     sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a cp1252 console cannot print every file name
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a cp1252 console cannot print every file name
     sys.exit(main())

@@ -7,6 +7,7 @@
     python dev.py demo                     a tiny run of the main job: a video and a contact sheet
     python dev.py serve [ComfyUI flags]    ComfyUI with this package in it
     python dev.py run -- COMMAND …         any command in the environment, with COMFYUI_PATH set
+    python dev.py types                    mypy over all that is ours, ComfyUI's own code in sight
     python dev.py lock                     newer releases for all of them: rewrites tests/requirements.lock
 
 ComfyUI is $COMFYUI_PATH, else the one that this folder is installed in, else a copy kept in the cache folder. The
@@ -16,6 +17,7 @@ your ComfyUI, its torch is used instead of a second one.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -27,7 +29,7 @@ from pathlib import Path
 ROOT = Path(os.path.abspath(__file__)).parent  # not resolved: a link inside custom_nodes is an installation too
 sys.path.insert(0, str(ROOT))
 
-from tools import chromium, comfyui, environment  # noqa: E402
+from tools import chromium, comfyui, environment, typecheck  # noqa: E402
 from tools.problem import Problem  # noqa: E402
 
 LAYERS = ("unit", "exhaustive", "parts", "contract", "e2e", "browser")
@@ -36,7 +38,8 @@ QUICK_LAYERS = ("unit", "contract")
 
 
 def main(argv: list[str]) -> int:
-    commands = {"test": test, "demo": demo, "serve": serve, "run": run, "lock": lock}
+    """Runs one command and returns its exit code: 1 with a sentence on stderr where it cannot, 2 for wrong usage."""
+    commands = {"test": test, "demo": demo, "serve": serve, "run": run, "types": types, "lock": lock}
     if argv[:1] in ([], ["-h"], ["--help"]) or argv[0] not in commands:
         print(__doc__)
         return 0 if argv[:1] in (["-h"], ["--help"]) else 2
@@ -81,6 +84,7 @@ def test(arguments: list[str]) -> int:
 
 
 def checked(layer: str) -> str:
+    """The layer itself. Raises Problem where there is none of that name."""
     if layer not in LAYERS:
         raise Problem(f"There is no test layer '{layer}'. Choose from {', '.join(LAYERS)}; pytest's own go after --.")
     return layer
@@ -103,10 +107,12 @@ def side_by_side(python: str, variables: dict[str, str], light: list[str], heavy
 
 
 def pytest(python: str, variables: dict[str, str], layers: list[str], options: list[str]) -> int:
+    """Runs the layers and returns pytest's exit code."""
     return call(pytest_command(python, layers, options), variables)
 
 
 def pytest_command(python: str, layers: list[str], options: list[str]) -> list[str]:
+    """What runs the layers in an environment; `options` go to pytest as they are."""
     # The pytest script and not `python -m pytest`: that would put this folder, whose nodes/ hides ComfyUI's, on sys.path.
     return [script(python, "pytest"), *(f"tests/{layer}" for layer in layers), *options]
 
@@ -138,7 +144,7 @@ def newest(layers: list[str], options: list[str]) -> int:
     found = comfyui.newest()
     print(f"\nThe newest releases, with ComfyUI {comfyui.version(found)}", file=sys.stderr)
     try:
-        code = pytest(*ready(found, newest=True), layers, ["-rf", *options])
+        code: int | str = pytest(*ready(found, newest=True), layers, ["-rf", *options])
     except Problem as problem:
         code = str(problem)
     print(f"\nTomorrow: {'nothing would break' if code == 0 else f'this would break ({code})'}", file=sys.stderr)
@@ -176,6 +182,14 @@ def run(arguments: list[str]) -> int:
     return call([shutil.which(command[0], path=variables["PATH"]) or command[0], *command[1:]], variables, cwd=None)
 
 
+def types(arguments: list[str]) -> int:
+    """Checks types and prints what mypy says."""
+    home = comfyui.find()
+    done = typecheck.check(home, ready(home)[0])
+    print(done.stdout + done.stderr, end="")
+    return done.returncode
+
+
 def lock(arguments: list[str]) -> int:
     """Renews the lock, for the cached ComfyUI."""
     environment.write_lock(comfyui.find_cached())
@@ -184,6 +198,7 @@ def lock(arguments: list[str]) -> int:
 
 
 def without_dashes(arguments: list[str]) -> list[str]:
+    """The arguments without the -- that keeps what follows from being read as dev.py's own."""
     return arguments[1:] if arguments[:1] == ["--"] else arguments
 
 
@@ -209,6 +224,7 @@ def script(python: str, name: str) -> str:
 
 
 def has_gpu(python: str) -> bool:
+    """Whether that Python's torch can compute on CUDA, ROCm or Apple's MPS."""
     probe = "import sys, torch; sys.exit(not (torch.cuda.is_available() or torch.backends.mps.is_available()))"
     return subprocess.run([python, "-c", probe]).returncode == 0
 
@@ -228,5 +244,6 @@ def call(command: list[str], variables: dict[str, str], cwd: Path | None = ROOT)
 
 if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     sys.exit(main(sys.argv[1:]))

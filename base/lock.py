@@ -7,6 +7,7 @@ import functools
 import logging
 import math
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +15,10 @@ from contextlib import contextmanager, suppress
 from errno import EACCES, EAGAIN, EDEADLK
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows
+if sys.platform == "win32":
     import msvcrt
+else:
+    import fcntl
 
 POLL = 0.2  # seconds between two tries
 NO_LOCK = -1  # in place of a file descriptor
@@ -59,7 +60,7 @@ def _acquire(name: str) -> int | None:
     try:
         os.makedirs(os.path.dirname(name), exist_ok=True)
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
-        if os.name == "nt":
+        if sys.platform == "win32":
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         else:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -77,7 +78,7 @@ def _acquire(name: str) -> int | None:
 def _release(name: str, descriptor: int) -> None:
     if descriptor != NO_LOCK:
         with suppress(OSError):  # there was no lock; and closing alone would leave it to a forked child
-            if os.name == "nt":
+            if sys.platform == "win32":
                 msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
             else:
                 fcntl.flock(descriptor, fcntl.LOCK_UN)

@@ -18,4 +18,5 @@ def visible(text: str) -> str:
 
 
 def written(char: str) -> str:
+    """A character as an escape: the short one where Python and JSON know one, else by its number, as \\x1b or \\u2028."""
     return SHORT.get(char) or (f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{ord(char):04x}")

@@ -8,9 +8,9 @@ import time
 class Rate:
     """A counter and its rate in words. `unit` names what is counted: "B" is shown in GB or MB with its rate, others as they are."""
 
-    def __init__(self, unit: str):
+    def __init__(self, unit: str) -> None:
         self.unit = unit
-        self.total = None
+        self.total: int | None = None
 
     def line(self, done: int, total: int) -> str:
         """'3.1 of 16.4 GB, 42 MB/s, 5 min left'. What was there at the first call does not count as speed."""
@@ -30,7 +30,7 @@ class Rate:
 class TerminalLine:
     """`progress(done, total)` of bytes for commands: a terminal's line that changes, elsewhere one every ten seconds."""
 
-    def __init__(self, name: str = ""):
+    def __init__(self, name: str = "") -> None:
         self.name = f"{name}: " if name else ""
         self.rate, self.last, self.live = Rate("B"), time.monotonic(), sys.stderr.isatty()
 

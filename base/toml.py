@@ -1,10 +1,11 @@
 """Reading TOML with every Python that ComfyUI runs on."""
 
+import sys
 from pathlib import Path
 
-try:
+if sys.version_info >= (3, 11):
     import tomllib
-except ModuleNotFoundError:  # Python 3.10
+else:
     try:
         import tomli as tomllib
     except ModuleNotFoundError as err:

@@ -24,6 +24,8 @@ class Variable:
 
 @dataclass(frozen=True)
 class Group:
+    """Variables that belong together, under one title in `cli.py env` and docs/environment.md."""
+
     title: str
     variables: tuple[Variable, ...]
 
@@ -37,7 +39,7 @@ GROUPS = (
                 "text",
                 "auto",
                 "loaders on auto, download",
-                "auto, fp8, fp16 or gguf: what auto takes for SteadyDancer.",
+                "auto, fp8, fp16, int8_convrot or gguf: what auto takes for SteadyDancer.",
             ),
             Variable(
                 "STEADYDANCER_GGUF_MODEL",

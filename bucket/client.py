@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from functools import cached_property
+from typing import Any
 from urllib.parse import urlsplit
 
 from ..base.cancel import Cancelled
@@ -54,7 +55,7 @@ class FileChanged(Exception):
 class Bucket:
     """The bucket of a profile. Cheap to make; connects on first use; safe to use from several threads."""
 
-    def __init__(self, profile: Profile):
+    def __init__(self, profile: Profile) -> None:
         self.profile = profile
         self.name = profile.bucket
         address = urlsplit(profile.endpoint)
@@ -66,15 +67,17 @@ class Bucket:
         self._lock = threading.RLock()
 
     @property
-    def client(self):
+    def client(self) -> Any:
+        """boto3's S3 client, made on first use."""
         with self._lock:  # making a client is not thread-safe, using one is
             return self._client
 
     @cached_property
-    def _client(self):
+    def _client(self) -> Any:
         from botocore.config import Config
 
-        for logger in map(logging.getLogger, TALKATIVE):
+        inside = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in TALKATIVE]
+        for logger in map(logging.getLogger, {*TALKATIVE, *inside}):  # those inside may have levels of their own
             logger.setLevel(max(logging.WARNING, logger.getEffectiveLevel()))
         if self.plain_http:
             log.warning(
@@ -108,25 +111,25 @@ class Bucket:
             )
 
     @property
-    def transfers(self):
+    def transfers(self) -> Any:
         """The one transfer manager of this bucket; it reads parts from disk as they are sent."""
         with self._lock:  # a second one would send REQUESTS more at once
             return self._transfers
 
     @cached_property
-    def _transfers(self):
+    def _transfers(self) -> Any:
         from s3transfer.manager import TransferConfig, TransferManager
         from s3transfer.utils import OSUtils, ReadFileChunk
 
         class Files(OSUtils):
             def open_file_chunk_reader_from_fileobj(
-                self, fileobj, chunk_size, full_file_size, callbacks, close_callbacks
-            ):
+                self, fileobj: Any, chunk_size: int, full_file_size: int, callbacks: Any, close_callbacks: Any
+            ) -> "Whole":
                 # The library would wait a minute for the server, and the server for bytes that are not there any more.
                 return Whole(fileobj, chunk_size, full_file_size, callbacks, False, close_callbacks)
 
         class Whole(ReadFileChunk):
-            def read(self, amount=None):
+            def read(self, amount: int | None = None) -> bytes:
                 data = super().read(amount)
                 if not data and amount != 0 and self.tell() < len(self):
                     raise FileChanged("The file became shorter while it was sent.")
@@ -168,7 +171,7 @@ class Bucket:
                 yield from page.get("Contents", ())
 
     def read_json(self, key: str) -> tuple[dict, str | None]:
-        """A small JSON object and its ETag; an empty one and None when it does not exist.
+        """A small JSON object and its ETag ("" where the service tells none); an empty one and None when it does not exist.
 
         Raises StorageError when the object is something else: it is not ours to overwrite.
         """
@@ -181,16 +184,16 @@ class Bucket:
         with self.plain_errors(f"read '{key}'"):
             reply = self.client.get_object(Bucket=self.name, Key=key)
             try:
-                return dict(json.loads(reply["Body"].read(LARGEST_JSON))), reply["ETag"]
+                return dict(json.loads(reply["Body"].read(LARGEST_JSON))), reply.get("ETag", "")
             except (ValueError, TypeError, RecursionError) as err:
                 raise something_else from err
 
     def write_json(self, key: str, value: dict, etag: str | None) -> None:
         """Writes a small JSON object if it is still as read; raises KeyTaken when somebody else was faster.
 
-        A service without conditions writes it in any case: read it again to know.
+        A service without conditions or ETags writes it in any case: read it again to know.
         """
-        condition = {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
+        condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag} if etag else {}
         try:
             self.put_small(key, value, **({} if self.keeps_conditions is False else condition))
         except NotOffered:
@@ -219,6 +222,7 @@ class Bucket:
         return digest.hexdigest()
 
     def delete(self, key: str) -> None:
+        """Removes an object; one that is not there is no error. Raises StorageError."""
         with self.plain_errors(f"delete '{key}'"):
             self.client.delete_object(Bucket=self.name, Key=key)
 
@@ -242,7 +246,7 @@ class Bucket:
             )
 
     @contextmanager
-    def plain_errors(self, what: str):
+    def plain_errors(self, what: str) -> Iterator[None]:
         """Turns the library's errors into StorageError. `what` completes "Could not …"."""
         try:
             yield
@@ -255,7 +259,7 @@ class Bucket:
             raise error from err
 
 
-def _session(profile: Profile):
+def _session(profile: Profile) -> Any:
     """A session that takes from the machine's AWS variables and files what the profile leaves to them, and no more."""
     import boto3
     import botocore.session
@@ -298,7 +302,7 @@ def explain(err: Exception, profile: Profile) -> tuple[type[StorageError], str]:
     if isinstance(err, aws.ProxyConnectionError):
         return StorageError, "this machine's proxy could not be reached. Check HTTPS_PROXY and HTTP_PROXY."
     if type(err) is aws.HTTPClientError:  # the library's wrapping of whatever else went wrong
-        inner = err.kwargs.get("error")
+        inner = getattr(err, "kwargs", {}).get("error")
         if type(inner).__name__.startswith("ProxyScheme"):
             return StorageError, "this machine's proxy is of a kind that is not understood. Use an http:// proxy."
         if isinstance(inner, FileChanged):
@@ -322,7 +326,7 @@ def explain(err: Exception, profile: Profile) -> tuple[type[StorageError], str]:
     return StorageError, "something unexpected happened. The log has the details."
 
 
-def _refusal(err, profile: Profile) -> tuple[type[StorageError], str]:
+def _refusal(err: Any, profile: Profile) -> tuple[type[StorageError], str]:
     """An answer of the server that says no. R2 gives S3's codes, its own numbers are in the message only."""
     code = err.response.get("Error", {}).get("Code", "")
     reply = err.response.get("ResponseMetadata", {})
@@ -365,7 +369,7 @@ def _refusal(err, profile: Profile) -> tuple[type[StorageError], str]:
     return NotOffered, f"the server refused it ({code or status})."
 
 
-def _status(err) -> int:
+def _status(err: Any) -> int:
     return err.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
 
 

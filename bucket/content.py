@@ -5,12 +5,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 BLOCK = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Content:
+    """A file's size and hashes, as they were when it was read."""
+
     size: int  # bytes
     sha256: str
     etag: str  # what AWS, R2 and most others call an object of these bytes
@@ -38,5 +41,5 @@ def read(path: Path, part: int = 0, poll: Callable[[], object] = lambda: None) -
     return Content(size, whole.hexdigest(), etag)
 
 
-def _md5(data: bytes = b""):
+def _md5(data: bytes = b"") -> Any:
     return hashlib.md5(data, usedforsecurity=False)

@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from .client import Bucket, KeyTaken
 
@@ -17,7 +18,8 @@ def facts_of_graph(prompt: Mapping[str, Mapping], node_id: str) -> dict[str, obj
 
     Linked inputs are followed, so another branch's seed is not taken.
     """
-    facts, models, texts, todo, seen = {}, [], [], [node_id], set()
+    facts: dict[str, Any] = {}
+    models, texts, todo, seen = [], [], [node_id], set()
     while todo:
         current = todo.pop(0)
         if current in seen or current not in prompt:
@@ -57,7 +59,7 @@ def _add_to(bucket: Bucket, beside: str, fresh: dict[str, dict]) -> None:
         day, etag = bucket.read_json(beside)
         try:
             bucket.write_json(beside, day | fresh, etag)
-            if bucket.keeps_conditions or fresh.keys() <= bucket.read_json(beside)[0].keys():
+            if (bucket.keeps_conditions and etag != "") or fresh.keys() <= bucket.read_json(beside)[0].keys():
                 break
         except KeyTaken:
             if attempt == TRIES - 1:

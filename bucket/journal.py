@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Entry:
+    """What the journal says of a file: the key in the bucket, and whether it arrived."""
+
     key: str
     sent: bool  # False: begun, and not known to have arrived, or touched since
 
@@ -34,7 +36,7 @@ class Entry:
 class Journal:
     """The journal at `path`; its folder is made when needed. Safe for several threads and processes; never raises."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path = path
         self._troubles = {"written": "", "read": ""}  # the last time
         self._lock = threading.Lock()
@@ -70,7 +72,29 @@ class Journal:
             return self._services.get(bucket)
 
     def note_service(self, bucket: str, keeps_conditions: bool) -> None:
+        """Notes whether a bucket's service itself refuses to overwrite, so that the next process need not ask."""
         self._note({"bucket": bucket, "keeps_conditions": keeps_conditions})
+
+    def adopt(self, old: Path, folder: Path) -> None:
+        """Takes over what an earlier version noted of files below `folder` in a journal in it, whose file then goes.
+
+        Such a folder may come from somewhere else: what it says of other files and of services is left out.
+        """
+        try:
+            lines = old.read_bytes().split(b"\n")
+        except OSError:
+            return
+        other, written = Journal(old), True
+        for line in lines:
+            other._learn(line)
+        for (path, size, time, bucket), (key, sent) in other._files.items():
+            if Path(path).is_relative_to(folder):
+                row = {"path": path, "size": size, "time": time, "bucket": bucket, "key": key}
+                self._note(row | {"changed": sent, "sent": bool(sent)})
+                written = written and not self._troubles["written"]
+        if written:
+            with suppress(OSError):
+                old.unlink()
 
     def claim(self, file: Path, wait: float = 0) -> AbstractContextManager[bool]:
         """Yields whether the file is ours to send; nobody else, in any process, gets it meanwhile.

@@ -13,9 +13,11 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from ..base import environment
+from ..base.plain import one_line
 from ..base.toml import tomllib
 
 AUTO, ENV = "auto", "env"
+FILE = "r2.toml"
 R2_HOST = "r2.cloudflarestorage.com"
 
 
@@ -42,6 +44,7 @@ class Profile:
 
     @property
     def bucket(self) -> str:
+        """The bucket that is used."""
         return self.buckets[0]
 
     def with_bucket(self, bucket: str) -> "Profile":
@@ -100,7 +103,7 @@ def find(name: str, config: Path) -> Profile | None:
         profile = _checked(name, aws[name], "the AWS config file")
     else:
         raise ValueError(
-            f"There is no save profile '{name}' on this machine. Use auto, or describe '{name}' in {config}. "
+            f"There is no save profile '{one_line(name)}' on this machine. Use auto, or describe it in {config}. "
             "The command `python cli.py r2 test` lists the profiles that there are."
         )
     return profile.with_bucket(bucket) if bucket else profile

@@ -10,6 +10,8 @@ KEPT, IGNORED, REFUSED = "kept", "ignored", "refused"
 
 @dataclass(frozen=True)
 class Service:
+    """What the service behind a bucket can do."""
+
     conditions: (
         str  # KEPT: it refuses to overwrite when asked to; IGNORED: it overwrites; REFUSED: it knows no such wish
     )

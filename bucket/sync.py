@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Failure:
+    """Why a file could not be sent, how often that was tried, and when it is tried again."""
+
     reason: str
     tries: int
     again_at: float  # time.monotonic()
@@ -50,7 +52,7 @@ class Failure:
 class Sync:
     """Sends the media files of `folder` to `bucket` and keeps account of it."""
 
-    def __init__(self, folder: Path, bucket: Bucket, journal: Journal, settled: float = SETTLED):
+    def __init__(self, folder: Path, bucket: Bucket, journal: Journal, settled: float = SETTLED) -> None:
         self.folder = folder.resolve()
         self.bucket = bucket
         self.journal = journal
@@ -105,7 +107,9 @@ class Sync:
 
     def _look(self, submit: Callable[[Path], Future]) -> list[Future]:
         """Submits what is finished, not sent yet, due and not under way."""
-        due, held, left_out, waiting, unfinished = [], {}, {}, 0, 0
+        held: dict[Path, str] = {}
+        left_out: dict[Path, str] = {}
+        due, waiting, unfinished = [], 0, 0
         present = dict(media_files(self.folder, left_out))
         for path in [path for path in list(self.failures) if path not in present]:
             self.failures.pop(path, None)
@@ -123,7 +127,7 @@ class Sync:
             elif path not in self._under_way and not (failure and failure.again_at > time.monotonic()):
                 due.append(path)
         being_written = open_for_writing() if due else set()
-        futures = []
+        futures: list[Future] = []
         self.held, self.left_out = held, left_out  # before the first worker may add to them
         for path in due:
             if str(path) in being_written:
@@ -132,7 +136,11 @@ class Sync:
                 continue
             self._under_way.add(path)
             futures.append(submit(path))
-            futures[-1].add_done_callback(lambda _, path=path: self._under_way.discard(path))
+
+            def ended(_: Future, path: Path = path) -> None:
+                self._under_way.discard(path)
+
+            futures[-1].add_done_callback(ended)
         self.waiting, self.unfinished = waiting, unfinished
         self._log_held()
         return futures
@@ -146,7 +154,8 @@ class Sync:
 
     def _log_held(self) -> None:
         """Each file once for each reason, and what passes by itself only when it does not."""
-        now, news = time.monotonic(), {}
+        news: dict[str, list[Path]] = {}
+        now = time.monotonic()
         items = {*self.held.copy().items(), *self.left_out.items()}
         self._since = {item: self._since.get(item, now) for item in items}
         for item in sorted(items):

@@ -8,6 +8,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..base.cancel import IsCancelled, run_cancellable, stop_if
 from ..base.plain import one_line
@@ -24,6 +25,8 @@ SHA256 = "sha256"  # object metadata: what was to be sent; the bucket's bytes ma
 
 @dataclass(frozen=True)
 class Uploaded:
+    """What is in the bucket after a delivery."""
+
     key: str
     size: int  # bytes
     was_there: bool  # the very same bytes were there before; nothing was sent
@@ -131,7 +134,13 @@ def upload(
 
 
 def _send(
-    bucket: Bucket, path: Path, key: str, extra: dict, stat: os.stat_result, progress, cancelled: IsCancelled
+    bucket: Bucket,
+    path: Path,
+    key: str,
+    extra: dict,
+    stat: os.stat_result,
+    progress: Callable[[int, int], None] | None,
+    cancelled: IsCancelled,
 ) -> None:
     """Hands the file to the transfer manager and watches over both from this thread."""
     counted, size = _Count(), stat.st_size
@@ -171,19 +180,22 @@ def _changed(path: Path, stat: os.stat_result) -> bool:
 class _Count:
     """A transfer's subscriber: bytes sent so far (a retried part is taken back) and its end, cleanup included."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.bytes = 0
         self.finished = threading.Event()
         self._lock = threading.Lock()
 
-    def on_queued(self, **_):
+    def on_queued(self, **_: Any) -> None:
+        """Called by the library when the upload is in its queue."""
         pass
 
-    def on_progress(self, bytes_transferred: int, **_):
+    def on_progress(self, bytes_transferred: int, **_: Any) -> None:
+        """Called by the library with bytes more, or fewer when a part is begun anew."""
         with self._lock:
             self.bytes += bytes_transferred
 
-    def on_done(self, **_):
+    def on_done(self, **_: Any) -> None:
+        """Called by the library at the end, however it ends."""
         self.finished.set()
 
 

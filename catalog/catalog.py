@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from ..base.toml import read_toml
 
@@ -39,7 +40,8 @@ class ModelFile:
     `bytes` and `sha256` (a prefix is allowed) are set where the publisher states them; `gb` is for planning only.
     `confirmed` says where the published name was seen; `listing` means nowhere, so that the listing is asked first.
     `format` is the container: safetensors, gguf, onnx, pickle, text, folder. Of a diffusion model, `precision` is how most of its
-    weights are stored (fp32, bf16, fp16, fp8, int8 or a GGUF type) and `architecture` which network they belong to.
+    weights are stored (fp32, bf16, fp16, fp8, int8, int8_convrot or a GGUF type) and `architecture` which network they
+    belong to. One that nobody publishes has no sources: it is made here of the file `made_from`.
     """
 
     id: str
@@ -57,6 +59,7 @@ class ModelFile:
     full_precision: bool = False  # an fp8 file that asks for products in 16 bits
     precision: str = ""
     architecture: str = ""
+    made_from: str = ""
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -101,6 +104,7 @@ class Variant:
 
     @property
     def files(self) -> tuple[str, ...]:
+        """Ids of all its files, in the order of PARTS."""
         return tuple(file for part in PARTS for file in getattr(self, part))
 
 
@@ -139,6 +143,8 @@ class Profile:
 
 @dataclass(frozen=True)
 class Catalogue:
+    """Everything that can be fetched, by its id, in the order of the TOML files."""
+
     families: dict[str, Family]
     files: dict[str, ModelFile]
     variants: dict[str, Variant]
@@ -178,7 +184,7 @@ def read_family(data: dict, book: Catalogue) -> None:
     book.families[family.id] = family
     for name, entry in tables(data.get("files", {})):
         given = {"licence": data["licence"], "name": "", "bytes": None, "sha256": "", "gb": 0.0, **entry}
-        sources = tuple(map(read_source, entry["sources"]))
+        sources = tuple(map(read_source, entry.get("sources", ())))
         book.files[name] = ModelFile(id=name, family=family.id, **{**given, "sources": sources})
     for name, entry in tables(data.get("variants", {})):
         # a family of several models, TurboDiffusion, writes its variants' ids out
@@ -209,7 +215,7 @@ def tables(entries: dict) -> Iterator[tuple[str, dict]]:
             yield fill(name, each), entry
 
 
-def fill(value, each: str):
+def fill(value: Any, each: str) -> Any:
     """`value` with `{each}` replaced in every text inside it."""
     if isinstance(value, str):
         return value.replace("{each}", each)

@@ -25,6 +25,6 @@ def comfyui() -> Path | None:
     return None
 
 
-def user_folder(base: Path | None) -> Path:
-    """ComfyUI's user folder in its base folder; where there is no ComfyUI, the home folder's one for settings."""
-    return base / "user" if base else Path.home() / ".config"
+def user_folder(base: Path | None) -> Path | None:
+    """ComfyUI's user folder in its base folder; None where there is no ComfyUI."""
+    return base / "user" if base else None

@@ -10,23 +10,23 @@ from pathlib import Path
 from ..base import environment
 from ..base.cancel import Cancelled
 from ..base.progress import TerminalLine, duration
-from ..catalog.catalog import ModelFile
+from ..base.retry import RetryPolicy
+from ..catalog.catalog import ModelFile, catalogue
 from ..catalog.names import files_of, profiles_from_environment, unanswered
 from ..loaders.download import hub, workflow
 from ..loaders.download.errors import DownloadError, NotThere, printable
-from ..loaders.download.fetch import ensure_all
+from ..loaders.download.fetch import ensure_all, published_file
 from ..loaders.download.places import Places, broken
-from ..loaders.download.transfer import Patience
 from ..machine import gpus, this_computer
 from ..machine.card import computer
 from ..planning.choose import choose
 from ..planning.solve import Host
-from .machine import add_card, add_folders, card_of, finder, host_of, models, this_host, user_of
+from .machine import add_card, add_folders, card_of, finder, host_of, models, state_of, this_host
 
 RATES = {"100 Mbit/s": 1e8, "1 Gbit/s": 1e9, "10 Gbit/s": 1e10}  # of a line, bits a second
 
 
-def add_parser(subparsers) -> argparse.ArgumentParser:
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = subparsers.add_parser("download", help="fetch model files", description=__doc__)
     what = "`cli.py list` shows them; a workflow or API prompt by its file: its models"
     parser.add_argument("names", nargs="*", metavar="profile|variant|file|FLOW.json", help=what)
@@ -42,7 +42,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     return parser
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
+    """0 when all is there, 130 when it was stopped. What fails raises."""
     names = args.names + (profiles_from_environment() if args.from_env else [])
     for name, what in (unanswered() if args.from_env else {}).items():
         print(f"{name} is true, but {what}.", file=sys.stderr)
@@ -53,7 +54,7 @@ def run(args) -> int:
         raise ValueError("Nothing was named. Give a profile such as steadydancer; `cli.py list` shows them.")
     if args.jobs < 1:
         raise ValueError("--jobs must be at least 1.")
-    gpus.use(user_of(args))
+    gpus.use(state_of(args, gpus.FILE))
     where = models(args)
     auto = cache(partial(chosen_variant, args, where))
     flows = [Path(name) for name in names if name.endswith(".json")] + list(map(workflow.template, args.template))
@@ -66,20 +67,24 @@ def run(args) -> int:
     if not files and not any(flow.left or flow.off for flow in found):
         print("Its nodes name no model files: nothing to fetch.")
         return 0
-    patience = Patience(timeout=environment.number("DOWNLOAD_TIMEOUT", Patience.timeout))
-    missing = show(files, where, patience)
+    made = [file for file in files if published_file(file, where) is not file]
+    files = list(dict.fromkeys(published_file(file, where) for file in files))
+    retries = RetryPolicy(timeout=environment.number("DOWNLOAD_TIMEOUT", RetryPolicy.timeout))
+    missing = show(files, where, retries)
     left = show_rest(found, where)
     if args.dry_run or environment.flag("DRY_RUN") or not missing:
+        show_how_to_make(made)
         return 1 if left else 0
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     try:
-        ensure_all(files, where, TerminalLine(), stopped.is_set, args.jobs, patience)
+        ensure_all(files, where, TerminalLine(), stopped.is_set, args.jobs, retries)
     except Cancelled:
         print("\nStopped. What was fetched is kept for the next time.", file=sys.stderr)
         return 130
     print(f"\nAll {len(files)} files are in {where.models_dir}." + (f" {left} more cannot be fetched." if left else ""))
+    show_how_to_make(made)
     return 1 if left else 0
 
 
@@ -90,7 +95,7 @@ def with_other(files: list[ModelFile], other: str, where: Places) -> list[ModelF
         taken = [file]
         if file.format == "gguf" and not where.find(file) and not hub.offline():
             try:
-                hub.resolve(file, file.sources[0], Patience(attempts=1, timeout=10.0), lambda: False)
+                hub.resolve(file, file.sources[0], RetryPolicy(attempts=1, timeout=10.0), lambda: False)
             except NotThere as err:
                 taken = files_of([f"{file.family}/{other}"], str)
                 print(f"ATTENTION: {err} Taking {file.family}/{other} in its place.", file=sys.stderr)
@@ -110,7 +115,16 @@ def show_rest(found: list[workflow.Named], where: Places) -> int:
     return len(left)
 
 
-def chosen_variant(args, where: Places, family: str) -> str:
+def show_how_to_make(files: list[ModelFile]) -> None:
+    """Says what nobody publishes, and how to make it of what was fetched: this Python may have no torch."""
+    for file in files:
+        source = next(v for v in catalogue().variants.values() if v.diffusion == (file.made_from,))
+        print(
+            f"{file.name} is made here: python cli.py convert {source.id} --to {file.precision} (or when it is first loaded)"
+        )
+
+
+def chosen_variant(args: argparse.Namespace, where: Places, family: str) -> str:
     """What `auto` is on the card that was named, else on this computer's, and says why."""
     unknown = ""
     if args.gpu or args.vram is not None or args.sm:
@@ -127,7 +141,7 @@ def chosen_variant(args, where: Places, family: str) -> str:
     return choice.variant
 
 
-def show(files: list[ModelFile], where: Places, patience: Patience) -> int:
+def show(files: list[ModelFile], where: Places, retries: RetryPolicy) -> int:
     """Prints the plan and returns how many files are missing or broken. The publisher is asked for sizes the catalogue
     lacks."""
     sizes: dict[str, list[tuple[int, bool]]] = {"missing": [], "broken": [], "present": []}
@@ -136,7 +150,7 @@ def show(files: list[ModelFile], where: Places, patience: Patience) -> int:
         path = where.find(file)
         wrong = broken(path, file) if path else ""
         if path is None:
-            state, size, sure = "missing", *published_size(file, patience)
+            state, size, sure = "missing", *published_size(file, retries)
         elif wrong:
             state, size, sure = "broken", file.size, file.bytes is not None
         else:
@@ -158,24 +172,27 @@ def show(files: list[ModelFile], where: Places, patience: Patience) -> int:
 
 
 def said(size: int, sure: bool) -> str:
+    """A count of bytes as it is shown; `sure` where the publisher states it."""
     return f"{size:,}" if sure else f"about {size:,}" if size else "unknown"
 
 
 def in_all(sizes: list[tuple[int, bool]]) -> str:
+    """The sum of counts of bytes, each with whether somebody states it."""
     known = said(sum(size for size, _ in sizes), all(sure for _, sure in sizes))
     return f"more than {known.removeprefix('about ')}" if known != "unknown" and (0, False) in sizes else known
 
 
 def bytes_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
     return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
 
 
-def published_size(file: ModelFile, patience: Patience) -> tuple[int, bool]:
+def published_size(file: ModelFile, retries: RetryPolicy) -> tuple[int, bool]:
     """Bytes of a file that is not here, and whether somebody states them."""
     if file.bytes:
         return file.bytes, True
     if not hub.offline():
-        quick = Patience(attempts=1, timeout=min(10.0, patience.timeout))
+        quick = RetryPolicy(attempts=1, timeout=min(10.0, retries.timeout))
         try:
             remotes = hub.resolve(file, file.sources[0], quick, lambda: False)
             return sum(remote.size or 0 for remote in remotes), all(remote.size is not None for remote in remotes)

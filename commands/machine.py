@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from ..base import environment
+from ..base.state import state_file
 from ..catalog.catalog import catalogue
 from ..formats.model_file import damage
 from ..loaders.download.extra_paths import extra_folders
@@ -20,7 +21,9 @@ AMPERE = 86
 THIS = "this"
 
 
-def add_card(parser: argparse.ArgumentParser, required: bool = True, all_gpus: bool = True):
+def add_card(
+    parser: argparse.ArgumentParser, required: bool = True, all_gpus: bool = True
+) -> argparse._MutuallyExclusiveGroup:
     """--gpu, --vram, --all-gpus, of which one is given, and --sm. Returns the group, for more of its kind."""
     which = parser.add_mutually_exclusive_group(required=required)
     which.add_argument("--gpu", metavar="NAME|this", help="a card by name, such as 'RTX 4090', or this computer's")
@@ -33,16 +36,18 @@ def add_card(parser: argparse.ArgumentParser, required: bool = True, all_gpus: b
 
 
 def add_models_dir(parser: argparse.ArgumentParser) -> None:
+    """--models-dir and --comfyui, for commands that look at model files."""
     parser.add_argument("--models-dir", type=Path, help="default: MODELS_DIR, else the models folder of this ComfyUI")
     parser.add_argument("--comfyui", type=Path, help="the ComfyUI whose models and extra_model_paths.yaml are meant")
 
 
 def add_folders(parser: argparse.ArgumentParser) -> None:
+    """The same and --user-dir, for commands that also read the user's own cards and measurements."""
     add_models_dir(parser)
     parser.add_argument("--user-dir", type=Path, help="ComfyUI's user folder (default: beside the models folder)")
 
 
-def models(args) -> Places:
+def models(args: argparse.Namespace) -> Places:
     """Where the models are. Raises ValueError where nothing says it."""
     found = models_if_known(args)
     if found is None:
@@ -52,7 +57,7 @@ def models(args) -> Places:
     return found
 
 
-def models_if_known(args) -> Places | None:
+def models_if_known(args: argparse.Namespace) -> Places | None:
     """The models folder as asked, as the environment says, or of the ComfyUI that this package is installed in; and the
     folders that this ComfyUI's extra_model_paths.yaml adds. None where nothing says it."""
     if args.comfyui and not (args.comfyui / "main.py").is_file():
@@ -78,10 +83,10 @@ def server_flags() -> argparse.Namespace:
     return parser.parse_known_args(environment.text("COMFYUI_ARGS").split())[0]
 
 
-def user_of(args) -> Path:
-    """ComfyUI's user folder: as asked, else beside the models folder."""
+def state_of(args: argparse.Namespace, name: str) -> Path:
+    """Where a file that outlasts a run is kept: in ComfyUI's user folder, as asked or beside the models folder."""
     where = models_if_known(args)
-    return args.user_dir or user_folder(where and where.models_dir.parent)
+    return state_file(name, args.user_dir or user_folder(where.models_dir.parent if where else None))
 
 
 def finder(where: Places | None) -> Find:
@@ -97,12 +102,12 @@ def finder(where: Places | None) -> Find:
     return find
 
 
-def cards_of(args) -> list[Card]:
+def cards_of(args: argparse.Namespace) -> list[Card]:
     """The cards that a command is about. Raises ValueError for a name that is in no table."""
     return list(gpus.cards()) if args.all_gpus else [card_of(args)]
 
 
-def card_of(args) -> Card:
+def card_of(args: argparse.Namespace) -> Card:
     """The one card that was named. Raises ValueError where there is none of that name, or none in this computer."""
     if args.sm and args.vram is None:
         raise ValueError("--sm says more about --vram: give the card's memory too.")
@@ -116,7 +121,7 @@ def card_of(args) -> Card:
         raise ValueError(f"--gpu this: {err}. Name a card, or give its memory with --vram.") from err
 
 
-def host_of(args, where: Places | None) -> Host:
+def host_of(args: argparse.Namespace, where: Places | None) -> Host:
     """The computer around the card: this one where the card is its own, else one that nothing is known of."""
     return this_host(where) if (args.gpu or "").lower() == THIS else Host()
 

@@ -1,6 +1,6 @@
 """Says before a run whether it fits a GPU, what it peaks at in each phase, what to change, how long it takes and what it costs.
 
-Times and prices are estimates: of rates and prices in machine/gpus.toml, which steadydancer/gpus.toml in ComfyUI's user
+Times and prices are estimates: of rates and prices in machine/gpus.toml, which __steadydancer/gpus.toml in ComfyUI's user
 folder overrides.
 """
 
@@ -10,16 +10,16 @@ from pathlib import Path
 
 from ..catalog.catalog import catalogue
 from ..machine import gpus
-from ..planning.calibration import Calibration
+from ..planning.calibration import FILE, Calibration
 from ..planning.job import job_for
 from ..planning.model_sizes import lora_bytes, plannable
 from ..planning.plan import Plan
 from ..planning.planner import plan_job
 from ..planning.report import matrix, table
-from .machine import add_card, add_folders, cards_of, finder, host_of, models_if_known, user_of
+from .machine import add_card, add_folders, cards_of, finder, host_of, models_if_known, state_of
 
 
-def add_parser(subparsers) -> argparse.ArgumentParser:
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = subparsers.add_parser("plan", help="does a job fit a GPU?", description=__doc__)
     parser.add_argument("--family", default="steadydancer", choices=families())
     parser.add_argument("--variant", default="auto", help="fp8, Q4_K_M, … of the family, or a file (default: auto)")
@@ -41,10 +41,11 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     return parser
 
 
-def run(args) -> int:
-    where, user = models_if_known(args), user_of(args)
-    gpus.use(user)
-    calibration = Calibration(user)
+def run(args: argparse.Namespace) -> int:
+    """0 when the job fits a card, 3 when it fits none."""
+    where = models_if_known(args)
+    gpus.use(state_of(args, gpus.FILE))
+    calibration = Calibration(state_of(args, FILE))
     if args.reset_calibration:
         print(f"Forgot {calibration.reset()} measurements of {calibration.path}.")
         return 0
@@ -63,6 +64,7 @@ def run(args) -> int:
 
 
 def save_chart(plan: Plan, path: Path) -> None:
+    """Draws a plan into a PNG. Raises ValueError without numpy or Pillow."""
     try:
         from PIL import Image
 
@@ -72,13 +74,14 @@ def save_chart(plan: Plan, path: Path) -> None:
     Image.fromarray(draw(plan)).save(path)
 
 
-def variant_id(args) -> str:
+def variant_id(args: argparse.Namespace) -> str:
+    """The variant or file that --variant means. Raises ValueError for a name that the family does not have."""
     if args.variant == "auto" and args.family != "steadydancer":
         raise ValueError(f"Say which variant of {args.family}: one of {', '.join(of_family(args.family))}.")
     if args.variant == "auto" or "/" in args.variant or Path(args.variant).is_file():
         return args.variant
-    wished = f"{args.family}/{args.variant}".lower()
-    known = next((variant for variant in plannable() if variant.lower() == wished), None)
+    requested = f"{args.family}/{args.variant}".lower()
+    known = next((variant for variant in plannable() if variant.lower() == requested), None)
     if known is None:
         raise ValueError(
             f"{args.family} has no variant '{args.variant}'. Choose one of {', '.join(of_family(args.family))}."
@@ -87,6 +90,7 @@ def variant_id(args) -> str:
 
 
 def families() -> list[str]:
+    """The families that can be planned, in catalogue order."""
     return list(dict.fromkeys(catalogue().variants[variant].family for variant in plannable()))
 
 
@@ -96,6 +100,7 @@ def of_family(family: str) -> list[str]:
 
 
 def size(text: str) -> tuple[int, int]:
+    """832x480 as (832, 480). Raises ValueError for anything else."""
     parts = text.lower().replace("×", "x").split("x")
     if len(parts) != 2 or not all(part.isdecimal() for part in parts):
         raise ValueError(f"'{text}' is not a size; write WIDTHxHEIGHT, such as 832x480.")

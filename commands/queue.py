@@ -12,6 +12,7 @@ import time
 import uuid
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from ..base import environment
 from ..base.plain import one_line, visible
@@ -35,6 +36,7 @@ TURBO_NODES = {"SteadyDancerRCMSchedule", "SteadyDancerTurboSampler", "SteadyDan
 POLL_SECONDS = 1.0
 SOCKET_SECONDS = 10  # for what would only show the steps
 PATIENCE_SECONDS = 60  # with a server, or what stands before it, that does not answer during a run
+NO_WORDS = "it failed without a word. ComfyUI's own log may say more."
 END_EVENTS = ("execution_success", "execution_error", "execution_interrupted")
 
 
@@ -42,7 +44,7 @@ class UsageError(ValueError):
     """The command line or the file asks for something that cannot be."""
 
 
-def add_parser(subparsers) -> argparse.ArgumentParser:
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = subparsers.add_parser("queue", help="run an API prompt on a ComfyUI server", description=__doc__)
     parser.add_argument("file", type=Path, help="a prompt in API format, such as example_workflows/api/*.json")
     parser.add_argument(
@@ -69,6 +71,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
+    """0 done, 1 the run failed, 2 wrong usage. Raises Trouble where the server cannot be talked to."""
     try:
         prompt = read_prompt(args.file)
         fill_from_environment(prompt)
@@ -142,6 +145,7 @@ def fill_from_environment(prompt: dict) -> None:
 
 
 def is_turbo(prompt: dict) -> bool:
+    """Whether a prompt is for few steps: a step-distill LoRA or TurboDiffusion, by its nodes and inputs."""
     for node in prompt.values():
         lora = str(node["inputs"].get("lora_name", "")).lower()
         distilled = "distill" in lora or "lightx2v" in lora or node["inputs"].get("step_distill") is True
@@ -199,6 +203,7 @@ def find_input(prompt: dict, target: str) -> tuple[dict, str]:
 
 
 def title(node: dict) -> str:
+    """What a node is called: its title in the graph, else its class."""
     meta = node.get("_meta")
     return str(isinstance(meta, dict) and meta.get("title") or node["class_type"])
 
@@ -206,15 +211,15 @@ def title(node: dict) -> str:
 class Job:
     """One prompt on one server, from posting it to telling what came of it."""
 
-    def __init__(self, server: Server, prompt: dict):
+    def __init__(self, server: Server, prompt: dict) -> None:
         self.server = server
         self.prompt = prompt
         self.id = str(uuid.uuid4())
         self.client_id = uuid.uuid4().hex
-        self.heard = None  # when the server answered last, once it has the prompt
-        self.history = None
-        self.refusal = None
-        self.folders = {}
+        self.heard: float | None = None  # when the server answered last, once it has the prompt
+        self.history: dict | None = None
+        self.refusal: dict | None = None
+        self.folders: dict[str, Path] = {}
         self.shown = ""
 
     async def follow(self) -> None:
@@ -236,13 +241,13 @@ class Job:
         """
         import aiohttp
 
-        async def stay(*_):
+        async def stay(*_: Any) -> None:
             raise aiohttp.ClientError("The login would go along to where this leads.")
 
         address = "ws" + self.server.link(f"/ws?clientId={self.client_id}").removeprefix("http")
         trace = aiohttp.TraceConfig()
         trace.on_request_redirect.append(stay)
-        options = {"headers": self.server.headers, "proxy": self.server.proxy, "max_msg_size": 0}
+        options: dict[str, Any] = {"headers": self.server.headers, "proxy": self.server.proxy, "max_msg_size": 0}
         try:
             async with aiohttp.ClientSession(trace_configs=[trace]) as session:
                 socket = await asyncio.wait_for(session.ws_connect(address, **options), SOCKET_SECONDS)
@@ -259,7 +264,7 @@ class Job:
                             return
                     elif message.type != aiohttp.WSMsgType.BINARY:
                         return  # the server closed the connection
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError):
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError, RecursionError):
             return
 
     def told(self, event: dict) -> bool:
@@ -267,10 +272,11 @@ class Job:
         data = event.get("data") if isinstance(event, dict) else None
         if not isinstance(data, dict) or data.get("prompt_id") != self.id:
             return False
-        self.show(event.get("type"), data)
+        self.show(str(event.get("type")), data)
         return event.get("type") in END_EVENTS
 
     def post(self) -> None:
+        """Puts the prompt into the server's queue; what the server has against it is kept in `refusal`."""
         status, answer = self.server.request(
             "/prompt", {"prompt": self.prompt, "prompt_id": self.id, "client_id": self.client_id}
         )
@@ -294,7 +300,7 @@ class Job:
             if self.id in history:
                 self.folders = folders_of(self.server.request("/system_stats")[1])
         except Trouble:
-            if time.monotonic() - self.heard > PATIENCE_SECONDS:
+            if self.heard is None or time.monotonic() - self.heard > PATIENCE_SECONDS:
                 raise
             return False
         self.heard = time.monotonic()
@@ -350,16 +356,17 @@ class Job:
         if self.refusal is not None:
             return refusal_sentences(self.refusal, self.prompt)
         # Taken out of the queue before its turn, a prompt leaves no trace.
-        status = self.history["status"] if self.history else {"status_str": "error", "messages": []}
-        messages = dict(status["messages"])
+        status: dict[str, Any] = self.history["status"] if self.history else {"status_str": "error", "messages": []}
+        messages: dict[str, dict] = dict(status["messages"])
         if "execution_error" in messages:
             error = messages["execution_error"]
             node = self.prompt.get(error["node_id"])
-            return [f"{title(node) if node else error['node_type']}: {error['exception_message'].strip()}"]
+            return [f"{title(node) if node else error['node_type']}: {error['exception_message'].strip() or NO_WORDS}"]
         return [] if status["status_str"] == "success" else ["The run was cancelled on the server."]
 
     def results(self) -> tuple[list[str], list[str]]:
         """The paths of the files made, and the texts shown under nodes."""
+        assert self.history, "a run without problems has a record"
         paths, texts = [], []
         for key, output in self.history["outputs"].items():
             for kind, items in output.items():

@@ -5,18 +5,25 @@ import os
 import sys
 import threading
 import time
-from contextlib import nullcontext, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ..base.plain import one_line
 from ..base.progress import TerminalLine, size
+from ..base.state import state_file
 from . import comfyui, user_folder
+
+if TYPE_CHECKING:  # boto3 is imported by what needs it
+    from ..bucket.client import Bucket
+    from ..bucket.journal import Journal
 
 TEST_OBJECT = "steadydancer-test.json"
 
 
-def add_parser(subparsers) -> argparse.ArgumentParser:
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = subparsers.add_parser("r2", help="save to Cloudflare R2 or another S3 bucket", description=__doc__)
     actions = parser.add_subparsers(dest="action", required=True)
     common = argparse.ArgumentParser(add_help=False)
@@ -50,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     return args.action(args, _bucket(args))
 
 
-def _bucket(args: argparse.Namespace):
+def _bucket(args: argparse.Namespace) -> "Bucket":
     from ..bucket import profiles
     from ..bucket.client import Bucket
 
@@ -69,7 +76,7 @@ def _bucket(args: argparse.Namespace):
 def _config(args: argparse.Namespace) -> Path:
     from ..bucket import profiles
 
-    return args.config or profiles.config_file(user_folder(_comfyui(args)) / "__steadydancer" / "r2.toml")
+    return args.config or profiles.config_file(state_file(profiles.FILE, user_folder(_comfyui(args))))
 
 
 def _comfyui(args: argparse.Namespace) -> Path | None:
@@ -77,18 +84,14 @@ def _comfyui(args: argparse.Namespace) -> Path | None:
     return args.comfyui.absolute() if args.comfyui else comfyui()
 
 
-def _journal(folder: Path | None):
-    """The journal that ComfyUI's nodes use too; without ComfyUI, one inside the folder that is sent."""
+def _journal(user: Path | None) -> "Journal":
+    """The journal in ComfyUI's user folder, which its nodes use too, or without ComfyUI in the home folder."""
     from ..bucket.journal import FILE, Journal
 
-    if folder is None:
-        return None
-    if (folder / "user").is_dir():
-        return Journal(folder / "user" / "__steadydancer" / FILE)
-    return Journal(folder / ".steadydancer" / FILE)
+    return Journal(state_file(FILE, user))
 
 
-def _test(args: argparse.Namespace, bucket) -> int:
+def _test(args: argparse.Namespace, bucket: "Bucket") -> int:
     import secrets
 
     from ..bucket import keys, profiles, service
@@ -130,26 +133,25 @@ def _test(args: argparse.Namespace, bucket) -> int:
     print(
         f"parts    {'not possible, so files above 100 MB cannot be sent: ' + can.multipart if can.multipart else 'possible'}"
     )
-    if journal := _journal(_comfyui(args)):
-        journal.note_service(bucket.address, can.conditions == service.KEPT)
+    _journal(user_folder(_comfyui(args))).note_service(bucket.address, can.conditions == service.KEPT)
     return 0
 
 
-def _timed(name: str, step) -> None:
+def _timed(name: str, step: Callable[[], object]) -> None:
     started = time.monotonic()
     if step() is False:
         raise RuntimeError(f"What was written could not be found again at '{name}'. Check the bucket's settings.")
     print(f"{name:8} ok, {1000 * (time.monotonic() - started):.0f} ms")
 
 
-def _upload(args: argparse.Namespace, bucket) -> int:
+def _upload(args: argparse.Namespace, bucket: "Bucket") -> int:
     from ..bucket import keys
     from ..bucket.upload import deliver
 
     missing = [path for path in args.files if not os.path.isfile(path)]
     if missing:
         raise ValueError(f"There is no file {one_line(str(missing[0]))}. Nothing was sent.")
-    journal, failed = _journal(_comfyui(args)), 0
+    journal, failed = _journal(user_folder(_comfyui(args))), 0
     prefix = bucket.profile.prefix if args.prefix is None else args.prefix
     for path in (path.resolve() for path in args.files):
         name = one_line(path.name)
@@ -157,7 +159,7 @@ def _upload(args: argparse.Namespace, bucket) -> int:
             with bucket.plain_errors(f"read {name}"):
                 times = keys.file_times(path.stat().st_mtime)
             key = keys.fill(args.key or keys.TEMPLATE, {"prefix": prefix, **times, **keys.file_names(path.name)})
-            with journal.claim(path) if journal else nullcontext(True) as ours:
+            with journal.claim(path) as ours:
                 if not ours:
                     raise RuntimeError(f"{name} is being sent by ComfyUI or a sync. Wait for it, or try again.")
                 print(deliver(bucket, path, key, journal, args.overwrite, TerminalLine(name)).key)
@@ -167,7 +169,7 @@ def _upload(args: argparse.Namespace, bucket) -> int:
     return 1 if failed else 0
 
 
-def _sync(args: argparse.Namespace, bucket) -> int:
+def _sync(args: argparse.Namespace, bucket: "Bucket") -> int:
     from ..bucket.sync import Sync
 
     base = _comfyui(args)
@@ -175,8 +177,10 @@ def _sync(args: argparse.Namespace, bucket) -> int:
     if folder is None or not os.path.isdir(folder):
         raise ValueError(f"There is no folder {one_line(str(folder or 'to send'))}. Name one: cli.py r2 sync FOLDER")
     folder = folder.resolve()
-    inside_comfyui = base or (folder.parent if (folder.parent / "user").is_dir() else folder)
-    sync = Sync(folder, bucket, _journal(inside_comfyui))
+    beside = folder.parent / "user"
+    journal = _journal(user_folder(base) or (beside if beside.is_dir() else None))
+    journal.adopt(folder / ".steadydancer" / journal.path.name, folder)
+    sync = Sync(folder, bucket, journal)
 
     def sent(path: Path, key: str) -> None:
         print(f"{one_line(path.relative_to(folder).as_posix())} → {key}", flush=True)
@@ -198,7 +202,7 @@ def _sync(args: argparse.Namespace, bucket) -> int:
     return 1 if left else 0
 
 
-def _ls(args: argparse.Namespace, bucket) -> int:
+def _ls(args: argparse.Namespace, bucket: "Bucket") -> int:
 
     for item in bucket.list(args.prefix):
         print(f"{item['LastModified']:%Y-%m-%d %H:%M:%S}  {size(item['Size']):>9}  {one_line(item['Key'])}")

@@ -7,10 +7,10 @@ from ..machine import gpus
 from ..machine.card import Card
 from ..planning import choose
 from ..planning.job import Find
-from .machine import add_card, add_folders, cards_of, finder, host_of, models_if_known, user_of
+from .machine import add_card, add_folders, cards_of, finder, host_of, models_if_known, state_of
 
 
-def add_parser(subparsers) -> argparse.ArgumentParser:
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = subparsers.add_parser("select", help="choose a variant for a GPU", description=__doc__)
     parser.add_argument("--family", choices=choose.families(), default="steadydancer")
     parser.add_argument("--preference", choices=("auto", *choose.PREFERENCES), default="auto")
@@ -19,8 +19,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     return parser
 
 
-def run(args) -> int:
-    gpus.use(user_of(args))
+def run(args: argparse.Namespace) -> int:
+    """Prints the choice for a card, or the table of all. 0; raises ValueError where nothing suits."""
+    gpus.use(state_of(args, gpus.FILE))
     where = models_if_known(args)
     find, host, cards = finder(where), host_of(args, where), cards_of(args)
     if args.all_gpus:

@@ -10,11 +10,13 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 AGENT = "SteadyDancer"  # front ends of the usual kind refuse the name by which Python's urllib goes
 HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+): *([\x20-\x7e\xa0-\xff]*)")
 TIMEOUT = 30  # seconds of silence
+LARGEST = 256 << 20  # bytes of an answer; the record of a run is far shorter
 
 
 class Trouble(RuntimeError):
@@ -24,7 +26,8 @@ class Trouble(RuntimeError):
 class Stay(urllib.request.HTTPRedirectHandler):
     """Where a redirect leads to, mostly a login page, nothing is answered as ComfyUI does, and the login would go along."""
 
-    def redirect_request(self, *_):
+    def redirect_request(self, *_: Any) -> None:
+        """None: the redirect is not followed."""
         return None
 
 
@@ -35,7 +38,7 @@ class Server:
     Raises ValueError, without saying what was given, for an address or a header that cannot be.
     """
 
-    def __init__(self, address: str, headers: Sequence[str] = ()):
+    def __init__(self, address: str, headers: Sequence[str] = ()) -> None:
         scheme, rest = address.strip().split("://", 1) if "://" in address else ("http", address.strip())
         try:
             parts = urlsplit(f"{scheme.lower()}://{rest}")
@@ -84,7 +87,9 @@ class Server:
             data, headers = json.dumps(body).encode(), {**headers, "Content-Type": "application/json"}
         try:
             with self.opener.open(urllib.request.Request(self.link(path), data, headers), timeout=TIMEOUT) as answer:
-                status, text = answer.status, answer.read()
+                status, text = answer.status, answer.read(LARGEST)
+                if answer.length and len(text) < LARGEST:  # read() alone would have said so
+                    raise http.client.IncompleteRead(text)
         except urllib.error.HTTPError as err:
             with err:
                 if err.code != 400:
@@ -94,7 +99,7 @@ class Server:
             raise Trouble(self.silence(err)) from err
         try:
             found = json.loads(text or b"{}")
-        except ValueError as err:
+        except (ValueError, RecursionError) as err:
             kind = "a web page" if b"<" in text[:200] else "something else"
             raise self.odd(f"it sends {kind}") from err
         if not isinstance(found, dict):
@@ -194,6 +199,6 @@ def is_this_machine(host: str) -> bool:
 def body_of(err: urllib.error.HTTPError) -> bytes:
     """What came with a refusal, nothing where it broke off."""
     try:
-        return err.read()
+        return err.read(LARGEST)
     except (OSError, http.client.HTTPException):
         return b""

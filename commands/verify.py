@@ -10,7 +10,7 @@ from ..loaders.download.places import damage, file_hash, record, recorded
 from .machine import add_models_dir, models, what_auto_is
 
 
-def add_parser(subparsers) -> argparse.ArgumentParser:
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = subparsers.add_parser("verify", help="check files that are here", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="profile|variant|file", help="default: whatever is here")
     parser.add_argument("--trust", action="store_true", help="accept these files as they are: they are my own")
@@ -18,7 +18,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     return parser
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     """0 when every named file is here and whole, 1 otherwise."""
     where = models(args)
     whole, total, failures = 0, 0, 0
@@ -64,8 +64,10 @@ def changed(path: Path) -> str:
 
 
 def quiet(done: int, total: int) -> None:
+    """Progress that nobody watches."""
     pass
 
 
 def never() -> bool:
+    """A cancel that does not come."""
     return False

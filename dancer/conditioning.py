@@ -1,9 +1,13 @@
 """Sizes, pictures and latents: what SteadyDancer is conditioned on."""
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    from comfy.sd import VAE
 
 SIZE_STEP = 16
 TURBO_STRETCH = "stretch (TurboDiffusion)"
@@ -18,7 +22,8 @@ def fitted_size(width: int, height: int, area: int, nearest: bool = False) -> tu
     aspect = height / width
     fitted = (math.sqrt(area / aspect), math.sqrt(area * aspect))
     steps = (round(side / SIZE_STEP) if nearest else int(side // SIZE_STEP) for side in fitted)
-    return tuple(max(SIZE_STEP, count * SIZE_STEP) for count in steps)
+    width, height = (max(SIZE_STEP, count * SIZE_STEP) for count in steps)
+    return width, height
 
 
 def same_aspect(width: int, height: int, new_width: int, new_height: int) -> bool:
@@ -59,7 +64,7 @@ def match_length(frames: torch.Tensor, length: int) -> torch.Tensor:
     return torch.cat((frames, frames[-1:].expand(missing, *frames.shape[1:])))
 
 
-def image_condition(vae, picture: torch.Tensor, length: int) -> dict:
+def image_condition(vae: "VAE", picture: torch.Tensor, length: int) -> dict:
     """What Wan I2V is conditioned on: the picture as first frame, then grey.
 
     `picture` [1, H, W, 3] of the video's size. Returns the raw latent [1, 16, T, h, w] and ComfyUI's mask [1, 1, T, h, w],

@@ -1,5 +1,7 @@
 """Text and pose guidance together, as published: u + cfg·(c − u) + pose_cfg·(c − p) in the early middle of the run."""
 
+from typing import Any
+
 import comfy.samplers
 import torch
 
@@ -11,7 +13,7 @@ class SteadyDancerGuider(comfy.samplers.CFGGuider):
     those that it needs go through the model as one batch when ComfyUI's memory check allows.
     """
 
-    def set_pose_guidance(self, pose_negative, pose_cfg: float, start: float, end: float) -> None:
+    def set_pose_guidance(self, pose_negative: list | None, pose_cfg: float, start: float, end: float) -> None:
         """`pose_negative`: a conditioning, or None for text guidance alone."""
         if pose_negative is not None:
             self.inner_set_conds({"pose_negative": pose_negative})
@@ -19,16 +21,23 @@ class SteadyDancerGuider(comfy.samplers.CFGGuider):
         self.start = start
         self.end = end
 
-    def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 - the signature is ComfyUI's
+    def predict_noise(
+        self,
+        x: torch.Tensor,
+        timestep: torch.Tensor,
+        model_options: dict[str, Any] = {},  # noqa: B006 - the signature is ComfyUI's
+        seed: int | None = None,
+    ) -> torch.Tensor:
+        """The denoised latent of one step: ComfyUI's with text guidance, and the pose term added where it applies."""
         pose_negative = self.conds.get("pose_negative")
         sigmas = model_options["transformer_options"]["sample_sigmas"]
         if pose_negative is None or self.pose_cfg == 0 or not self.start < progress_at(timestep, sigmas) < self.end:
             return super().predict_noise(x, timestep, model_options, seed)
 
         hook = model_options.get("sampler_calc_cond_batch_function")
-        branches = {}
+        branches: dict[str, torch.Tensor] = {}
 
-        def evaluate(args):
+        def evaluate(args: dict[str, Any]) -> list[torch.Tensor]:
             conds, plain = args["conds"], {**args, "model_options": model_options}
             if branches:  # a function after the guidance evaluates something of its own
                 return (hook or evaluate_branches)({**plain, "conds": conds})
@@ -46,6 +55,7 @@ class SteadyDancerGuider(comfy.samplers.CFGGuider):
 
 
 def evaluate_branches(args: dict) -> list[torch.Tensor]:
+    """What the model takes for the clean latent under each of the conditions, as ComfyUI itself asks it."""
     return comfy.samplers.calc_cond_batch(
         args["model"], args["conds"], args["input"], args["sigma"], args["model_options"]
     )

@@ -1,6 +1,7 @@
 """SteadyDancer as one of ComfyUI's models: detection, weights, conditioning, timesteps, context windows."""
 
 import logging
+from typing import Any
 
 import comfy.conds
 import comfy.context_windows
@@ -19,6 +20,7 @@ OURS = ".dancer.model"
 KEPT_IN_FLOAT32 = ("condition_embedding_", "patch_embedding")
 SIDE_KEYS = (
     "comfy_quant", "weight_scale", "weight_scale_2", "scale_weight", "input_scale", "scale_input", "pre_quant_scale",
+    "weight_s_rel", "weight_s_channel", "weight_codebook",
 )  # fmt: skip
 
 
@@ -29,24 +31,30 @@ class SteadyDancerBase(comfy.model_base.WAN21):
     picture and pose: `ref_latent` and `ref_pose_latent` [B, 16, 1, h, w]. `pose_clip_vision_output` is core's type.
     """
 
-    def __init__(self, model_config, model_type=comfy.model_base.ModelType.FLOW, device=None):
+    def __init__(
+        self, model_config: Any, model_type: Any = comfy.model_base.ModelType.FLOW, device: torch.device | None = None
+    ) -> None:
         super(comfy.model_base.WAN21, self).__init__(
             model_config, model_type, device=device, unet_model=SteadyDancerModel
         )
         self.image_to_video = True
-        self.memory_usage_factor_conds = ("ref_latent", "ref_pose_latent")
+        self.memory_usage_factor_conds = ("ref_latent", "ref_pose_latent")  # type: ignore[assignment]  # () in the base
 
-    def load_model_weights(self, sd, unet_prefix="", assign=False):
+    def load_model_weights(
+        self, sd: dict[str, torch.Tensor], unet_prefix: str = "", assign: bool = False
+    ) -> "SteadyDancerBase":
+        """As ComfyUI's, after the pose modules' weights have been brought back to float32."""
         for name, parameter in self.diffusion_model.named_parameters():
             if name.startswith(KEPT_IN_FLOAT32):
                 restore_float32(sd, unet_prefix + name, parameter.shape)
         return super().load_model_weights(sd, unet_prefix, assign=assign)
 
-    def process_timestep(self, timestep, **kwargs):
+    def process_timestep(self, timestep: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """The published code feeds the network whole timesteps: 999.8 becomes 999."""
         return timestep.trunc()
 
-    def extra_conds(self, **kwargs):
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        """As ComfyUI's, with pose latents, references and the pose's CLIP features. Raises ValueError where sizes differ."""
         out = super().extra_conds(**kwargs)
         pose_clip = kwargs.get("pose_clip_vision_output")
         if pose_clip is not None:
@@ -62,7 +70,8 @@ class SteadyDancerBase(comfy.model_base.WAN21):
             out["ref_pose_latent"] = comfy.conds.CONDRegular(self.process_latent_in(ref_pose))
         return out
 
-    def extra_conds_shapes(self, **kwargs):
+    def extra_conds_shapes(self, **kwargs: Any) -> dict[str, Any]:
+        """As ComfyUI's, with the references, for its estimate of memory."""
         out = super().extra_conds_shapes(**kwargs)
         pose = kwargs.get("pose_video_latent")
         if pose is not None:
@@ -70,7 +79,16 @@ class SteadyDancerBase(comfy.model_base.WAN21):
             out["ref_latent"] = out["ref_pose_latent"] = [b, c, 1, h, w]
         return out
 
-    def resize_cond_for_context_window(self, cond_key, cond_value, window, x_in, device, retain_index_list=[]):  # noqa: B006
+    def resize_cond_for_context_window(
+        self,
+        cond_key: str,
+        cond_value: Any,
+        window: Any,
+        x_in: torch.Tensor,
+        device: torch.device,
+        retain_index_list: list[int] = [],  # noqa: B006 - the signature is ComfyUI's
+    ) -> Any:
+        """As ComfyUI's: a window has its own part of the poses, and the references of the whole clip."""
         if cond_key == "pose_latents":
             return comfy.context_windows.slice_cond(
                 cond_value, window, x_in, device, temporal_dim=2, retain_index_list=retain_index_list
@@ -83,6 +101,7 @@ class SteadyDancerBase(comfy.model_base.WAN21):
 
 
 def require_same_size(pose: torch.Tensor, latent: torch.Tensor) -> None:
+    """Raises ValueError where pose and latent [B, 16, T, h, w] differ in frames or size, naming both in pixels."""
     if pose.shape[2:] != latent.shape[2:]:
         (pt, ph, pw), (t, h, w) = pose.shape[2:], latent.shape[2:]
         raise ValueError(
@@ -113,6 +132,7 @@ def restore_float32(sd: dict, key: str, shape: torch.Size) -> None:
 
 
 def damaged(what: str) -> ValueError:
+    """The error for a file that lacks something."""
     return ValueError(
         f"This SteadyDancer file is damaged or incomplete: {what}. Download the file again, or choose another variant."
     )
@@ -144,6 +164,7 @@ def decoded(sd: dict, key: str, shape: torch.Size) -> torch.Tensor:
 
 
 def undecodable(key: str, why: str) -> ValueError:
+    """The error for weights of the pose modules in a form that cannot be turned into float32 here."""
     return ValueError(
         f"'{key}' of this SteadyDancer file cannot be unpacked here: {why}. The pose needs it as it was trained. Load the "
         "file with Load SteadyDancer, or choose another one: fp16, scaled fp8 or GGUF."
@@ -163,7 +184,7 @@ def unpacked_by_itself(tensor: torch.Tensor, key: str, shape: torch.Size) -> tor
     return plain
 
 
-def unpacked_ggml(tensor: torch.Tensor, key: str) -> torch.Tensor:
+def unpacked_ggml(tensor: Any, key: str) -> torch.Tensor:
     """The numbers of a tensor that holds ggml's bytes, or plain floats, and says which and of what shape."""
     data, number = tensor.as_subclass(torch.Tensor), getattr(tensor.tensor_type, "value", tensor.tensor_type)
     if data.is_floating_point():
@@ -202,10 +223,13 @@ def unpacked_by_comfyui(sd: dict, key: str, shape: torch.Size) -> torch.Tensor:
 class SteadyDancer(comfy.supported_models.WAN21_I2V):
     """What ComfyUI's detection looks for: a Wan 2.1 I2V file with the embedding that fuses the pose."""
 
-    required_keys = {MARKER}
+    required_keys = {MARKER}  # type: ignore[assignment]  # the base class has {}, all others sets
     sampling_settings = {"shift": 5.0}
 
-    def get_model(self, state_dict, prefix="", device=None):
+    def get_model(
+        self, state_dict: dict[str, torch.Tensor], prefix: str = "", device: torch.device | None = None
+    ) -> SteadyDancerBase:
+        """The model, without weights yet."""
         return SteadyDancerBase(self, device=device)
 
 

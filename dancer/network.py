@@ -4,8 +4,12 @@ Source: the published SteadyDancer code (Apache-2.0). Only what comes before the
 head and everything that ComfyUI attaches to them are ComfyUI's own.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from comfy.ldm.wan.model import MLPProj, WanModel
+from einops import rearrange
 
 from .cancel import prompt_cancel
 from .pose_modules import CHANNELS, AlignmentUnit, SpatialEmbedding, temporal_embedding
@@ -21,14 +25,13 @@ class SummedImageEmbedding(MLPProj):
         return sum(super(SummedImageEmbedding, self).forward(x) for x in image_embeds.split(1280, dim=-1))
 
 
-def fuse_pose(temporal, spatial, pose: torch.Tensor) -> torch.Tensor:
+def fuse_pose(temporal: Callable, spatial: Callable, pose: torch.Tensor) -> torch.Tensor:
     """Pose latent plus its motion and its shape: [B, 16, T, h, w] to the same shape."""
-    b, c, t, h, w = pose.shape
-    frames = spatial(pose.transpose(1, 2).reshape(b * t, c, h, w))
-    return pose + temporal(pose) + frames.view(b, t, c, h, w).transpose(1, 2)
+    frames = spatial(rearrange(pose, "b c t h w -> (b t) c h w"))
+    return pose + temporal(pose) + rearrange(frames, "(b t) c h w -> b c t h w", b=len(pose))
 
 
-def embed(packed: torch.Tensor, embed_reference, parts: tuple) -> torch.Tensor:
+def embed(packed: torch.Tensor, embed_reference: Callable, parts: tuple) -> torch.Tensor:
     """Turns what `_forward` packed, [B, 52, T + 2, h, w] in float32, into tokens [B, dim, T + 2, h/2, w/2].
 
     `embed_reference` is the plain convolution with the weights of `patch_embedding`.
@@ -56,12 +59,22 @@ class SteadyDancerModel(WanModel):
     picture (in x's channels), frame T + 1 the first pose (in the pose's).
     """
 
-    def __init__(self, dim=5120, in_dim=36, device=None, dtype=None, operations=None, **kwargs):
+    in_channels = CHANNELS  # of the latent; core's RenormCFG asks for them
+
+    def __init__(
+        self,
+        dim: int = 5120,
+        in_dim: int = 36,
+        device: Any = None,
+        dtype: Any = None,
+        operations: Any = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(dim=dim, in_dim=in_dim, device=device, dtype=dtype, operations=operations, **kwargs)
         settings = {"device": device, "dtype": torch.float32}
 
         class Stem(operations.Conv3d):
-            def forward(self, packed):
+            def forward(self, packed: torch.Tensor) -> torch.Tensor:
                 return embed(packed, super().forward, self.parts)
 
         self.patch_embedding = Stem(in_dim, dim, kernel_size=PATCH, stride=PATCH, **settings)
@@ -94,7 +107,7 @@ class SteadyDancerModel(WanModel):
         clip_fea_pose: torch.Tensor | None = None,
         ref_latent: torch.Tensor | None = None,
         ref_pose_latent: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """One evaluation: the velocity [B, 16, T, h, w].
 

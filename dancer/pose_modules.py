@@ -3,11 +3,14 @@
 They work on pose *latents* [B, 16, T, h, w], already normalised by the latent format.
 """
 
+from typing import Any
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from comfy.model_management import cast_to
 from comfy.ops import manual_cast as ops  # casts and offloads like the rest of the model, but is never quantised
+from einops import rearrange
 
 CHANNELS = 16
 ATTENTION_DIM = 128
@@ -18,7 +21,7 @@ PIXELS = 1 << 13  # whose frames attend at a time: each is an item of a batch, a
 class TemporalConv(nn.Module):
     """A depthwise 1×3×3 convolution, then a full 3×1×1 one, each followed by SiLU."""
 
-    def __init__(self, device=None):
+    def __init__(self, device: torch.device | str | None = None) -> None:
         super().__init__()
         self.spatial = ops.Conv3d(
             CHANNELS,
@@ -36,7 +39,7 @@ class TemporalConv(nn.Module):
         return F.silu(self.temporal(F.silu(self.spatial(x))))
 
 
-def temporal_embedding(device=None) -> nn.Sequential:
+def temporal_embedding(device: torch.device | str | None = None) -> nn.Sequential:
     """Three temporal convolutions: [B, 16, T, h, w] to the same shape.
 
     The published checkpoint numbers them 0, 2 and 4.
@@ -52,21 +55,21 @@ def hard_gate(x: torch.Tensor) -> torch.Tensor:
 class SpatialEmbedding(nn.Module):
     """Dynamic convolution over each frame by itself: frames [N, 16, h, w] to the same shape."""
 
-    def __init__(self, device=None):
+    def __init__(self, device: torch.device | str | None = None) -> None:
         super().__init__()
         reduced = CHANNELS // 4
 
-        def conv(inputs, outputs):
+        def conv(inputs: int, outputs: int) -> ops.Conv2d:
             return ops.Conv2d(inputs, outputs, 1, bias=False, device=device, dtype=torch.float32)
 
-        def linear(inputs, outputs):
+        def linear(inputs: int, outputs: int) -> ops.Linear:
             return ops.Linear(inputs, outputs, bias=False, device=device, dtype=torch.float32)
 
         self.reduced = reduced
         self.conv = conv(CHANNELS, CHANNELS)
         self.conv_q = conv(CHANNELS, reduced)
         self.conv_p = conv(reduced, CHANNELS)
-        self.fc = nn.Sequential(linear(CHANNELS, reduced), nn.Module())  # fc.0 and fc.1.fc.0 in the published file
+        self.fc: Any = nn.Sequential(linear(CHANNELS, reduced), nn.Module())  # fc.0 and fc.1.fc.0 in the published file
         self.fc[1].fc = nn.Sequential(linear(reduced, reduced))
         self.fc_phi = linear(reduced, reduced * reduced)
         self.fc_scale = linear(reduced, CHANNELS)
@@ -87,7 +90,7 @@ class SpatialEmbedding(nn.Module):
 class ChannelNorm(nn.Module):
     """Layer norm over the channels of [T, C, h, w]; its weights are stored as [1, C, 1, 1]."""
 
-    def __init__(self, channels: int, device=None):
+    def __init__(self, channels: int, device: torch.device | str | None = None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(1, channels, 1, 1, device=device, dtype=torch.float32))
         self.bias = nn.Parameter(torch.empty(1, channels, 1, 1, device=device, dtype=torch.float32))
@@ -104,7 +107,7 @@ class FrameAttention(nn.Module):
     frame sees all frames at its own pixel and never another pixel.
     """
 
-    def __init__(self, device=None):
+    def __init__(self, device: torch.device | str | None = None) -> None:
         super().__init__()
         self.in_proj_weight = nn.Parameter(
             torch.empty(3 * ATTENTION_DIM, ATTENTION_DIM, device=device, dtype=torch.float32)
@@ -114,29 +117,28 @@ class FrameAttention(nn.Module):
 
     def forward(self, query: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """`query` and `context` [T, 128, h, w] of one sample; returns [T, 128, h, w]."""
-        t, c, h, w = query.shape
+        h = query.shape[2]
         weights = cast_to(self.in_proj_weight, query.dtype, query.device).chunk(3)
         biases = cast_to(self.in_proj_bias, query.dtype, query.device).chunk(3)
 
-        def heads(pixels, weight, bias):
-            pixels = F.linear(pixels, weight, bias)
-            return pixels.view(-1, t, ATTENTION_HEADS, c // ATTENTION_HEADS).transpose(1, 2)
+        def heads(pixels: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+            return rearrange(F.linear(pixels, weight, bias), "n t (heads c) -> n heads t c", heads=ATTENTION_HEADS)
 
-        query, context = (x.permute(2, 3, 0, 1).reshape(h * w, t, c) for x in (query, context))
+        query, context = (rearrange(x, "t c h w -> (h w) t c") for x in (query, context))
         parts = []
         for few, theirs in zip(query.split(PIXELS), context.split(PIXELS)):
             q, k, v = (heads(x, weights[i], biases[i]) for i, x in enumerate((few, theirs, theirs)))
-            parts.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, t, c))
-        return self.out_proj(torch.cat(parts)).view(h, w, t, c).permute(2, 3, 0, 1)
+            parts.append(rearrange(F.scaled_dot_product_attention(q, k, v), "n heads t c -> n t (heads c)"))
+        return rearrange(self.out_proj(torch.cat(parts)), "(h w) t c -> t c h w", h=h)
 
 
 class AlignmentUnit(nn.Module):
     """Aligns the pose with the video that is being denoised: the noisy latent asks, the pose answers."""
 
-    def __init__(self, device=None):
+    def __init__(self, device: torch.device | str | None = None) -> None:
         super().__init__()
 
-        def conv(inputs, outputs):
+        def conv(inputs: int, outputs: int) -> ops.Conv2d:
             return ops.Conv2d(inputs, outputs, 1, device=device, dtype=torch.float32)
 
         self.proj_p = conv(CHANNELS, ATTENTION_DIM)
@@ -155,6 +157,7 @@ class AlignmentUnit(nn.Module):
         return torch.stack([self.align(p.transpose(0, 1), n.transpose(0, 1)) for p, n in zip(pose, noisy)])
 
     def align(self, pose: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
+        """One sample of `forward`, both latents as [T, 16, h, w]; returns [16, T, h, w]."""
         x = self.norm1(self.cross_attn(self.proj_r(noisy), self.proj_p(pose)))
         x = self.norm2(x + self.ffn_pose(x))
         return self.proj_p_back(x).transpose(0, 1)

@@ -4,6 +4,9 @@ UniPC: Zhao et al., "UniPC: A Unified Predictor-Corrector Framework for Fast Sam
 data prediction and B(h) = exp(h) − 1 ("bh2"), on the flow path x = (1 − σ)·data + σ·noise.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import comfy.samplers
 import torch
 from tqdm.auto import trange
@@ -42,7 +45,14 @@ def advance(x: torch.Tensor, sigma: torch.Tensor, next_sigma: torch.Tensor, data
     return float(next_sigma / sigma) * x - float((1.0 - next_sigma) * decay) * data
 
 
-def sample_flow_unipc(model, x, sigmas, extra_args=None, callback=None, disable=None):
+def sample_flow_unipc(
+    model: Any,
+    x: torch.Tensor,
+    sigmas: torch.Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callable[[dict], None] | None = None,
+    disable: bool | None = None,
+) -> torch.Tensor:
     """Flow UniPC, order 2: one evaluation a step, which also corrects the step before. `x` [B, 16, T, h, w].
 
     Where the run starts from noise alone, that noise is the state: ComfyUI hands it over multiplied by the first
@@ -55,7 +65,8 @@ def sample_flow_unipc(model, x, sigmas, extra_args=None, callback=None, disable=
     lambdas = log_snr(exact)
     steps = len(sigmas) - 1
     order = 1
-    start = newest = older = None  # the state at the last sigma, and what the model took for the clean video there
+    # The state at the last sigma, and what the model took for the clean video there; each is set before it is used.
+    start = newest = older = x
 
     for i in trange(steps, disable=disable):
         denoised = model(x, sigmas[i].expand(x.shape[0]), **extra_args)
@@ -84,4 +95,5 @@ def sample_flow_unipc(model, x, sigmas, extra_args=None, callback=None, disable=
 
 
 def flow_unipc_sampler() -> comfy.samplers.KSAMPLER:
+    """The solver as ComfyUI's SAMPLER."""
     return comfy.samplers.KSAMPLER(sample_flow_unipc)

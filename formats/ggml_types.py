@@ -18,8 +18,17 @@ PACKED = {
     20: ("IQ4_NL", 32, 18),
     23: ("IQ4_XS", 256, 136),
 }
-# Types that exist but that nobody publishes video models in; named so that a refusal can say which it met.
-OTHERS = {
-    9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S", 22: "IQ2_S", 24: "I8",
-    25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4",
-}  # fmt: skip
+NUMBERS = {name: number for number, (name, *_) in {**FLOATS, **PACKED}.items()}
+
+
+def type_name(number: int) -> str:
+    """The name of a type that is none of the above, for a refusal: from the gguf package, where it is installed.
+
+    That takes a second to import, and is no dependency: a header needs the few lines above, which tests compare with it.
+    """
+    try:
+        from gguf import GGMLQuantizationType
+
+        return GGMLQuantizationType(number).name
+    except Exception:  # it is not there, does not work, or does not know the type either
+        return f"the unknown type {number}"

@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .ggml_types import FLOATS, OTHERS, PACKED, TORCH_NAMES
+from .ggml_types import FLOATS, PACKED, TORCH_NAMES, type_name
 
 if TYPE_CHECKING:  # a header is read without torch too
     import torch
@@ -53,7 +53,7 @@ class TensorPlace:
     @property
     def kind(self) -> str:
         """The name of its type, such as Q4_K or F32."""
-        return {**FLOATS, **PACKED}[self.number][0]
+        return (FLOATS.get(self.number) or PACKED[self.number])[0]
 
     @property
     def is_packed(self) -> bool:
@@ -150,7 +150,7 @@ class Wrong(Exception):
 class GGUFError(ValueError):
     """A file that cannot be loaded: `why`, in words that follow "because", and whether it is `damaged`."""
 
-    def __init__(self, path: Path, why: str, advice: str = ""):
+    def __init__(self, path: Path, why: str, advice: str = "") -> None:
         super().__init__(
             f"{Path(path).name} cannot be loaded, because {why}. "
             f"{advice or 'Download the file again, or choose another variant.'}"
@@ -159,6 +159,7 @@ class GGUFError(ValueError):
 
 
 def read_header(file: GGUFFile) -> None:
+    """Fills in keys, arrays and tensors. Raises Wrong or, where the file ends too early, struct.error."""
     reader = Reader(file.buffer, 4)
     version, tensor_count, key_count = reader.numbers("IQQ")
     if version not in (2, 3):
@@ -189,6 +190,7 @@ def read_header(file: GGUFFile) -> None:
 
 
 def read_tensors(file: GGUFFile, reader: "Reader", count: int) -> None:
+    """Fills in `count` tensors and checks that their data lie in the file and not over each other. Raises Wrong."""
     alignment = file.metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or isinstance(alignment, bool) or alignment < 1 or alignment & (alignment - 1):
         raise Wrong(f"its alignment is {alignment}, which is not a power of two")
@@ -220,16 +222,16 @@ def read_tensors(file: GGUFFile, reader: "Reader", count: int) -> None:
 
 
 def tensor_bytes(name: str, shape: tuple[int, ...], number: int) -> int:
+    """Bytes of a tensor's data. Raises Wrong for a type that is not loaded here, or rows that are no whole blocks."""
     weights = prod(shape)
     if prod(size or 1 for size in shape) >= 1 << 48:
         raise Wrong(f"'{name}' has the shape {list(shape)}")
     if number in FLOATS:
         return weights * FLOATS[number][1]
     if number not in PACKED:
-        kind = OTHERS.get(number, f"the unknown type {number}")
         known = ", ".join(name for name, *_ in PACKED.values())
         raise Wrong(
-            f"'{name}' is stored as {kind}, and known are F32, F16, BF16, {known}",
+            f"'{name}' is stored as {type_name(number)}, and known are F32, F16, BF16, {known}",
             "Choose a file of another type, such as Q4_K_M.",
         )
     kind, of_block, size = PACKED[number]
@@ -241,18 +243,21 @@ def tensor_bytes(name: str, shape: tuple[int, ...], number: int) -> int:
 class Reader:
     """Reads a header from front to back. Past the end, struct.error."""
 
-    def __init__(self, buffer: mmap.mmap, position: int):
+    def __init__(self, buffer: mmap.mmap, position: int) -> None:
         self.buffer, self.position, self.texts_left = buffer, position, MOST_TEXTS
 
     def unpack(self, form: struct.Struct) -> tuple:
+        """The next values, as `form` says."""
         values = form.unpack_from(self.buffer, self.position)
         self.position += form.size
         return values
 
     def numbers(self, form: str) -> tuple:
+        """The next numbers, by their letters in struct's notation, little-endian."""
         return self.unpack(struct.Struct("<" + form))
 
     def text(self, longest: int) -> str:
+        """The next text. Raises Wrong where it has more than `longest` bytes."""
         (length,) = self.unpack(LENGTH)
         if length > longest:
             raise Wrong(f"a name or text in it has {length:,} bytes")
@@ -263,9 +268,11 @@ class Reader:
         return text
 
     def texts(self, count: int) -> list[str]:
+        """The next `count` texts."""
         return [self.text(LONGEST_TEXT) for _ in range(count)]
 
     def skip_array(self) -> ArrayPlace:
+        """Where the next array is, whose entries are not read."""
         kind, count = self.numbers("IQ")
         place = ArrayPlace(kind, count, self.position)
         if kind == STRING:
@@ -279,6 +286,7 @@ class Reader:
         return place
 
     def skip_texts(self, count: int) -> None:
+        """Steps over texts. Raises Wrong where there are more in the file than any vocabulary has."""
         if count * LENGTH.size > len(self.buffer) - self.position:
             raise struct.error
         self.texts_left -= count

@@ -151,6 +151,7 @@ def parts(path: Path) -> list[Path]:
 
 
 def require_unsplit(path: Path) -> None:
+    """Raises ValueError for a part of a split GGUF whose name does not say which part it is."""
     if path.suffix.lower() == ".gguf" and not damage(path):
         count = open_gguf(path).metadata.get("split.count", 1)
         if count != 1:
@@ -188,6 +189,7 @@ def foreign(header: dict[str, dict]) -> str:
 
 
 def check(path: Path, format: str) -> None:
+    """Raises Wrong where a file is damaged, Other where it is no file or not of `format`, which is empty if unknown."""
     if path.is_symlink() and not path.exists():
         raise Wrong("is a link that leads nowhere")
     found = path.stat()
@@ -242,6 +244,7 @@ def kind_of(begin: bytes, size: int) -> str:
 
 
 def check_gguf(path: Path) -> None:
+    """Raises Wrong where a GGUF is damaged. One that is only of an unknown kind passes: loading it says so."""
     try:
         open_gguf(path)
     except GGUFError as err:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ ATTRIBUTE_TENSOR = 5
 DIMS, DATA_TYPE, FLOATS, NAME, RAW, EXTERNAL = 1, 2, 4, 8, 9, 14
 MOST_FIELDS = 200_000  # of a whole file; a pose net has some thousands
 MOST_DIMENSIONS = 8
-DTYPES = {1: np.dtype("<f4"), 10: np.dtype("<f2"), 11: np.dtype("<f8")}
+DTYPES: dict[int, np.dtype] = {1: np.dtype("<f4"), 10: np.dtype("<f2"), 11: np.dtype("<f8")}
 
 
 @dataclass
@@ -49,7 +50,7 @@ class Unusable(ValueError):
 
 def _weights(graph: memoryview) -> Weights:
     fields_of = Fields()
-    tensors: dict[str, np.ndarray] = {}
+    tensors: dict[str, np.ndarray | None] = {}
     nodes = []
     for number, part in fields_of(graph):
         if number == INITIALIZER:
@@ -84,7 +85,9 @@ def _weights(graph: memoryview) -> Weights:
 
 def _tensor(data: memoryview, fields_of: "Fields") -> tuple[str, np.ndarray | None]:
     """Name and values of a TensorProto; None for kinds that hold no weights (indices, shapes)."""
-    shape, kind, name, raw, floats = [], 0, "", None, []
+    shape: list[int] = []
+    raw: Any = None
+    kind, name, floats = 0, "", []
     for number, value in fields_of(data):
         if number == DIMS:
             shape += [value] if isinstance(value, int) else list(_packed(value[: 10 * MOST_DIMENSIONS]))
@@ -116,10 +119,10 @@ def _tensor(data: memoryview, fields_of: "Fields") -> tuple[str, np.ndarray | No
 class Fields:
     """Reads protobuf messages, and no more of them than a net has: every field costs time."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.left = MOST_FIELDS
 
-    def __call__(self, data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    def __call__(self, data: memoryview) -> Iterator[tuple[int, Any]]:
         """Field numbers and values of a message: whole numbers, or the bytes of what is nested."""
         at = 0
         while at < len(data):

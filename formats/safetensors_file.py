@@ -39,7 +39,8 @@ def safetensors_header(path: Path) -> dict[str, dict]:
     return header
 
 
-def well_formed(entry) -> bool:
+def well_formed(entry: object) -> bool:
+    """Whether a header's entry has a type, a shape and both ends of its data, in whole numbers that a file can have."""
     if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
         return False
     shape, offsets = entry.get("shape"), entry.get("data_offsets")
@@ -84,10 +85,11 @@ def quantisation_formats(path: Path) -> set[str]:
                 start, end = entry["data_offsets"]
                 file.seek(base + start)
                 texts.append(file.read(min(end - start, 4096)).decode("utf-8", "replace"))
-    return {format for text in texts if (format := format_in(text))}
+    return {format_in(text) for text in texts}
 
 
 def layers_of(text: str) -> list:
+    """The descriptions of layers in `_quantization_metadata`, none where it cannot be read."""
     try:
         return list(json.loads(text).get("layers", {}).values())
     except (ValueError, RecursionError, AttributeError):
@@ -95,7 +97,8 @@ def layers_of(text: str) -> list:
 
 
 def format_in(text: str) -> str:
+    """What a layer's description calls its format. ComfyUI-INT8-Fast, for one, has written descriptions without one."""
     try:
-        return str(json.loads(text).get("format", ""))
+        return str(json.loads(text).get("format") or "without a name")
     except (ValueError, RecursionError, AttributeError):
         return "an unreadable description"

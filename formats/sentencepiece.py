@@ -1,13 +1,14 @@
 """The tokenizer of a GGUF text encoder, as the file that SentencePiece reads."""
 
 import struct
+from typing import Any
 
 from .gguf_file import GGUFFile
 
 
 def sentencepiece_model(file: GGUFFile) -> bytes:
     """The SentencePiece model that a GGUF holds in pieces, as its protobuf file (sentencepiece_model.proto)."""
-    meta = file.metadata
+    meta: dict[str, Any] = file.metadata
     tokens = file.array("tokenizer.ggml.tokens")
     scores = file.array("tokenizer.ggml.scores")
     kinds = file.array("tokenizer.ggml.token_type") if "tokenizer.ggml.token_type" in file.arrays else [1] * len(tokens)
@@ -28,6 +29,7 @@ def sentencepiece_model(file: GGUFFile) -> bytes:
 
 
 def varint(value: int) -> bytes:
+    """A whole number in protobuf's variable length; negative ones as 64 bits."""
     value &= (1 << 64) - 1
     out = bytearray()
     while value > 127:
@@ -37,8 +39,10 @@ def varint(value: int) -> bytes:
 
 
 def number(field: int, value: int) -> bytes:
+    """A protobuf field that holds a whole number."""
     return varint(field << 3) + varint(value)
 
 
 def message(field: int, content: bytes) -> bytes:
+    """A protobuf field that holds bytes, a text or a message."""
     return varint(field << 3 | 2) + varint(len(content)) + content

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import comfy.clip_vision
 import comfy.model_management
@@ -29,16 +30,18 @@ class ComfyPlaces(Places):
     Each folder is looked at once: make another for the next question.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(folder_paths.models_dir)
         self.seen: dict[Path, Names] = {}
 
     def names(self, root: Path) -> Names:
+        """As Places.names, read once for all questions to this object."""
         if root not in self.seen:
             self.seen[root] = super().names(root)
         return self.seen[root]
 
     def folders(self, folder: str) -> list[Path]:
+        """ComfyUI's own folders of a kind, the one to write into first."""
         if folder not in folder_paths.folder_names_and_paths:
             return super().folders(folder)
         old = Path(folder_paths.models_dir, "unet")  # is searched, but nothing is put there
@@ -116,7 +119,7 @@ def load_gguf(path: str, disable_dynamic: bool = False) -> ModelPatcher:
 
 def load_shards(paths: list[str], disable_dynamic: bool = False) -> ModelPatcher:
     """A MODEL from files that each hold a part of the tensors, computing in the type that ComfyUI chooses for the whole."""
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for path in paths:
         part, metadata = tensors_of(path)
         if "_quantization_metadata" in (metadata or {}):  # of this part's layers
@@ -130,7 +133,7 @@ def load_shards(paths: list[str], disable_dynamic: bool = False) -> ModelPatcher
     return known(detected(tensors, paths[0], disable_dynamic=disable_dynamic), paths, load_shards)
 
 
-def detected(tensors: dict[str, torch.Tensor], path: str, **given) -> ModelPatcher | None:
+def detected(tensors: dict[str, torch.Tensor], path: str, **given: Any) -> ModelPatcher | None:
     """What ComfyUI makes of the tensors of a file, None where it knows no such model; `given` is for its function.
 
     Raises ValueError where something is missing, or has another shape than the model.
@@ -199,10 +202,12 @@ def load_gguf_clip(
 def gguf_clip_patcher(
     path: str, kind: comfy.sd.CLIPType, embeddings: list[str], options: dict, disable_dynamic: bool = False
 ) -> ModelPatcher:
+    """The patcher of a text encoder that is loaded again: what ComfyUI calls to make one anew."""
     return load_gguf_clip(path, kind, embeddings, options, disable_dynamic).patcher
 
 
 def load_clip_vision(paths: list[Path]) -> comfy.clip_vision.ClipVisionModel:
+    """An image encoder from its one file. Raises ValueError where the file is damaged or no image encoder."""
     model_file.require_whole(paths)
     model = comfy.clip_vision.load(str(paths[0]))
     if model is None:
@@ -211,6 +216,7 @@ def load_clip_vision(paths: list[Path]) -> comfy.clip_vision.ClipVisionModel:
 
 
 def load_vae(paths: list[Path]) -> comfy.sd.VAE:
+    """A VAE from its one file. Raises ValueError where the file is damaged, RuntimeError where it is no VAE."""
     model_file.require_whole(paths)
     tensors, metadata = comfy.utils.load_torch_file(str(paths[0]), return_metadata=True)
     vae = comfy.sd.VAE(sd=tensors, metadata=metadata)

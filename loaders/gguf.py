@@ -4,9 +4,10 @@ import ctypes
 import re
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import comfy.memory_management
 import torch
@@ -81,6 +82,7 @@ def text_encoder_tensors(path: Path, dtype: torch.dtype) -> dict[str, torch.Tens
 
 
 def t5_name(name: str) -> str:
+    """A GGUF tensor's name as transformers calls it; what has no other name keeps its own."""
     layer = re.fullmatch(r"enc\.blk\.(\d+)\.(\w+)\.(weight|bias)", name)
     if layer and layer[2] in T5_LAYERS:
         return f"encoder.block.{layer[1]}.layer.{T5_LAYERS[layer[2]]}.{layer[3]}"
@@ -111,7 +113,7 @@ def true_shape(file: GGUFFile, name: str) -> tuple[int, ...]:
     return tuple(noted)
 
 
-def file_slices(file: GGUFFile):
+def file_slices(file: GGUFFile) -> Callable[[str], torch.Tensor]:
     """`raw` for ComfyUI's dynamic memory: tensors that also say where in the file they lie, so that it can read them
     straight into pinned memory."""
     import comfy_aimdo.model_mmap
@@ -125,7 +127,7 @@ def file_slices(file: GGUFFile):
         if not place.bytes:
             return file.raw(name)
         data = torch.frombuffer(view[place.start : place.start + place.bytes], dtype=torch.uint8)
-        storage = data.untyped_storage()
+        storage: Any = data.untyped_storage()  # ComfyUI looks for both of what follows under these names
         storage._comfy_tensor_file_slice = comfy.memory_management.TensorFileSlice(
             handle, lock, place.start, place.bytes
         )

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import comfy.clip_vision
 import comfy.sd
@@ -16,14 +17,14 @@ class OnFirstUse:
     A failure leaves it as it was, so the next use tries again.
     """
 
-    def __init__(self, load: Callable[[], object], run: PlannedRun | None = None):
+    def __init__(self, load: Callable[[], object], run: PlannedRun | None = None) -> None:
         self.__dict__.update(load_now=load, run=run)
 
-    def measured(self, phase: str):
+    def measured(self, phase: str) -> contextlib.AbstractContextManager[None]:
         """Measures what happens inside, where there is a plan to compare it with."""
         return self.run.measured(phase, self.patcher) if self.run else contextlib.nullcontext()
 
-    def __getattribute__(self, name: str):
+    def __getattribute__(self, name: str) -> Any:
         mine = object.__getattribute__(self, "__dict__")
         # ComfyUI looks for a patcher on every result that it keeps, to count memory: that is not a use.
         if "load_now" in mine and name != "patcher" and not name.startswith("__"):
@@ -34,13 +35,19 @@ class OnFirstUse:
 
 
 class LazyCLIP(OnFirstUse, comfy.sd.CLIP):
-    def encode_from_tokens(self, *args, **kwargs):
+    """A text encoder that is fetched and loaded when it first encodes."""
+
+    def encode_from_tokens(self, *args: Any, **kwargs: Any) -> Any:
+        """As ComfyUI's, measured."""
         with self.measured("text_encode"):
             return super().encode_from_tokens(*args, **kwargs)
 
 
 class LazyClipVision(OnFirstUse, comfy.clip_vision.ClipVisionModel):
-    def encode_image(self, *args, **kwargs):
+    """An image encoder that is fetched and loaded when it first encodes."""
+
+    def encode_image(self, *args: Any, **kwargs: Any) -> Any:
+        """As ComfyUI's, measured."""
         with self.measured("image_encode"):
             return super().encode_image(*args, **kwargs)
 
@@ -48,31 +55,37 @@ class LazyClipVision(OnFirstUse, comfy.clip_vision.ClipVisionModel):
 class LazyVAE(OnFirstUse, comfy.sd.VAE):
     """`whole`: whether whole frames were asked for, so that tiles mean that they did not fit."""
 
-    def encode(self, *args, **kwargs):
+    def encode(self, *args: Any, **kwargs: Any) -> Any:
+        """As ComfyUI's, measured."""
         self.whole = True
         with self.measured("vae_encode"):
             return super().encode(*args, **kwargs)
 
-    def encode_tiled(self, *args, **kwargs):
+    def encode_tiled(self, *args: Any, **kwargs: Any) -> Any:
+        """As ComfyUI's: the user asks for tiles."""
         self.whole = False
         return super().encode_tiled(*args, **kwargs)
 
-    def encode_tiled_3d(self, *args, **kwargs):
+    def encode_tiled_3d(self, *args: Any, **kwargs: Any) -> Any:
+        """What ComfyUI itself falls back to when whole frames do not fit, which is noted."""
         if self.run and self.whole:
             self.run.rescued("vae_encode")
         return super().encode_tiled_3d(*args, **kwargs)
 
-    def decode(self, *args, **kwargs):
+    def decode(self, *args: Any, **kwargs: Any) -> Any:
+        """As ComfyUI's, measured."""
         self.whole = True
         with self.measured("vae_decode"):
             return super().decode(*args, **kwargs)
 
-    def decode_tiled(self, *args, **kwargs):
+    def decode_tiled(self, *args: Any, **kwargs: Any) -> Any:
+        """As ComfyUI's, measured: the user asks for tiles."""
         self.whole = False
         with self.measured("vae_decode"):
             return super().decode_tiled(*args, **kwargs)
 
-    def decode_tiled_3d(self, *args, **kwargs):
+    def decode_tiled_3d(self, *args: Any, **kwargs: Any) -> Any:
+        """What ComfyUI itself falls back to when whole frames do not fit, which is noted."""
         if self.run and self.whole:
             self.run.rescued("vae_decode")
         return super().decode_tiled_3d(*args, **kwargs)

@@ -6,7 +6,7 @@ import os
 import shutil
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from ..formats import model_file, pickle_file
 from .download.places import cut_short
 
 SOURCE, CONTENTS = "steadydancer.source", "steadydancer.contents"
-PIECE = 1 << 24
+CHUNK = 1 << 24
 
 
 def as_safetensors(
@@ -110,7 +110,8 @@ def convert(
     cancelled: IsCancelled,
 ) -> None:
     """Writes `part`, and compares it with the tensors byte by byte."""
-    header, end = {"__metadata__": {"format": "pt", SOURCE: path.name, CONTENTS: contents(path)}}, 0
+    header: dict[str, dict] = {"__metadata__": {"format": "pt", SOURCE: path.name, CONTENTS: contents(path)}}
+    end = 0
     # the widest numbers first: every tensor then lies where its numbers may be mapped
     names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
     for name in names:
@@ -131,16 +132,16 @@ def convert(
         )
     with open(part, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for done, piece in pieces(tensors, names):
-            file.write(piece)
+        for done, chunk in chunks(tensors, names):
+            file.write(chunk)
             progress(done, 2 * end)
             stop_if(cancelled)
         file.flush()
         os.fsync(file.fileno())
     with open(part, "rb") as file:
         file.seek(8 + len(text))
-        for done, piece in pieces(tensors, names):
-            if file.read(len(piece)) != piece:
+        for done, chunk in chunks(tensors, names):
+            if file.read(len(chunk)) != chunk:
                 raise ValueError(
                     f"{path.name} was not written correctly into {part.parent}. Check the disk, then try again."
                 )
@@ -148,10 +149,10 @@ def convert(
             stop_if(cancelled)
 
 
-def pieces(tensors: dict[str, torch.Tensor], names: list[str]):
-    """All bytes in order, in pieces, with how many there are up to the end of each."""
+def chunks(tensors: dict[str, torch.Tensor], names: list[str]) -> Iterator[tuple[int, memoryview]]:
+    """All bytes in order, in chunks, with how many there are up to the end of each."""
     done = 0
     for name in names:
-        for piece in tensors[name].contiguous().reshape(-1).view(torch.uint8).split(PIECE):
-            done += len(piece)
-            yield done, memoryview(piece.numpy())
+        for chunk in tensors[name].contiguous().reshape(-1).view(torch.uint8).split(CHUNK):
+            done += len(chunk)
+            yield done, memoryview(chunk.numpy())

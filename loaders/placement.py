@@ -2,16 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from typing import Any, cast
 
 import comfy.samplers
 import torch
 from comfy.model_base import BaseModel
-from comfy.model_patcher import ModelPatcher
+from comfy.model_patcher import ModelPatcher, ModelPatcherDynamic
 from comfy.patcher_extension import WrappersMP
 
+from ..base.mixin import mixed
 from ..planning.plan import Plan
-from ..quant.patches import PackedPatcher, packed_class
+from ..quant.patches import PackedPatcher
 from .run import PlannedRun
 
 KEY = "steadydancer_plan"
@@ -26,7 +27,7 @@ def placed(patcher: ModelPatcher, run: PlannedRun) -> ModelPatcher:
     if not plan.batched:
         patcher.set_model_sampler_calc_cond_batch_function(one_by_one)
 
-    def sample(executor, *args, **kwargs):
+    def sample(executor: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         clone = executor.class_obj.model_patcher  # perhaps with weights of its own
         with run.measured("sample", clone), estimate_of(plan, clone.model):
             return executor(*args, **kwargs)
@@ -40,7 +41,8 @@ def estimate_of(plan: Plan, model: BaseModel) -> Iterator[None]:
     """Makes ComfyUI's own estimate, which is a factor times the latent's area, that of the plan for as long as it lasts."""
     job, own = plan.job, model.memory_usage_factor
     height, width = job.height // 8, job.width // 8
-    reference = {name: [[1, 16, 1, height, width]] for name in model.memory_usage_factor_conds}
+    conds: tuple[str, ...] = model.memory_usage_factor_conds
+    reference = {name: [[1, 16, 1, height, width]] for name in conds}
     latent = [1, 16, (job.frames - 1) // 4 + 1, height, width]
     model.memory_usage_factor *= plan.activations / model.memory_required(latent, cond_shapes=reference)
     try:
@@ -59,20 +61,29 @@ def one_by_one(args: dict) -> list:
     ]
 
 
-class LimitedPatcher:
+class LimitedPatcher(ModelPatcher):
     """Mixed into the patcher class of ComfyUI's choice: no more of the model on the card than planned."""
 
-    def load(self, device_to=None, lowvram_model_memory=0, force_patch_weights=False, full_load=False, **kwargs):
+    def load(
+        self,
+        device_to: torch.device | None = None,
+        lowvram_model_memory: float = 0,
+        force_patch_weights: bool = False,
+        full_load: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """As ComfyUI's, with at most `resident_limit` bytes on the card."""
         limit = self.model.resident_limit
         if self.is_dynamic():
             super().load(device_to, lowvram_model_memory, force_patch_weights, full_load, **kwargs)
             # A ceiling, which each load lifts. `set_watermark_limit` is a floor: what may not be evicted when memory is short.
-            self._vbar_get().set_watermark(limit)
+            cast(ModelPatcherDynamic, self)._vbar_get().set_watermark(limit)
             return
         allowed = lowvram_model_memory if 0 < lowvram_model_memory < limit else limit
         super().load(device_to, allowed, force_patch_weights, **kwargs)
 
-    def clone(self, *args, **kwargs):
+    def clone(self, *args: Any, **kwargs: Any) -> ModelPatcher:
+        """As ComfyUI's; the clone keeps the limit."""
         copy = super().clone(*args, **kwargs)
         copy.__class__ = limited_class(type(copy))
         # A clone without dynamic VRAM has a model of its own.
@@ -80,13 +91,11 @@ class LimitedPatcher:
         return copy
 
 
-@lru_cache
 def limited_class(base: type) -> type:
-    if issubclass(base, LimitedPatcher):
-        return base
+    """The class with the limit mixed in."""
     if issubclass(base, PackedPatcher):  # it takes off what its LoRAs need first: the limit is for the weights alone
-        return packed_class(limited_class(base.__bases__[1]))
-    return type(f"Limited{base.__name__}", (LimitedPatcher, base), {})
+        return mixed(PackedPatcher, mixed(LimitedPatcher, base.__bases__[1]))
+    return mixed(LimitedPatcher, base)
 
 
 def on_cpu() -> dict:

@@ -1,10 +1,12 @@
 """A run as planned: the plan's orders for the loaders, what was measured against it, and a helpful error when memory runs out."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import comfy.model_management
 import torch
+from comfy.model_patcher import ModelPatcher
 
 from ..planning.calibration import Calibration, Measurement, measurement
 from ..planning.estimate import vae_bytes
@@ -25,12 +27,12 @@ class OutOfMemory(torch.OutOfMemoryError):
 class PlannedRun:
     """One plan while its prompts run: all that its loader returns and the report share it."""
 
-    def __init__(self, plan: Plan, calibration: Calibration | None = None):
+    def __init__(self, plan: Plan, calibration: Calibration | None = None) -> None:
         self.plan, self.calibration = plan, calibration
         self.meter = Meter()
 
     @contextmanager
-    def measured(self, phase: str, patcher=None):
+    def measured(self, phase: str, patcher: ModelPatcher | None = None) -> Iterator[None]:
         """Measures what happens inside as `phase`. Where memory runs out, that is noted and said in words."""
         inside = self.meter.running
         try:
@@ -45,12 +47,14 @@ class PlannedRun:
     def rescued(self, phase: str) -> None:
         """Whole frames did not fit, and ComfyUI takes tiles by itself: it ran out of memory, if the plan is for whole ones."""
         job, card, planned = self.plan.job, self.plan.card, self.plan.phase(phase)
+        assert planned, "a phase that is measured is in the plan"
         whole = vae_bytes(job, card, phase.removeprefix("vae_"), 0) * planned.correction
         if phase not in self.meter.tiled and planned.activations >= round(whole):
             self.ran_out(phase)
         self.meter.tiled.add(phase)
 
     def ran_out(self, phase: str) -> None:
+        """Notes for the next plan that the phase needs more than this one gave it."""
         planned = self.plan.phase(phase)
         if planned is not None and self.calibration is not None:
             taken = planned.transient + round(RAN_OUT * planned.activations)
@@ -59,6 +63,7 @@ class PlannedRun:
 
     @property
     def kind(self) -> str:
+        """What the measurements of this run count for, see Calibration.kind."""
         architecture = architecture_of(self.plan.variant)
         return self.calibration.kind(architecture, self.plan.card) if self.calibration else architecture
 
@@ -67,7 +72,9 @@ class PlannedRun:
         phases = self.meter.take()
         if not self.plan.card.sm:  # what a process grew by says little: its heap keeps what earlier runs freed
             return []
-        found = [measurement(self.plan, self.kind, phase, self.meter.peaks[phase].beside) for phase in sorted(phases)]
+        found = [
+            measurement(self.plan, self.kind, phase, self.meter.peaks[phase].activations) for phase in sorted(phases)
+        ]
         return [run for run in found if run]
 
     def lines(self) -> list[str]:
@@ -84,6 +91,7 @@ class PlannedRun:
         return lines
 
     def sentence(self, phase: str) -> str:
+        """What to tell the user when memory ran out in a phase."""
         plan, planned = self.plan, self.plan.phase(phase)
         numbers = (
             f"the plan gave it {planned.peak / 1e9:.1f} of {plan.card.free / 1e9:.1f} GB" if planned else "unplanned"

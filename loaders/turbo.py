@@ -7,6 +7,7 @@ from pathlib import Path
 import comfy.model_management
 import comfy.utils
 import torch
+from comfy.model_patcher import ModelPatcher
 
 from ..base.cancel import IsCancelled, stop_if
 from ..quant import int8
@@ -89,7 +90,14 @@ def load_turbo(paths: list[Path], precision: str, progress: Callable, cancelled:
     return loaded
 
 
-def load_one(path: str, precision: str, disable_dynamic: bool = False, progress=None, cancelled=None) -> tuple:
+def load_one(
+    path: str,
+    precision: str,
+    disable_dynamic: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> tuple:
+    """(MODEL, projections) of one expert's file; `precision` as for load_turbo."""
     published = comfy.utils.load_torch_file(path)
     model, projections = build(published, Path(path).name, precision, disable_dynamic, progress, cancelled)
     model.cached_patcher_init = (load_again, (path, precision))
@@ -97,7 +105,12 @@ def load_one(path: str, precision: str, disable_dynamic: bool = False, progress=
 
 
 def build(
-    published: dict[str, torch.Tensor], name: str, precision: str, disable_dynamic=False, progress=None, cancelled=None
+    published: dict[str, torch.Tensor],
+    name: str,
+    precision: str,
+    disable_dynamic: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
 ) -> tuple:
     """(MODEL, projections) of the tensors of the file `name`; `precision` as for load_turbo."""
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
@@ -117,11 +130,17 @@ def build(
     return as_turbo(with_packed_patches(model, operations.scratch)), weights.projections
 
 
-def load_again(path: str, precision: str, disable_dynamic: bool = False):
+def load_again(path: str, precision: str, disable_dynamic: bool = False) -> ModelPatcher:
+    """What ComfyUI calls to make the MODEL anew from its file."""
     return load_one(path, precision, disable_dynamic)[0]
 
 
-def quantise_blocks(tensors: dict, dtype: torch.dtype, progress=None, cancelled=None) -> None:
+def quantise_blocks(
+    tensors: dict,
+    dtype: torch.dtype,
+    progress: Callable[[int, int], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> None:
     """Replaces the weights of all layers in the blocks by 8-bit ones, as the published quantiser does."""
     device = comfy.model_management.get_torch_device()
     layers = [

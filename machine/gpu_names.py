@@ -39,6 +39,7 @@ def mig(said: str) -> tuple[int, int] | None:
 def parts(name: str) -> tuple[set[str], int | None]:
     """The words that tell a card from others, and its gigabytes where the name has them."""
     text = re.sub(r"^gpu \d+:|\(uuid:.*", "", name.lower().strip())  # as nvidia-smi -L prints it
+    text = re.sub(r"^(device: *)?cuda:\d+ | : (native|cudamallocasync)$", "", text)  # and ComfyUI's log
     text = MIG.sub("", text).replace("_", " ")
     text = re.sub(r"\brtx(?=\w)", "rtx ", text)
     text = re.sub(r"\bpro(?=\d)", "pro ", text)

@@ -20,14 +20,15 @@ EXAMPLE = 'Write "My Card" = { gib = 20, sm = 86, bf16 = 90, bandwidth = 640, pc
 own: Path | None = None
 
 
-def use(user: Path) -> None:
-    """From now on, `steadydancer/gpus.toml` in this user folder has the last word on prices and cards."""
+def use(path: Path) -> None:
+    """From now on, the user's own table at `path` has the last word on prices and cards."""
     global own
-    own = user / "steadydancer" / FILE
+    own = path
 
 
 @lru_cache(maxsize=1)
 def shipped() -> dict:
+    """The package's own table, as TOML gives it."""
     return read_toml(Path(__file__).parent / FILE)
 
 
@@ -67,7 +68,8 @@ def merged(path: Path, changed: int) -> dict:
     return {**shipped(), **numbers, "gpus": gpus}
 
 
-def is_size(value) -> bool:
+def is_size(value: object) -> bool:
+    """Whether a value of the user's own table is a number that is no less than nothing; TOML's true is none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
 
 

@@ -1,5 +1,7 @@
 """The graphics card of this computer for commands, which run without ComfyUI: torch says what it is, where there is a torch."""
 
+from dataclasses import replace
+
 from . import gpus
 from .card import Card
 
@@ -22,4 +24,12 @@ def present_card() -> Card:
         sm = min(sm, gpus.FP8_SM - 1)  # AMD numbers its cards otherwise
     total = properties.total_memory
     known = gpus.known_as(properties.name)
-    return known or gpus.as_like(properties.name, total, gpus.usable(total), sm)
+    found = known or gpus.as_like(properties.name, total, gpus.usable(total), sm)
+    return replace(found, fused=has_fused_kernels())
+
+
+def has_fused_kernels() -> bool:
+    """ComfyUI switches its own CUDA kernels on from CUDA 13."""
+    import torch
+
+    return int((torch.version.cuda or "0").partition(".")[0]) >= 13

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import av
 
@@ -18,22 +19,30 @@ KINDS = ("mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "ogg", 
 PICTURES = ("gif", "apng")
 MAX_STREAMS = 100  # each of them is opened by ffmpeg
 # A tag in another alphabet than UTF-8 is no reason to refuse a file: PyAV 19 reads it by itself and no longer asks.
-ODD_TAGS = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+ODD_TAGS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 STEPS_BACK = (0.0, 10.0, 60.0, None)  # seconds; files whose index lies are read from their beginning
 
 
-class _Watched:
+if TYPE_CHECKING:
+    _File = io.IOBase  # what it is mixed into
+else:
+    _File = object
+
+
+class _Watched(_File):
     """Reports how far a file has been read, and stops the reader when the user cancels."""
 
     def watch(self, progress: Callable[[int, int], None], cancelled: IsCancelled) -> None:
+        """Takes over a file that has just been opened; `progress` gets bytes read and bytes in all."""
         self.total = self.seek(0, io.SEEK_END)
         self.seek(0)
         self.progress, self.cancelled = progress, cancelled
         self.portion = min(32_768, max(256, self.total // 2000))  # still pictures take few bytes and long to encode
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Up to `size` bytes, fewer than asked for. Raises Cancelled when the user or `progress` wants an end."""
         stop_if(self.cancelled)
-        block = super().read(min(size, self.portion) if size >= 0 else size)
+        block = super().read(size if size is None or size < 0 else min(size, self.portion))
         try:
             self.progress(min(self.tell(), self.total), self.total)
         except BaseException as err:  # ComfyUI's interrupt is no Exception: inside PyAV's reader it would get lost
@@ -44,7 +53,7 @@ class _Watched:
 class WatchedFile(_Watched, io.FileIO):
     """A video file that is watched while it is read."""
 
-    def __init__(self, path: str, progress: Callable[[int, int], None], cancelled: IsCancelled):
+    def __init__(self, path: str, progress: Callable[[int, int], None], cancelled: IsCancelled) -> None:
         super().__init__(path, "rb")
         self.watch(progress, cancelled)
 
@@ -52,12 +61,16 @@ class WatchedFile(_Watched, io.FileIO):
 class WatchedBytes(_Watched, io.BytesIO):
     """A video in memory that is watched while it is read."""
 
-    def __init__(self, source: io.BytesIO, progress: Callable[[int, int], None], cancelled: IsCancelled):
+    def __init__(self, source: io.BytesIO, progress: Callable[[int, int], None], cancelled: IsCancelled) -> None:
         super().__init__(source.getvalue())  # shared, not copied
         self.watch(progress, cancelled)
 
 
-def watched(source: str | Path | io.BytesIO, progress=lambda done, total: None, cancelled=lambda: False):
+def watched(
+    source: str | Path | io.BytesIO,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> "WatchedFile | WatchedBytes":
     """The source as a file that PyAV reads through Python. Raises ValueError for what is no regular file."""
     if isinstance(source, io.BytesIO):
         return WatchedBytes(source, progress, cancelled)
@@ -110,10 +123,10 @@ def picture_stream(container: av.container.InputContainer) -> av.VideoStream:
 
 def decoded(
     source: str | Path | io.BytesIO,
-    pick: Callable[[av.container.InputContainer], av.stream.Stream],
+    pick: Callable[[av.container.InputContainer], Any],
     begin: float | None,
     cancelled: IsCancelled,
-) -> Iterator[av.frame.Frame]:
+) -> Iterator[Any]:
     """Frames of the stream that `pick` chooses, from one at or before `begin` on, in seconds of the file's own clock.
 
     None decodes from the file's beginning. What was asked for is not believed: the time of what came back is.
@@ -121,14 +134,16 @@ def decoded(
     for back in STEPS_BACK if begin is not None else (None,):
         with opened(source, cancelled) as container:
             stream = pick(container)
-            if back is not None:
+            if back is not None and getattr(stream.codec_context, "pix_fmt", "") == "pal8":
+                continue  # only the file's first packets say which colours there are
+            if back is not None and begin is not None:
                 try:
                     container.seek(int((begin - back) / stream.time_base), stream=stream)
                 except (av.error.FFmpegError, OverflowError):
                     continue
             frames = _decode(container, stream, cancelled)
             first = next(frames, None)
-            if back is not None and (first is None or first.time is None or first.time > begin + 0.001):
+            if back is not None and (first is None or first.time is None or first.time > (begin or 0.0) + 0.001):
                 continue
             if first is not None:
                 yield first
@@ -136,7 +151,7 @@ def decoded(
             return
 
 
-def _decode(container, stream, cancelled: IsCancelled) -> Iterator[av.frame.Frame]:
+def _decode(container: av.container.InputContainer, stream: Any, cancelled: IsCancelled) -> Iterator[Any]:
     packets = container.demux(stream)
     while True:
         stop_if(cancelled)

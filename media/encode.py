@@ -8,6 +8,7 @@ import json
 import wave as wave_file
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ JPEG_EXIF_LIMIT = 65_000  # bytes
 class WatchedFrames:
     """Frames, N×H×W×3, that report which one is being encoded and stop the encoder when the user cancels."""
 
-    def __init__(self, images, progress: Callable[[int, int], None], cancelled: IsCancelled):
+    def __init__(self, images: Any, progress: Callable[[int, int], None], cancelled: IsCancelled) -> None:
         self.images, self.shape = images, images.shape
         self.progress, self.cancelled = progress, cancelled
 
@@ -108,7 +109,7 @@ def save_wave(wave: np.ndarray, rate: int, path: Path) -> None:
         file.writeframes((wave.T * 32767).astype("<i2").tobytes())
 
 
-def save_image(pixels, path: Path, tags: Mapping[str, object], quality: int) -> None:
+def save_image(pixels: np.ndarray, path: Path, tags: Mapping[str, object], quality: int) -> None:
     """Writes one picture, H×W×3 or ×4 uint8, as PNG, WEBP or JPEG by the path's ending, and reads it back.
 
     `quality` 1 to 100 is for WEBP (100 is lossless) and JPEG. A JPEG has room for about 64 KB of tags: what does not
@@ -122,7 +123,7 @@ def save_image(pixels, path: Path, tags: Mapping[str, object], quality: int) -> 
         info = PngImagePlugin.PngInfo()
         for name, text in written.items():
             info.add_text(name, text)
-        options = {"pnginfo": info, "compress_level": 4}
+        options: dict[str, Any] = {"pnginfo": info, "compress_level": 4}
     else:
         exif = image.getexif()
         if "prompt" in written:
@@ -148,10 +149,10 @@ def save_image(pixels, path: Path, tags: Mapping[str, object], quality: int) -> 
 
 def image_tags(path: Path) -> dict[str, str]:
     """The workflow tags of a picture file."""
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
     with Image.open(path) as image:
-        if path.suffix == ".png":
+        if isinstance(image, PngImagePlugin.PngImageFile):
             return dict(image.text)
         texts = [str(value) for tag, value in image.getexif().items() if tag <= EXIF_PROMPT and isinstance(value, str)]
         return dict(text.split(":", 1) for text in texts if ":" in text)

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import av
 import numpy as np
@@ -51,9 +52,11 @@ class Piece:
 
     @property
     def decoding_bytes(self) -> int:
+        """What the decoder may keep in memory."""
         return self.picture_bytes * (HELD + self.threads)
 
     def stream(self, container: av.container.InputContainer) -> av.VideoStream:
+        """The pictures' stream, told how many threads may decode it and how large a picture may be."""
         stream = picture_stream(container)
         stream.codec_context.options = {"max_pixels": str(self.max_pixels)}
         stream.thread_type, stream.codec_context.thread_count = "AUTO", self.threads
@@ -80,13 +83,15 @@ def read_clip(
     for what `free_bytes` cannot hold, Cancelled when cancelled.
     """
     piece = find_piece(source, start, count, fps, longest_side, duration, free_bytes, cancelled)
-    frames, taken, begin = None, 0, piece.zero
+    frames: np.ndarray | None = None
+    taken, begin = 0, piece.zero
     for picture in read_pictures(piece, cancelled):
         if frames is None or taken == len(frames):
             frames = _room(frames, picture.shape, piece.wanted or max(64, 2 * taken), free_bytes, piece.decoding_bytes)
         np.multiply(picture, np.float32(1 / 255), out=frames[taken])
         taken += 1
         progress(taken, piece.wanted or len(frames))
+    assert frames is not None, "read_pictures raises where there is no picture"
     length = taken / piece.fps
     if begin is None:
         return Clip(frames[:taken], piece.fps, None, 0)
@@ -140,7 +145,7 @@ def find_piece(
             min(2**31 - 1, int(fitting / (HELD + threads))),
         )
     first = next(decoded(source, piece.stream, None, cancelled), None)
-    return replace(piece, zero=first and first.time)
+    return replace(piece, zero=first.time if first else None)
 
 
 def read_pictures(piece: Piece, cancelled: IsCancelled) -> Iterator[np.ndarray]:
@@ -176,7 +181,7 @@ def _nothing_left(start: float, why: str) -> str:
 class _Picture:
     """A decoded frame, converted only if it is wanted."""
 
-    def __init__(self, frame: av.VideoFrame):
+    def __init__(self, frame: av.VideoFrame) -> None:
         self.frame, self.fresh = frame, True
         self.turns = round(getattr(frame, "rotation", 0) / 90) % 4
 
@@ -199,7 +204,8 @@ def _shown(piece: Piece, cancelled: IsCancelled) -> Iterator[tuple[_Picture, flo
     begin = piece.zero + piece.start if piece.start and piece.zero is not None else None
     frames = decoded(piece.source, piece.stream, begin, cancelled)
     slack = min(0.25 / piece.rate, 0.008)  # times in files are rounded; without a steady rate 1 / rate says little
-    shown = last = None
+    shown: _Picture | None = None
+    last: float | None = None
     for frame in _whole(frames):
         if piece.zero is not None and frame.time is not None:
             time = frame.time - piece.zero - piece.start
@@ -208,13 +214,14 @@ def _shown(piece: Piece, cancelled: IsCancelled) -> Iterator[tuple[_Picture, flo
         if shown is not None and time - slack > 0:
             yield shown, time - slack
         shown, last = _Picture(frame), time
-    if shown is not None:
+    if shown is not None and last is not None:
         yield shown, last + 1 / piece.rate - slack
 
 
 def _whole(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
     """The frames of interlaced video as whole pictures, those of any other as they are."""
-    graph = form = None
+    graph: av.filter.Graph | None = None
+    form: tuple | None = None
     for frame in frames:
         last, form = form, (frame.width, frame.height, frame.format.name)
         if graph and form != last:
@@ -222,8 +229,9 @@ def _whole(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
             graph = None
         if not graph and frame.interlaced_frame:
             graph = av.filter.Graph()
+            name: Any = frame.format.name  # PyAV takes a format's name too
             graph.link_nodes(
-                graph.add_buffer(width=form[0], height=form[1], format=form[2], time_base=frame.time_base),
+                graph.add_buffer(width=form[0], height=form[1], format=name, time_base=frame.time_base),
                 graph.add("bwdif", "mode=send_frame:deint=interlaced"),
                 graph.add("buffersink"),
             )
@@ -272,7 +280,7 @@ def _room(
 def _measured_rate(container: av.container.InputContainer, stream: av.VideoStream) -> float:
     """Frames a second by the times of the first ones."""
     packets = itertools.islice(container.demux(stream), 100)
-    times = sorted(float(packet.pts * stream.time_base) for packet in packets if packet.pts is not None)
+    times = sorted(float(packet.pts * (stream.time_base or 0)) for packet in packets if packet.pts is not None)
     lasted = times[-1] - times[0] if times else 0.0
     return min(FASTEST, (len(times) - 1) / lasted) if lasted else 25.0
 
@@ -284,6 +292,6 @@ def _seconds(container: av.container.InputContainer, stream: av.VideoStream) -> 
     by_the_clock = (container.start_time or 0) > 0 and kind in ("matroska,webm", "nut")  # it is the last picture's time
     if guessed or by_the_clock:
         return math.inf
-    if stream.duration:
+    if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration else math.inf

@@ -6,6 +6,7 @@ ffmpeg changes it before it becomes an array: PyAV crashes where planes of eight
 import io
 import itertools
 import math
+import re
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
@@ -19,6 +20,7 @@ from .filters import filtered
 RATES = range(4_000, 768_001)  # a second; a header that claims others is wrong, and resampling would take gigabytes
 CHANNELS = range(1, 65)  # what ffmpeg can mix
 CHUNK = 48_000  # samples
+OWN_ORDER = re.compile(r"\d+ channels \(([^)]*)\)?")  # as ffmpeg writes it, cut off where it is long
 GAP = 0.05  # seconds; less between two packets is a rounded time, more is silence
 
 # [channels, samples] float32 or None, its rate, what was changed or is wrong
@@ -26,23 +28,27 @@ Sound = tuple[np.ndarray | None, int, str]
 
 
 class PlainSound:
-    """Turns the sound's frames one after the other into [channels, samples] float32. Raises ValueError for odd headers."""
+    """Turns the sound's frames one after the other into [channels, samples] float32. Raises ValueError for odd headers.
 
-    def __init__(self, channels: int, rate: int):
+    `order` is that of channels which the frames do not name, such as "FC+FL+FR".
+    """
+
+    def __init__(self, channels: int, rate: int, order: str = "") -> None:
         if rate not in RATES:
             raise ValueError(f"its header claims {rate:,} samples a second")
         if channels not in CHANNELS:
             raise ValueError(f"its header claims {channels} channels")
-        self.channels = min(channels, 2)
+        self.channels, self.order = min(channels, 2), order
         self.rate = 44_100 if rate % 11_025 == 0 else 48_000
         self.silenced = 0
 
     def all(self, frames: Iterable[av.AudioFrame]) -> Iterator[tuple[float | None, np.ndarray]]:
         """Samples, and the seconds at which they begin."""
-        form = graph = None
+        form: tuple | None = None
+        graph: av.filter.Graph | None = None
         for frame in frames:
             last, form = form, (frame.format.name, frame.layout.name, frame.sample_rate, frame.time_base)
-            if form != last:  # some recordings change it on the way
+            if graph is None or form != last:  # some recordings change it on the way
                 yield from self._plain(graph, None) if graph else ()
                 graph = self._graph(frame)
             yield from self._plain(graph, frame)
@@ -54,8 +60,10 @@ class PlainSound:
         graph = av.filter.Graph()
         kind = {"sample_rate": str(frame.sample_rate), "sample_fmt": frame.format.name}
         base = str(frame.time_base or Fraction(1, frame.sample_rate))
-        steps = [graph.add("abuffer", channel_layout=frame.layout.name, time_base=base, **kind)]
         name, count = frame.layout.name, frame.layout.nb_channels
+        if self.order and self.order.count("+") + 1 == count and name == f"{count} channels":
+            name = self.order
+        steps = [graph.add("abuffer", channel_layout=name, time_base=base, **kind)]
         if name.startswith("ambisonic"):
             steps.append(graph.add("pan", "stereo|c0=c0|c1=c0"))  # the first one is what is heard from all around
         elif count > 8 and name.endswith("channels"):  # nobody says where they stand
@@ -74,6 +82,7 @@ class PlainSound:
             yield done.time, self.finite(done.to_ndarray())
 
     def finite(self, samples: np.ndarray) -> np.ndarray:
+        """float32 between -1 and 1; what is no number becomes silence, and is counted."""
         finite = np.isfinite(samples)
         self.silenced += samples.size - int(finite.sum())
         return np.where(finite, samples, 0).clip(-1, 1).astype(np.float32)
@@ -83,6 +92,7 @@ class PlainSound:
         said = ""
         if (channels, rate) != (self.channels, self.rate):
             name = "mono" if self.channels == 1 else "stereo"
+            layout = {"1 channels": "mono", "2 channels": "stereo"}.get(layout, layout)
             said = f"{layout}, {rate:,} Hz made {name}, {self.rate:,} Hz"
         silenced = "samples that are no numbers silenced" if self.silenced else ""
         return ", ".join(filter(None, (said, silenced)))
@@ -126,28 +136,31 @@ def read_sound(source: str | io.BytesIO, begin: float, length: float, free_bytes
         return None, 0, str(err) if type(err) is ValueError else "it cannot be decoded"
 
 
-def _read(source, begin: float, length: float, free_bytes: int, cancelled: IsCancelled) -> Sound:
+def _read(source: str | io.BytesIO, begin: float, length: float, free_bytes: int, cancelled: IsCancelled) -> Sound:
     with opened(source, cancelled) as container:
         if not container.streams.audio:
             return None, 0, ""
-        stream = _sound_stream(container)
+        stream = next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
         if stream is None:
             raise ValueError("it is of a kind that cannot be decoded here")
-        first = None if stream.start_time is None else float(stream.start_time * stream.time_base)
+        order = channel_order(stream.codec_context)
+        start, unit = stream.start_time, stream.time_base
+        first = None if start is None or unit is None else float(start * unit)
     frames = decoded(source, _sound_stream, None if first is None or begin <= first else begin, cancelled)
     head = next(frames, None)
     if head is None:
         raise ValueError("it cannot be decoded")
     channels, rate, layout = head.layout.nb_channels, head.sample_rate, head.layout.name
-    plain = PlainSound(channels, rate)
+    plain = PlainSound(channels, rate, order)
     count = round(length * plain.rate)
     if 4 * count * plain.channels > free_bytes:
         raise ValueError(f"it needs {4 * count * plain.channels / 1e9:.1f} GB of memory")
-    wave, at, heard = np.zeros((plain.channels, count), np.float32), None, False
+    wave, heard = np.zeros((plain.channels, count), np.float32), False
+    at: int | None = None
     for time, samples in plain.all(itertools.chain([head], frames)):
-        due = at if time is None else round((time - begin) * plain.rate)
+        due = (at or 0) if time is None else round((time - begin) * plain.rate)
         if at is None or due > at + GAP * plain.rate:  # else samples follow each other
-            at = due or 0
+            at = due
         low, high = max(at, 0), min(at + samples.shape[1], count)
         if low < high:
             wave[:, low:high] = samples[:, low - at : high - at]
@@ -160,5 +173,18 @@ def _read(source, begin: float, length: float, free_bytes: int, cancelled: IsCan
     return wave, plain.rate, plain.changes(channels, rate, layout)
 
 
-def _sound_stream(container: av.container.InputContainer) -> av.AudioStream | None:
-    return next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
+def _sound_stream(container: av.container.InputContainer) -> av.AudioStream:
+    stream = next(stream for stream in container.streams.audio if stream.codec_context is not None)
+    channel_order(stream.codec_context)
+    return stream
+
+
+def channel_order(sound: av.AudioCodecContext) -> str:
+    """The order of the channels where the file has one of its own ("FC+FL+FR"), else "". The decoder does not know it any more.
+
+    PyAV 17 and 18 free such an order with each thing that mentions it, and the second time ends the process.
+    """
+    layout = sound.layout
+    own = OWN_ORDER.fullmatch(layout.name)
+    sound.layout = f"{layout.nb_channels} channels" if own else layout.name
+    return own[1] if own else ""

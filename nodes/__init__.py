@@ -1,9 +1,7 @@
 """What the user sees: schemas and wiring, one file a family. Algorithms live in the other rooms."""
 
 import logging
-from pathlib import Path
 
-import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
 from ..base.reason import reason
@@ -12,6 +10,7 @@ from ..machine import gpus
 from ..services import folders, r2_watch
 from ..services.examples import place_example_inputs
 from .conditioning import SteadyDancerClipVision, SteadyDancerFitImage, SteadyDancerToVideo
+from .convert import SteadyDancerConvertModel
 from .driving_video import SteadyDancerDrivingVideo
 from .loaders import SteadyDancerCatalogLoader, SteadyDancerDownload, SteadyDancerLoader
 from .planner import SteadyDancerVRAMPlanner, SteadyDancerVRAMReport
@@ -30,12 +29,14 @@ from .turbo_sampling import (
 
 
 class SteadyDancerExtension(ComfyExtension):
+    """The package's nodes, and what ComfyUI runs once for them."""
+
     async def on_load(self) -> None:
         """What is done once a process. ComfyUI drops every node where this fails, so nothing here may."""
         for step, loss in (
             (register, "SteadyDancer files load without the pose"),
             (folders.register, "GGUF files and pose networks are not listed"),
-            (lambda: gpus.use(Path(folder_paths.get_user_directory())), "your own table of GPUs is not read"),
+            (lambda: gpus.use(folders.state(gpus.FILE)), "your own table of GPUs is not read"),
             (place_example_inputs, "the examples' inputs were not copied into the input folder"),
             (r2_watch.start, "the output folder is not watched for R2"),
         ):
@@ -45,11 +46,13 @@ class SteadyDancerExtension(ComfyExtension):
                 logging.warning("SteadyDancer: %s. %s", loss, reason(err))
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """All nodes, in the order of the menu."""
         return [
             SteadyDancerLoader,
             SteadyDancerTurboLoader,
             SteadyDancerCatalogLoader,
             SteadyDancerDownload,
+            SteadyDancerConvertModel,
             SteadyDancerVariantSelector,
             SteadyDancerVRAMPlanner,
             SteadyDancerVRAMReport,

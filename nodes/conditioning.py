@@ -1,8 +1,12 @@
 """From a picture and pose frames to what the sampler takes."""
 
+from typing import Any
+
 import comfy.model_management
 import node_helpers
 import torch
+from comfy.clip_vision import ClipVisionModel
+from comfy.sd import VAE
 from comfy_api.latest import io
 
 from ..dancer.conditioning import (
@@ -25,7 +29,7 @@ MAX_FRAMES = 4096
 
 class SteadyDancerFitImage(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerFitImage",
             display_name="Fit Reference Image",
@@ -78,7 +82,7 @@ class SteadyDancerFitImage(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image, area, width, height, fit) -> io.NodeOutput:
+    def execute(cls, image: torch.Tensor, area: str, width: int, height: int, fit: str) -> io.NodeOutput:
         picture_height, picture_width = image.shape[1:3]
         said = (
             "" if area == CUSTOM or (width, height) == (576, 1024) else f"; width and height count only with {CUSTOM}"
@@ -100,7 +104,7 @@ class SteadyDancerFitImage(io.ComfyNode):
 
 class SteadyDancerClipVision(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerClipVision",
             display_name="SteadyDancer CLIP Vision",
@@ -119,10 +123,10 @@ class SteadyDancerClipVision(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip_vision, image, pose_video) -> io.NodeOutput:
+    def execute(cls, clip_vision: ClipVisionModel, image: torch.Tensor, pose_video: torch.Tensor) -> io.NodeOutput:
         size = clip_vision.image_size
 
-        def see(images, name):
+        def see(images: torch.Tensor, name: str) -> Any:
             if images.shape[0] == 0:
                 raise ValueError(f"The {name} is an empty batch. Connect one with at least one image.")
             # The whole picture, squashed without antialiasing: core's node smooths, and thin limbs lose a fifth of their brightness.
@@ -133,7 +137,7 @@ class SteadyDancerClipVision(io.ComfyNode):
 
 class SteadyDancerToVideo(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerToVideo",
             display_name="SteadyDancer Conditioning",
@@ -207,18 +211,18 @@ class SteadyDancerToVideo(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        positive,
-        negative,
-        vae,
-        start_image,
-        pose_video,
-        width,
-        height,
-        length,
-        batch_size,
-        clip_vision_output=None,
-        pose_clip_vision_output=None,
-        negative_pose_video=None,
+        positive: list,
+        negative: list,
+        vae: VAE,
+        start_image: torch.Tensor,
+        pose_video: torch.Tensor,
+        width: int,
+        height: int,
+        length: int,
+        batch_size: int,
+        clip_vision_output: Any = None,
+        pose_clip_vision_output: Any = None,
+        negative_pose_video: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         require_size(width, height)
         if (length - 1) % FRAME_STEP:
@@ -239,7 +243,7 @@ class SteadyDancerToVideo(io.ComfyNode):
         if not same_aspect(start_image.shape[2], start_image.shape[1], width, height):
             notes.append(f"picture cropped from {start_image.shape[2]}×{start_image.shape[1]} to {width}×{height}")
 
-        def encode_pose(frames, name):
+        def encode_pose(frames: torch.Tensor, name: str) -> torch.Tensor:
             if frames.shape[0] == 0:
                 raise ValueError(f"The {name} has no frames. Connect one with at least one image.")
             if frames.shape[0] < length:
@@ -279,6 +283,7 @@ class SteadyDancerToVideo(io.ComfyNode):
 
 
 def require_size(width: int, height: int) -> None:
+    """Raises ValueError, with the nearest size that would do, for one that is no multiple of 16."""
     if width % SIZE_STEP or height % SIZE_STEP:
         nearest = [max(SIZE_STEP, round(side / SIZE_STEP) * SIZE_STEP) for side in (width, height)]
         raise ValueError(

@@ -1,5 +1,7 @@
 """The dance: a piece of a video as frames and sound."""
 
+from typing import Any
+
 import torch
 from comfy_api.latest import InputImpl, io
 
@@ -16,7 +18,7 @@ SOURCE_FPS = "the video's own"
 
 class SteadyDancerDrivingVideo(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerDrivingVideo",
             display_name="Driving Video",
@@ -24,7 +26,10 @@ class SteadyDancerDrivingVideo(io.ComfyNode):
             description="Takes a piece of a dance video as frames, with its sound. Reads only what is asked for.",
             search_aliases=["load video", "trim", "frame rate", "fps", "dance", "audio"],
             inputs=[
-                io.Video.Input("video", tooltip="The dance, from Load Video. Any file that ComfyUI reads."),
+                io.Video.Input(
+                    "video",
+                    tooltip="The dance, from Load Video: MP4, MOV, MKV, WebM, AVI and other plain video files. Playlists are not opened.",
+                ),
                 io.Float.Input(
                     "start", default=0.0, min=0.0, max=86400.0, step=0.1, tooltip="Where to begin, in seconds."
                 ),
@@ -62,7 +67,7 @@ class SteadyDancerDrivingVideo(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, video, start, frames, fps, longest_side) -> io.NodeOutput:
+    def execute(cls, video: Any, start: float, frames: int, fps: str, longest_side: int) -> io.NodeOutput:
         with interruptible():
             if not isinstance(video, InputImpl.VideoFromFile):  # ComfyUI encodes it, and takes only some kinds of sound
                 parts = parts_of(video)

@@ -3,9 +3,9 @@
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import folder_paths
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
 from ..catalog.catalog import ModelFile, catalogue
@@ -15,6 +15,7 @@ from ..loaders.download import workflow as flow
 from ..loaders.download.errors import printable
 from ..planning.plan import Plan
 from ..services import loading
+from ..services.models import one_model
 
 CATEGORY = "SteadyDancer"
 PlanType = io.Custom("STEADYDANCER_PLAN")  # planning/plan.Plan
@@ -30,15 +31,9 @@ def variants(kind: str) -> list[str]:
     return [variant.id for variant in catalogue().variants_for(kind)]
 
 
-def one_model(paths: list[Path], step_distill: bool = False) -> list[ModelPatcher]:
-    """The MODEL from a file or its shards, with the 4-step LoRA if asked for."""
-    model = build.load_diffusion(paths)
-    return [build.with_lora(model, loading.fetch(STEP_DISTILL)[0]) if step_distill else model]
-
-
 class SteadyDancerLoader(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         options = ["auto", *variants("steadydancer"), *loading.own_files()]
         return io.Schema(
             node_id="SteadyDancerLoader",
@@ -73,13 +68,13 @@ class SteadyDancerLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, variant, step_distill, plan=""):
+    def fingerprint_inputs(cls, variant: str, step_distill: bool, plan: Any = "") -> list:
         if variant == "auto" and plan is None:  # linked, so auto is the plan's, whose own fingerprint counts
             return [variant, step_distill]
         return loading.fingerprint(variant, step_distill)
 
     @classmethod
-    def execute(cls, variant, step_distill, plan: Plan | None = None) -> io.NodeOutput:
+    def execute(cls, variant: str, step_distill: bool, plan: Plan | None = None) -> io.NodeOutput:
         more = (STEP_DISTILL,) if step_distill else ()
         loaded = loading.load("steadydancer", variant, plan, partial(one_model, step_distill=step_distill), more=more)
         return io.NodeOutput(loaded.models[0], loaded.clip, loaded.clip_vision, loaded.vae, loaded.variant)
@@ -87,7 +82,7 @@ class SteadyDancerLoader(io.ComfyNode):
 
 class SteadyDancerCatalogLoader(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerCatalogLoader",
             display_name="Load from Catalogue (auto-download)",
@@ -108,18 +103,18 @@ class SteadyDancerCatalogLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, variant, plan=None):
+    def fingerprint_inputs(cls, variant: str, plan: Any = None) -> list:
         return loading.fingerprint(variant)
 
     @classmethod
-    def execute(cls, variant, plan: Plan | None = None) -> io.NodeOutput:
+    def execute(cls, variant: str, plan: Plan | None = None) -> io.NodeOutput:
         loaded = loading.load("core", variant, plan, one_model)
         return io.NodeOutput(loaded.models[0], loaded.clip, loaded.clip_vision, loaded.vae)
 
 
 class SteadyDancerDownload(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerDownload",
             display_name="Download Models",
@@ -148,7 +143,7 @@ class SteadyDancerDownload(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, names, workflow=""):
+    def validate_inputs(cls, names: str | None, workflow: str | None = "") -> bool | str:
         if names is None or workflow is None:  # linked: known only when it runs
             return True
         try:
@@ -159,7 +154,7 @@ class SteadyDancerDownload(io.ComfyNode):
             return str(err)
 
     @classmethod
-    def fingerprint_inputs(cls, names, workflow=""):
+    def fingerprint_inputs(cls, names: str | None, workflow: str | None = "") -> list | float:
         """Runs again when one of the files was taken away; always where a workflow says what they are."""
         if workflow != "":
             return float("nan")
@@ -170,7 +165,7 @@ class SteadyDancerDownload(io.ComfyNode):
             return [str(err)]
 
     @classmethod
-    def execute(cls, names, workflow="") -> io.NodeOutput:
+    def execute(cls, names: str, workflow: str = "") -> io.NodeOutput:
         needed = flow.Named()
         if workflow.strip():
             needed = flow.named(cls.graph(workflow.strip()), automatic)
@@ -218,4 +213,5 @@ def default(family: str) -> str:
 
 
 def tree_size(folder: Path) -> int:
+    """Bytes of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

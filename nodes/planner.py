@@ -3,12 +3,14 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
+from ..base.reason import reason
 from ..catalog.names import STEP_DISTILL
 from ..loaders.run import RAN_OUT, run_of
 from ..machine import gpus
@@ -36,7 +38,7 @@ FEW_PER_CENT = 1.1  # a correction up to this is no new plan
 
 class SteadyDancerVRAMPlanner(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         options = ["auto", *plannable(), *loading.own_files()]
         return io.Schema(
             node_id="SteadyDancerVRAMPlanner",
@@ -117,7 +119,20 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
         )
 
     @classmethod
-    def plan(cls, variant, width, height, frames, steps, guidance, step_distill, lora, gpu, reserve) -> Plan:
+    def plan(
+        cls,
+        variant: str,
+        width: int,
+        height: int,
+        frames: int,
+        steps: int,
+        guidance: str,
+        step_distill: bool,
+        lora: str,
+        gpu: str,
+        reserve: float,
+    ) -> Plan:
+        """The plan that the node's inputs ask for. Raises ValueError for what cannot be planned."""
         card = this_machine.present_card() if gpu == THIS_ONE else gpus.card(gpu)
         find = loading.finder()
         card = replace(card, free=max(0, card.free - round(reserve * 1e9)))
@@ -132,25 +147,25 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
         return plan_job(job, card, find, this_machine.calibration(), host)
 
     @classmethod
-    def fingerprint_inputs(cls, **inputs):
+    def fingerprint_inputs(cls, **inputs: Any) -> list | str:
         """What the plan decides: what comes after runs again, and the model is loaded again, only when that changes.
 
         A file that was fetched since, or a correction by a few per cent, does not; a phase that ran out of memory does,
         because it raises its correction by a whole step.
         """
         # What is linked is not known yet; the card and the calibration show in the plan of a usual job too.
-        known = {name: USUAL[name] if value is None else value for name, value in inputs.items()}
+        known: dict[str, Any] = {name: USUAL[name] if value is None else value for name, value in inputs.items()}
         try:
             plan = cls.plan(**known)
         except (ValueError, OSError) as err:
-            return str(err)
+            return reason(err)
         steps = [math.ceil(math.log(phase.correction / FEW_PER_CENT, RAN_OUT)) for phase in plan.phases]
         streams = plan.kept < plan.blocks
         settings = [plan.verdict, plan.variant, streams, plan.batched, plan.vae_tile, plan.text_encoder]
         return [str(plan.card), *settings, steps]
 
     @classmethod
-    def execute(cls, **inputs) -> io.NodeOutput:
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
         plan = cls.plan(**inputs)
         picture = chart_image(plan)
         tile = plan.vae_tile or min(LARGEST_TILE, 32 * math.ceil(max(plan.job.width, plan.job.height) / 32))
@@ -168,7 +183,7 @@ def chart_image(plan: Plan) -> torch.Tensor:
 
 class SteadyDancerVRAMReport(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerVRAMReport",
             display_name="VRAM Report",
@@ -188,7 +203,7 @@ class SteadyDancerVRAMReport(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, plan, after) -> io.NodeOutput:
+    def execute(cls, plan: Plan, after: Any) -> io.NodeOutput:
         run = run_of(loading.as_plan(plan))
         lines = run.lines() or ["Nothing was measured: connect the plan to the loader too, and run it."]
         this_machine.calibration().add(run.take())

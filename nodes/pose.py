@@ -1,6 +1,7 @@
 """From a dance to the pose video: estimate, track, align, draw."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ def require_room(poses: Poses) -> None:
         )
 
 
-def _flag_input(name: str, what: str):
+def _flag_input(name: str, what: str) -> io.Combo.Input:
     return io.Combo.Input(
         name,
         options=[AUTO, "yes", "no"],
@@ -56,7 +57,7 @@ def _flag_input(name: str, what: str):
 
 class SteadyDancerPoseEstimator(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerPoseEstimator",
             display_name="DWPose Estimator (video)",
@@ -169,29 +170,29 @@ class SteadyDancerPoseEstimator(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **_):
+    def fingerprint_inputs(cls, **_: Any) -> list[str]:
         return [environment.text(name) for name in (*FLAGS.values(), RESOLUTION)]
 
     @classmethod
     def execute(
         cls,
-        image,
-        max_people,
-        detect_every,
-        person_threshold,
-        keypoint_threshold,
-        detect_body,
-        detect_hand,
-        detect_face,
-        resolution,
-        flip_test,
-        no_person,
-        missing_frames,
-        batch_size,
-        detector,
-        pose_model,
-        runtime,
-        bboxes=None,
+        image: torch.Tensor,
+        max_people: int,
+        detect_every: int,
+        person_threshold: float,
+        keypoint_threshold: float,
+        detect_body: str,
+        detect_hand: str,
+        detect_face: str,
+        resolution: Any,
+        flip_test: bool,
+        no_person: str,
+        missing_frames: str,
+        batch_size: int,
+        detector: str,
+        pose_model: str,
+        runtime: str,
+        bboxes: Any = None,
     ) -> io.NodeOutput:
         if not len(image):
             raise ValueError(
@@ -211,9 +212,9 @@ class SteadyDancerPoseEstimator(io.ComfyNode):
             no_person=no_person,
         )
         boxes = None if bboxes is None else given_boxes(bboxes, len(image))
-        finder = pose_nets.path_of(detector, "yolox-l") if boxes is None else None
-        net = pose_nets.path_of(pose_model, "dw-ll-ucoco-384")
-        finder, net = pose_nets.ready(finder, net, batch_size, runtime == ONNXRUNTIME)
+        detector_file = pose_nets.path_of(detector, "yolox-l") if boxes is None else None
+        pose_file = pose_nets.path_of(pose_model, "dw-ll-ucoco-384")
+        finder, net = pose_nets.ready(detector_file, pose_file, batch_size, runtime == ONNXRUNTIME)
         progress = NodeProgress(cls.hidden.unique_id)
         with interruptible():
             poses = estimate(image, finder, net, settings, boxes, progress, cancelled)
@@ -229,6 +230,7 @@ class SteadyDancerPoseEstimator(io.ComfyNode):
 
 
 def people(poses: Poses) -> str:
+    """How many there are, in words."""
     count = poses.points.shape[1]
     return f"{count or 'no'} {'person' if count == 1 else 'people'}"
 
@@ -265,7 +267,7 @@ def contact_sheet(image: torch.Tensor, poses: Poses) -> torch.Tensor:
 
 class SteadyDancerPoseTrack(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerPoseTrack",
             display_name="Track and Smooth Pose",
@@ -293,7 +295,7 @@ class SteadyDancerPoseTrack(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, keypoints, max_people, fill_gaps, smoothing) -> io.NodeOutput:
+    def execute(cls, keypoints: Any, max_people: int, fill_gaps: int, smoothing: int) -> io.NodeOutput:
         poses = track(read(keypoints), max_people)
         poses = smooth.fill_gaps(poses, fill_gaps)
         return io.NodeOutput(interchange.write(smooth.smooth(poses, smoothing) if smoothing > 2 else poses))
@@ -301,7 +303,7 @@ class SteadyDancerPoseTrack(io.ComfyNode):
 
 class SteadyDancerPoseAlign(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerPoseAlign",
             display_name="Align Pose to Reference",
@@ -358,14 +360,16 @@ class SteadyDancerPoseAlign(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, driving, reference, width, height, mode, measured_frames, seed) -> io.NodeOutput:
+    def execute(
+        cls, driving: Any, reference: Any, width: int, height: int, mode: str, measured_frames: int, seed: int
+    ) -> io.NodeOutput:
         poses = align(read(driving), read(reference), width, height, mode, measured_frames)
         return io.NodeOutput(interchange.write(poses), interchange.write(augment(poses, seed)))
 
 
 class SteadyDancerPoseDraw(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerPoseDraw",
             display_name="Draw Pose",
@@ -395,7 +399,7 @@ class SteadyDancerPoseDraw(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, keypoints, style, threshold) -> io.NodeOutput:
+    def execute(cls, keypoints: Any, style: str, threshold: float) -> io.NodeOutput:
         chosen = STYLES[style] if not threshold else replace(STYLES[style], threshold=threshold)
         progress = NodeProgress(cls.hidden.unique_id)
         poses = read(keypoints)

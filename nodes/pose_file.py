@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 from comfy_api.latest import io
@@ -16,7 +17,7 @@ LARGEST_FILE = 128 << 20  # bytes: ten minutes of one dancer
 
 class SteadyDancerPoseSave(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerPoseSave",
             display_name="Save Pose (JSON)",
@@ -37,7 +38,7 @@ class SteadyDancerPoseSave(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, keypoints, filename_prefix) -> io.NodeOutput:
+    def execute(cls, keypoints: Any, filename_prefix: str) -> io.NodeOutput:
         poses = read(keypoints)
         output = folder_paths.get_output_directory()
         folder, name, counter, _, _ = folder_paths.get_save_image_path(clean_prefix(filename_prefix), output)
@@ -56,7 +57,7 @@ class SteadyDancerPoseSave(io.ComfyNode):
 
 class SteadyDancerPoseLoad(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerPoseLoad",
             display_name="Load Pose (JSON)",
@@ -75,18 +76,18 @@ class SteadyDancerPoseLoad(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file):
+    def validate_inputs(cls, file: str | None) -> bool | str:
         if file is not None and not folder_paths.exists_annotated_filepath(file):  # None: it is linked
             return f"The pose file {file} is not there any more. Press R to read the folders again, and choose another."
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, file):
+    def fingerprint_inputs(cls, file: str) -> int:
         path = Path(folder_paths.get_annotated_filepath(file))
         return path.stat().st_mtime_ns if path.is_file() else 0
 
     @classmethod
-    def execute(cls, file) -> io.NodeOutput:
+    def execute(cls, file: str) -> io.NodeOutput:
         text = _text(Path(folder_paths.get_annotated_filepath(file)))
         poses = read(text)
         say(cls.hidden.unique_id, f"{len(poses.points)} frames of {poses.width}×{poses.height}, {people(poses)}")

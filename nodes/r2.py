@@ -4,13 +4,16 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import folder_paths
+import torch
 from comfy_api.latest import io, ui
 
 from ..base.cancel import Cancelled
@@ -29,7 +32,7 @@ NO_GRAPH = "without its workflow, which does not fit into the file"
 log = logging.getLogger(__name__)
 
 
-def _prefix_input(default: str):
+def _prefix_input(default: str) -> io.String.Input:
     return io.String.Input(
         "filename_prefix",
         default=default,
@@ -37,7 +40,7 @@ def _prefix_input(default: str):
     )
 
 
-def _profile_input():
+def _profile_input() -> io.String.Input:
     # No list of names: everyone who reaches the server can read it, and it would tell where others save.
     return io.String.Input(
         "profile",
@@ -48,7 +51,7 @@ def _profile_input():
     )
 
 
-def _key_inputs():
+def _key_inputs() -> list[io.Input]:
     return [
         io.String.Input(
             "key",
@@ -75,7 +78,7 @@ def _key_inputs():
     ]
 
 
-def _save_inputs():
+def _save_inputs() -> list[io.Input]:
     return [
         io.Combo.Input(
             "after_upload",
@@ -103,7 +106,7 @@ HIDDEN = [io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id]
 
 class SteadyDancerR2SaveVideo(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerR2SaveVideo",
             display_name="Save Video to R2",
@@ -134,12 +137,22 @@ class SteadyDancerR2SaveVideo(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, profile):
+    def validate_inputs(cls, profile: str | None) -> bool | str:
         return check_profile(profile)
 
     @classmethod
     def execute(
-        cls, video, filename_prefix, profile, crf, after_upload, share_safe, key, overwrite, link_minutes, day_facts
+        cls,
+        video: Any,
+        filename_prefix: str,
+        profile: str,
+        crf: int,
+        after_upload: str,
+        share_safe: bool,
+        key: str,
+        overwrite: bool,
+        link_minutes: int,
+        day_facts: bool,
     ) -> io.NodeOutput:
         width, height = video_size(video)
         name, counter, subfolder = _next_file(filename_prefix, width, height)
@@ -166,7 +179,7 @@ class SteadyDancerR2SaveVideo(io.ComfyNode):
 
 class SteadyDancerR2SaveImages(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerR2SaveImages",
             display_name="Save Images to R2",
@@ -202,23 +215,23 @@ class SteadyDancerR2SaveImages(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, profile):
+    def validate_inputs(cls, profile: str | None) -> bool | str:
         return check_profile(profile)
 
     @classmethod
     def execute(
         cls,
-        images,
-        filename_prefix,
-        profile,
-        format,
-        quality,
-        after_upload,
-        share_safe,
-        key,
-        overwrite,
-        link_minutes,
-        day_facts,
+        images: torch.Tensor,
+        filename_prefix: str,
+        profile: str,
+        format: str,
+        quality: int,
+        after_upload: str,
+        share_safe: bool,
+        key: str,
+        overwrite: bool,
+        link_minutes: int,
+        day_facts: bool,
     ) -> io.NodeOutput:
         height, width = images.shape[1:3]
         name, counter, subfolder = _next_file(filename_prefix, width, height)
@@ -226,9 +239,10 @@ class SteadyDancerR2SaveImages(io.ComfyNode):
         paths = [folder / f"{name}_{counter + number:05}_.{format}" for number in range(len(images))]
         tags = graph_tags(cls.hidden, share_safe)
         sender = Sender(cls.hidden, profile, key, overwrite, link_minutes, share_safe, day_facts)
-        stopped, failures = threading.Event(), []
+        failures: list[Exception] = []
+        stopped = threading.Event()
 
-        def save(image, path: Path) -> Sent | None:
+        def save(image: torch.Tensor, path: Path) -> Sent | None:
             """Every image is saved even when the bucket fails; nothing is sent after the first failure."""
             if stopped.is_set() or cancelled():
                 return None
@@ -258,19 +272,20 @@ class SteadyDancerR2SaveImages(io.ComfyNode):
                 raise
             if failures:
                 raise failures[0]
-        text = sender.finish(results, width=width, height=height)
+        all_sent = [sent for sent in results if sent is not None]  # all of them: what was not sent has raised
+        text = sender.finish(all_sent, width=width, height=height)
         saved = [ui.SavedResult(path.name, subfolder, io.FolderType.output) for path in paths if path.exists()]
         return io.NodeOutput(
             [str(path) for path in paths],
-            [sent.key for sent in results],
-            [sent.url for sent in results],
+            [sent.key for sent in all_sent],
+            [sent.url for sent in all_sent],
             ui={"text": (text,), "images": saved},
         )
 
 
 class SteadyDancerR2Upload(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerR2Upload",
             display_name="Upload File to R2",
@@ -293,17 +308,17 @@ class SteadyDancerR2Upload(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, profile):
+    def validate_inputs(cls, profile: str | None) -> bool | str:
         return check_profile(profile)
 
     @classmethod
-    def fingerprint_inputs(cls, file, **kwargs):
+    def fingerprint_inputs(cls, file: str | None, **kwargs: Any) -> int:
         """A file that changed is uploaded again."""
         path = _output_file(file or "")
         return path.stat().st_mtime_ns if path else 0
 
     @classmethod
-    def execute(cls, file, profile, key, overwrite, link_minutes) -> io.NodeOutput:
+    def execute(cls, file: str, profile: str, key: str, overwrite: bool, link_minutes: int) -> io.NodeOutput:
         path = _output_file(file)
         if path is None:
             name = one_line(file)
@@ -342,7 +357,7 @@ def _hidden(path: Path) -> Path:
 
 
 @contextmanager
-def _shown(written: Path, path: Path):
+def _shown(written: Path, path: Path) -> Iterator[None]:
     """Gives a file that was written under a hidden name its own one, claimed so that the folder sync does not send it too.
 
     The claim is no condition: what was rendered is there whatever comes of it.
@@ -357,7 +372,7 @@ def _shown(written: Path, path: Path):
         yield
 
 
-def _write_image(image, path: Path, tags: dict, quality: int) -> None:
+def _write_image(image: torch.Tensor, path: Path, tags: dict, quality: int) -> None:
     """One picture, without its graph where that cannot be put in. Raises ValueError in plain words, and leaves no half file."""
     pixels = image.mul(255).round().clamp(0, 255).byte().cpu().numpy()
     pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels

@@ -1,5 +1,6 @@
 """Guidance, schedule and solver for core's SamplerCustomAdvanced."""
 
+from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..dancer.guidance import SteadyDancerGuider as Guider
@@ -8,7 +9,7 @@ from ..dancer.sampling import flow_unipc_sampler, steadydancer_sigmas
 
 class SteadyDancerGuider(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerGuider",
             display_name="SteadyDancer Guider (text + pose)",
@@ -63,7 +64,17 @@ class SteadyDancerGuider(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, positive, negative, cfg, pose_cfg, start, end, pose_negative=None) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: ModelPatcher,
+        positive: list,
+        negative: list,
+        cfg: float,
+        pose_cfg: float,
+        start: float,
+        end: float,
+        pose_negative: list | None = None,
+    ) -> io.NodeOutput:
         if pose_negative is not None and not hasattr(model.model.diffusion_model, "patch_embedding_fuse"):
             raise ValueError(
                 "Pose guidance needs a SteadyDancer model, and the connected model is another one. "
@@ -78,7 +89,7 @@ class SteadyDancerGuider(io.ComfyNode):
 
 class SteadyDancerSchedule(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerSchedule",
             display_name="SteadyDancer Schedule",
@@ -103,13 +114,13 @@ class SteadyDancerSchedule(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, steps, shift) -> io.NodeOutput:
+    def execute(cls, steps: int, shift: float) -> io.NodeOutput:
         return io.NodeOutput(steadydancer_sigmas(steps, shift))
 
 
 class SteadyDancerFlowUniPC(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerFlowUniPC",
             display_name="Flow UniPC Sampler",
@@ -118,7 +129,7 @@ class SteadyDancerFlowUniPC(io.ComfyNode):
             "follows another path.",
             search_aliases=["unipc", "sampler"],
             inputs=[],
-            outputs=[io.Sampler.Output()],
+            outputs=[io.Sampler.Output()],  # type: ignore[attr-defined]  # checkers see comfy.samplers.Sampler there
         )
 
     @classmethod

@@ -1,9 +1,11 @@
 """Chooses the variant of a model that suits this machine."""
 
 from dataclasses import replace
+from typing import Any
 
 from comfy_api.latest import io
 
+from ..base.reason import reason
 from ..catalog.catalog import catalogue
 from ..machine import gpus
 from ..planning import choose
@@ -25,7 +27,7 @@ def chosen(family: str, budget: float, preference: str, generation: str) -> choo
 
 class SteadyDancerVariantSelector(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerVariantSelector",
             display_name="GGUF / fp8 Selector",
@@ -66,15 +68,15 @@ class SteadyDancerVariantSelector(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **inputs):
+    def fingerprint_inputs(cls, **inputs: Any) -> list[str]:
         """The variant: what comes after runs again only when it changes, not when its reason has other numbers."""
         try:
             return [chosen(**inputs).variant]
         except (ValueError, KeyError, TypeError) as err:  # inputs that are linked are not known yet
-            return [str(err)]
+            return [reason(err)]
 
     @classmethod
-    def execute(cls, family, budget, preference, generation) -> io.NodeOutput:
+    def execute(cls, family: str, budget: float, preference: str, generation: str) -> io.NodeOutput:
         choice = chosen(family, budget, preference, generation)
         return io.NodeOutput(choice.variant, choice.reason)
 

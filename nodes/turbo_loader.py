@@ -1,33 +1,20 @@
 """The loader of TurboDiffusion models."""
 
 from functools import partial
-from pathlib import Path
+from typing import Any
 
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
-from comfy_execution.utils import get_executing_context
 
-from ..loaders.turbo import SUFFIXES, load_turbo, prepared
+from ..loaders.turbo import SUFFIXES
 from ..planning.plan import Plan
 from ..services import loading
-from ..services.progress import NodeProgress, cancelled, interruptible, say
-from ..turbo.sla import with_sla
+from ..services.models import turbo_models
 from .loaders import CATEGORY, PLAN_INPUT, variants
-
-
-def turbo_models(paths: list[Path], precision: str, attention: str, topk: float) -> list[ModelPatcher]:
-    """A MODEL for each file, converted once if it is a pickle, with the sparse attention that it was trained with."""
-    node_id = get_executing_context().node_id
-    with interruptible():
-        tell = partial(say, node_id)
-        paths = [prepared(path, NodeProgress(node_id, "B"), cancelled, tell) for path in paths]
-        loaded = load_turbo(paths, precision, NodeProgress(node_id, "layers"), cancelled)
-    return [model if attention == "dense" else with_sla(model, projections, topk) for model, projections in loaded]
 
 
 class SteadyDancerTurboLoader(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         known = variants("turbo")
         own = [name for name in loading.own_files() if name.lower().endswith(SUFFIXES)]
         return io.Schema(
@@ -78,11 +65,13 @@ class SteadyDancerTurboLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, model, precision, attention, topk, plan=None):
+    def fingerprint_inputs(cls, model: str, precision: str, attention: str, topk: float, plan: Any = None) -> list:
         return loading.fingerprint(model, precision, attention, topk)
 
     @classmethod
-    def execute(cls, model, precision, attention, topk, plan: Plan | None = None) -> io.NodeOutput:
+    def execute(
+        cls, model: str, precision: str, attention: str, topk: float, plan: Plan | None = None
+    ) -> io.NodeOutput:
         build = partial(turbo_models, precision=precision, attention=attention, topk=topk)
         loaded = loading.load("turbo", model, plan, build, ("diffusion", "diffusion", "text_encoder", "vae"))
         return io.NodeOutput(loaded.models[0], loaded.models[-1], loaded.clip, loaded.vae)

@@ -1,14 +1,16 @@
 """Schedule and sampler of TurboDiffusion, and what of it can be tried on other Wan models."""
 
+from typing import Any
+
 import comfy.model_management
 import comfy.sample
 import comfy.utils
 import latent_preview
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
-from comfy_execution.utils import get_executing_context
 
-from ..services.progress import say
+from ..services.progress import executing, say
 from ..turbo.merge import merge_rcm
 from ..turbo.sampler import sample
 from ..turbo.schedule import SIGMA_MAX, rcm_times
@@ -19,7 +21,7 @@ CATEGORY = "SteadyDancer"
 
 class SteadyDancerRCMSchedule(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerRCMSchedule",
             display_name="rCM Schedule",
@@ -47,13 +49,13 @@ class SteadyDancerRCMSchedule(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, steps, preset, sigma_max) -> io.NodeOutput:
+    def execute(cls, steps: int, preset: str, sigma_max: float) -> io.NodeOutput:
         return io.NodeOutput(torch.tensor(rcm_times(steps, SIGMA_MAX.get(preset, sigma_max))))
 
 
 class SteadyDancerTurboSampler(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerTurboSampler",
             display_name="TurboDiffusion Sampler",
@@ -97,7 +99,17 @@ class SteadyDancerTurboSampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, positive, sigmas, latent, seed, noise_device, ode, model_low=None) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: ModelPatcher,
+        positive: list,
+        sigmas: torch.Tensor,
+        latent: Any,
+        seed: int,
+        noise_device: str,
+        ode: bool,
+        model_low: ModelPatcher | None = None,
+    ) -> io.NodeOutput:
         start = comfy.sample.fix_empty_latent_channels(
             model,
             latent["samples"],
@@ -124,7 +136,7 @@ class SteadyDancerTurboSampler(io.ComfyNode):
 
 class SteadyDancerSparseAttention(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerSparseAttention",
             display_name="Sparse Attention (experimental)",
@@ -148,11 +160,11 @@ class SteadyDancerSparseAttention(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, keep) -> io.NodeOutput:
+    def execute(cls, model: ModelPatcher, keep: float) -> io.NodeOutput:
         if not pays(model):
             require_wan(model)
             say(
-                get_executing_context().node_id,
+                executing().node_id,
                 "Sparse attention is left out: on this GPU it would be slower than without, because its kernels need Triton "
                 "and an NVIDIA card from the RTX 30 series on. The log says what is missing.",
             )
@@ -162,7 +174,7 @@ class SteadyDancerSparseAttention(io.ComfyNode):
 
 class SteadyDancerRCMMerge(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerRCMMerge",
             display_name="Merge rCM Difference (experimental)",
@@ -183,5 +195,5 @@ class SteadyDancerRCMMerge(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, rcm, base, strength) -> io.NodeOutput:
+    def execute(cls, model: ModelPatcher, rcm: ModelPatcher, base: ModelPatcher, strength: float) -> io.NodeOutput:
         return io.NodeOutput(merge_rcm(model, rcm, base, strength))

@@ -39,17 +39,18 @@ class Measurement:
 
     @property
     def ratio(self) -> float:
+        """How much more (above 1) or less the run took than was predicted."""
         return self.measured / max(1, self.predicted)
 
 
 class Calibration:
-    """The measurements in ComfyUI's `user` folder. Without a `setting`, its version and attention, those of all count."""
+    """The measurements in a file. Without a `setting`, ComfyUI's version and attention, those of all count."""
 
-    def __init__(self, user: Path, setting: str = ""):
-        self.path = Path(user) / "steadydancer" / FILE
-        self.setting = setting
+    def __init__(self, path: Path, setting: str = "") -> None:
+        self.path, self.setting = path, setting
 
     def kind(self, architecture: str, card: Card) -> str:
+        """What measurements count for a model on a card; without a GPU ComfyUI computes in float32."""
         return f"{architecture}/{'fp32' if card.sm == 0 else 'bf16'}/{self.setting}"
 
     def corrections(self, architecture: str, card: Card) -> dict[str, float]:
@@ -105,13 +106,13 @@ def correction(runs: list[Measurement]) -> float:
     return math.ceil(min(BOUNDS[1], factor) * 20 - 1e-6) / 20
 
 
-def measurement(plan: Plan, kind: str, phase: str, beside: int, ran_out: bool = False) -> Measurement | None:
-    """What a phase needed beside its weights, in bytes, as activations; None where the plan does not have the phase."""
+def measurement(plan: Plan, kind: str, phase: str, activations: int, ran_out: bool = False) -> Measurement | None:
+    """A phase that needed so many bytes of activations beside its weights; None where the plan does not have the phase."""
     planned = plan.phase(phase)
     if planned is None or planned.where == "cpu" or planned.activations == 0:
         return None
     predicted = round(planned.activations / planned.correction)
     volume = plan.job.width * plan.job.height * plan.job.frames
-    # A LoRA or buffers that were on the card before the phase computed are not in `beside`: they lower nothing.
-    measured = max(beside - planned.transient, min(beside, planned.activations))
+    # A LoRA or buffers that were on the card before the phase computed are not in `activations`: they lower nothing.
+    measured = max(activations - planned.transient, min(activations, planned.activations))
     return Measurement(phase, kind, plan.card.name, volume, predicted, measured, ran_out)

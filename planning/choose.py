@@ -3,6 +3,8 @@
 The rule: of the variants that fit the usual job, those are near that the planner's arithmetic makes at most 5 % slower than
 the fastest. The most accurate of them is chosen; where two are equally accurate, the smaller download. A variant whose file
 is on the disk wins over a download if it has at most 10 % error and is at most 15 % slower than the fastest.
+What nobody publishes is made here, and auto takes it only where the card multiplies it fast, and where it or the file that it
+is made of is here: else the reason says what it would bring, and what it costs.
 It is chosen for the usual job (832×480, 81 frames) whatever the job is: a file of 16 GB is kept for many videos, weights that
 wait in RAM cost a few per cent at any size, and so the loader, which knows no size, and the planner name the same file.
 """
@@ -13,8 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..base.toml import read_toml
-from ..catalog.catalog import Variant, catalogue
+from ..catalog.catalog import ModelFile, Variant, catalogue
 from ..machine.card import Card
+from .estimate import multiplies_convrot
 from .job import Find, plan_variant, usual_job
 from .plan import Job, Plan
 from .rules import forced, named_variant, preferred, reserved
@@ -22,6 +25,7 @@ from .solve import Host, Rules
 
 USUAL_RAM = 32 << 30  # assumed where the computer is not known
 LAST_RESORT, ANY = 15, 100  # per cent of error where nothing better fits; where everything must be on the card
+WORTH = 0.1  # of the time: what is said of a file that could be made
 PREFERENCES = ("quality", "balanced", "speed", "smallest")
 
 
@@ -37,6 +41,7 @@ class Choice:
 
 @lru_cache(maxsize=1)
 def table() -> dict:
+    """The numbers of the rule, with their evidence: errors in per cent, preferences, reserves."""
     return read_toml(Path(__file__).parent / "choose.toml")
 
 
@@ -55,7 +60,7 @@ def variants(family: str) -> list[Variant]:
 
 def error(variant: Variant) -> float:
     """Per cent against float32."""
-    return table()["error"][catalogue().diffusion(variant).precision]
+    return table()["error"][precision(variant)]
 
 
 def weights(variant: Variant) -> int:
@@ -92,12 +97,13 @@ def choose(
     wants = table()["preferences"][preferred() if preference == "auto" else preference]
     if not card.sm:
         return without_gpu(family, here, plans)
-    fitting = [variant for variant in plans if plans[variant].fits]
-    good = []
+    possible = [variant for variant in plans if is_offered(variant, card, find)]
+    fitting = [variant for variant in possible if plans[variant].fits]
+    good: list[Variant] = []
     for limit in (wants["error"], LAST_RESORT, ANY if rules.kept == "all" else 0):
         good = good or [variant for variant in fitting if error(variant) <= limit]
     if not good:
-        possible = [variant for variant in plans if error(variant) <= wants["error"]]
+        possible = [variant for variant in possible if error(variant) <= wants["error"]]
         chosen = min([variant for variant in possible if here(variant)] or possible, key=weights)
         reason = too_small(plans[chosen]) + (" It is already here." if here(chosen) else "")
         return Choice(chosen.id, reason, plans[chosen], refusal(family, plans[chosen], rules))
@@ -112,7 +118,35 @@ def choose(
     reason = explained(chosen, plans[chosen])
     if chosen in kept:
         reason += "; it is already here" + ("" if chosen == best else f", {precision(best)} would be the first choice")
-    return Choice(chosen.id, reason, plans[chosen])
+    elif source := source_of(chosen):
+        reason += f"; it is made here of {source.precision}, once"
+    return Choice(chosen.id, reason + offer(card, chosen, plans, wants["error"], find), plans[chosen])
+
+
+def source_of(variant: Variant) -> ModelFile | None:
+    """The file that a variant's model is made of here, where nobody publishes it."""
+    diffusion = catalogue().diffusion(variant)
+    return catalogue().files.get(diffusion.made_from) if diffusion else None
+
+
+def is_offered(variant: Variant, card: Card, find: Find) -> bool:
+    """Whether auto may take it: what is made here where the card is fast with it and no download is needed."""
+    source = source_of(variant)
+    return not source or (multiplies_convrot(card) and any(map(find, (*variant.diffusion, source.id))))
+
+
+def offer(card: Card, chosen: Variant, plans: dict[Variant, Plan], limit: float, find: Find) -> str:
+    """What a file that could be made here would bring, as the end of a sentence; nothing where that is little."""
+    for variant, plan in plans.items():
+        source, saved = source_of(variant), 1 - plan.seconds / plans[chosen].seconds
+        if not source or not multiplies_convrot(card) or is_offered(variant, card, find):
+            continue
+        if plan.fits and error(variant) <= limit and saved > WORTH:
+            return (
+                f"; {precision(variant)} would take {saved:.0%} less time, and is made here of {source.precision}, once "
+                f"({source.size / 1e9:.1f} GB to download: choose {variant.id} in the loader, or use Convert Model)"
+            )
+    return ""
 
 
 @lru_cache(maxsize=64)
@@ -129,14 +163,18 @@ def without_gpu(family: str, here: Callable[[Variant], bool], plans: dict[Varian
     """What is here and good enough, else the family's default."""
     limit = table()["preferences"]["balanced"]["here_error"]
     usual = catalogue().variants[catalogue().families[family].default]
-    kept = [variant for variant in (usual, *variants(family)) if here(variant) and error(variant) <= limit]
+    published = [variant for variant in variants(family) if not source_of(variant)]
+    kept = [variant for variant in (usual, *published) if here(variant) and error(variant) <= limit]
     chosen = kept[0] if kept else usual
     reason = "there is no GPU to choose for" + ("; it is already here" if kept else "")
     return Choice(chosen.id, reason, plans[chosen])
 
 
 def precision(variant: Variant) -> str:
-    return catalogue().diffusion(variant).precision
+    """How a variant's diffusion model, which it must have, is stored: fp8, bf16, Q4_K_M, … as the catalogue writes it."""
+    file = catalogue().diffusion(variant)
+    assert file, f"{variant.id} has no diffusion model"
+    return file.precision
 
 
 def explained(variant: Variant, plan: Plan) -> str:
@@ -162,6 +200,7 @@ def refusal(family: str, plan: Plan, rules: Rules) -> str:
     if rules.kept != "all":
         return ""
     sample = plan.phase("sample")
+    assert sample, "every plan samples"
     job = f"{plan.job.width}×{plan.job.height} with {plan.job.frames} frames"
     return (
         f"Nothing of {family} fits whole into {plan.card.free / 1e9:.1f} GB: {job} alone takes "

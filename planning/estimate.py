@@ -10,16 +10,17 @@ from pathlib import Path
 from ..base.toml import read_toml
 from ..machine import gpus
 from ..machine.card import Card
-from .model_sizes import Model, kinds
+from .model_sizes import CONVROT, Model, kinds
 from .plan import Job, Phase
 
 SLACK = 0.08  # allocator rounding and fragments, of what comes and goes
-HEADROOM = 0.5e9  # left free where blocks stream: one block less on the card costs next to nothing, running out a run
+HEADROOM = 0.5e9  # left free where blocks are offloaded: one block less on the card costs little, running out a run
 STREAMS = 2  # ComfyUI brings over up to this many layers ahead
-STREAMING = 1.15  # a guess between all hidden, as ComfyUI means it, and DiffSynth's 1.26 with all blocks in RAM
+OFFLOADED = 1.15  # a guess between all hidden, as ComfyUI means it, and DiffSynth's 1.26 with all blocks in RAM
 ENCODE_TILE = 256  # what ComfyUI's own encode falls back to
 TILES = (0, 512, 384, 256)
 TILE_OVERLAP = 64
+WITHOUT_KERNELS = 3.0  # times a 16-bit product: int8 in ComfyUI where torch is not for CUDA 13, as its users report
 POSE_STEPS = 11 / 40  # part of the steps with a third guidance branch: those with 0.1 < i / 40 < 0.4
 HOST_COPIES = 4  # driving video, pose video, decoded video, the one being encoded: float32 images in RAM
 HOST_BASE = 4e9
@@ -48,6 +49,7 @@ class Settings:
 
 @lru_cache(maxsize=1)
 def activations_table() -> dict:
+    """Bytes of activations per architecture and dtype, as tools/activations.py wrote them."""
     return read_toml(Path(__file__).parent / "activations.toml")
 
 
@@ -85,11 +87,13 @@ def phases(
     rate = card.bf16 * gpus.efficiency(card.sm)
     found = []
 
-    def add(name, weights, activations, seconds, where="gpu", transient=0):
+    def add(
+        name: str, weights: int, activations: float, seconds: float, where: str = "gpu", transient: int = 0
+    ) -> None:
         correction = corrections.get(name, 1.0)
-        activations = round(activations * correction)
-        slack = round(SLACK * (activations + transient))
-        found.append(Phase(name, where, round(weights), activations, round(transient), slack, seconds, correction))
+        corrected = round(activations * correction)
+        slack = round(SLACK * (corrected + transient))
+        found.append(Phase(name, where, round(weights), corrected, round(transient), slack, seconds, correction))
 
     encoder, vision, pose, vae = (part[name] for name in ("text_encoder", "clip_vision", "pose", "vae"))
     on_gpu = settings.text_encoder == "gpu"
@@ -122,15 +126,17 @@ def sample_phase(job: Job, card: Card, model: Model, settings: Settings, correct
     branches = job.branches if settings.batched else 1
     correction = corrections.get("sample", 1.0)
     activations = round(activation_bytes(job, card, model, branches) * correction)
-    streaming = settings.kept < model.blocks
+    offloading = settings.kept < model.blocks
     # On packed weights a LoRA runs beside the layer.
-    patched = job.lora_bytes and (not model.unpacks or model.precision == "fp8")
+    patched = job.lora_bytes and (not model.unpacks or model.precision in ("fp8", CONVROT))
     unpacked = 0 if native(model, card) and not patched else model.unpacks
-    buffers = model.layer * (STREAMS + 1) if streaming else 0
+    if model.precision == CONVROT and not multiplies_convrot(card):  # sums of products as int32
+        unpacked += round(4 * model.largest / model.dim * tokens(job, model) * branches)
+    buffers = model.layer * (STREAMS + 1) if offloading else 0
     patching = round(4 * model.largest) if patched else 0  # a layer's change in float32
     transient = unpacked + buffers + patching + job.lora_bytes
     weights = model.other_bytes + settings.kept * model.block_bytes
-    slack = round(SLACK * (activations + transient) + (HEADROOM if streaming else 0))
+    slack = round(SLACK * (activations + transient) + (HEADROOM if offloading else 0))
     seconds = sample_seconds(job, card, model, settings)
     return Phase("sample", "gpu", weights, activations, transient, slack, seconds, correction)
 
@@ -142,26 +148,36 @@ def native(model: Model, card: Card) -> bool:
 
 def eight_bit_rate(model: Model, card: Card) -> float:
     """FLOP/s of the 8-bit units with the weights as they are stored; 0 where there are none for them."""
+    if model.precision == CONVROT:
+        return 2 * card.bf16 if multiplies_convrot(card) else 0.0
     if not model.multiplies or (model.precision == "int8" and card.sm // 10 == 10):  # B200: see quant/layout.py
         return 0.0
     # int8 has units since Ampere, twice as fast as the 16-bit ones; fp8 since Ada.
     return card.fp8 or (2 * card.bf16 if model.precision == "int8" and card.sm >= 80 else 0.0)
 
 
+def multiplies_convrot(card: Card) -> bool:
+    """Whether ComfyUI multiplies rotated int8 fast: with comfy-kitchen's kernels, which need a torch for CUDA 13, on cards
+    whose 8-bit units are known to be twice as fast, Turing to Hopper."""
+    return card.fused and 75 <= card.sm <= 90
+
+
 def sample_seconds(job: Job, card: Card, model: Model, settings: Settings) -> float:
-    """All steps. The transfer of a block that is brought over hides under arithmetic, but not well."""
+    """All steps. The transfer of an offloaded block hides under arithmetic, but not well."""
     evaluations = job.branches if job.branches < 3 else 2 + POSE_STEPS
     forwards = 1 if settings.batched else evaluations
     arithmetic = evaluations * block_seconds(job, card, model) + forwards * unpack_seconds(card, model)
     transfer = forwards * model.block_bytes / card.pcie if card.pcie else 0.0
-    streamed = STREAMING * max(arithmetic, transfer)
-    return job.steps * (settings.kept * arithmetic + (model.blocks - settings.kept) * streamed)
+    offloaded = OFFLOADED * max(arithmetic, transfer)
+    return job.steps * (settings.kept * arithmetic + (model.blocks - settings.kept) * offloaded)
 
 
 def block_seconds(job: Job, card: Card, model: Model) -> float:
     """One block for one branch: its products and its attention."""
     count, part = tokens(job, model), gpus.efficiency(card.sm)
     products = 2 * model.token_weights * count
+    if model.precision == CONVROT and not multiplies_convrot(card):
+        products *= WITHOUT_KERNELS
     attention = 4 * count * (count * model.attention + model.context) * model.dim
     fast = eight_bit_rate(model, card) or card.bf16
     return products / (fast * part) + attention / (card.bf16 * part)

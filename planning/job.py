@@ -58,8 +58,8 @@ def files(variant: str, find: Find) -> list[Path]:
         if path is None:
             raise ValueError(f"There is no variant and no file '{variant}'. `cli.py list` shows what there is.")
         return parts(path)
-    paths = [find(file) for file in known.diffusion]
-    if not all(paths) or any(path.suffix not in (".safetensors", ".gguf") for path in paths):
+    paths = [path for path in map(find, known.diffusion) if path]
+    if len(paths) < len(known.diffusion) or any(path.suffix not in (".safetensors", ".gguf") for path in paths):
         return []
     return paths[:1] if known.experts == 2 else paths
 
@@ -73,7 +73,9 @@ def parts_of(variant: str) -> Parts:
 
 
 def download(variant: str, find: Find) -> int:
-    """Bytes of the variant's files that are not here yet."""
+    """Bytes of the variant's files that are not here yet, and of those that they are made of."""
     book = catalogue()
     entry = book.variants.get(variant)
-    return sum(book.files[file].size for file in entry.files if not find(file)) if entry else 0
+    missing = [book.files[file] for file in entry.files if not find(file)] if entry else []
+    sources = [book.files[file.made_from] for file in missing if file.made_from and not find(file.made_from)]
+    return sum(file.size for file in (*missing, *sources))

@@ -1,6 +1,7 @@
 """How many bytes a diffusion model's blocks have, from file headers or, before there is a file, from the catalogue."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from ..formats.gguf_file import open_gguf
 from ..formats.model_file import damage
 from ..formats.safetensors_file import safetensors_header
 
+CONVROT = "int8_convrot"  # ComfyUI's own int8, which comfy-kitchen multiplies
 BLOCK = re.compile(r"(?:^|\.)(?:transformer_)?blocks\.(\d+)\.")
 
 
@@ -43,11 +45,13 @@ class Model:
 
     @property
     def bytes(self) -> int:
+        """Of all its weights as they are stored."""
         return self.blocks * self.block_bytes + self.other_bytes
 
 
 @lru_cache(maxsize=1)
 def kinds() -> dict:
+    """What models.toml says of architectures, and of TurboDiffusion's attention."""
     return read_toml(Path(__file__).parent / "models.toml")
 
 
@@ -87,7 +91,7 @@ def model_of(variant: str, paths: list[Path]) -> Model:
     weights = kind["weights"]
     entry = catalogue().variants.get(variant)
     experts = entry.experts if entry else 1
-    stored = stored_bytes(paths) if paths else published_bytes(entry, kind)
+    stored = stored_bytes(paths) if paths else published_bytes(catalogue().variants[variant], kind)
     if stored.precision == "fp32":  # float32 shards run in bfloat16
         stored = replace(stored, block_bytes=stored.block_bytes // 2, other_bytes=stored.other_bytes // 2)
     layer = stored.layer or round(stored.block_bytes * weights["largest"] / weights["block"])
@@ -102,7 +106,7 @@ def model_of(variant: str, paths: list[Path]) -> Model:
         layer=layer,
         largest=weights["largest"],
         unpacks=0 if plain else round(2 * weights["largest"]),
-        multiplies=stored.precision in ("fp8", "int8") and not stored.full_precision,
+        multiplies=stored.precision in ("fp8", "int8", CONVROT) and not stored.full_precision,
         dim=kind["dim"],
         context=kind["context"],
         reference_frames=kind["reference_frames"],
@@ -138,11 +142,12 @@ def stored_bytes(paths: list[Path]) -> Stored:
     """What the headers of a model's file, or of all its shards, say. Raises ValueError for a file that is no model."""
     sizes: dict[int, int] = {}
     other = largest = 0
-    full_precision = False
+    full_precision = described = False
     types: dict[str, int] = {}
     for path in paths:
         for name, kind, size in tensors(path):
             block = BLOCK.search(name)
+            described |= name.endswith(".comfy_quant")
             if block:
                 sizes[int(block[1])] = sizes.get(int(block[1]), 0) + size
                 largest = max(largest, size)
@@ -152,10 +157,13 @@ def stored_bytes(paths: list[Path]) -> Stored:
                 full_precision |= name.endswith("scaled_fp8") and size == 2  # as quant/fp8.py reads it
     if not sizes:
         raise ValueError(f"{paths[0].name} has no transformer blocks, so it is no diffusion model that can be planned.")
-    return Stored(max(types, key=types.get), max(sizes.values()), other, len(sizes), largest, full_precision)
+    precision = max(types, key=types.__getitem__)
+    if described and precision == "int8":
+        precision = CONVROT
+    return Stored(precision, max(sizes.values()), other, len(sizes), largest, full_precision)
 
 
-def tensors(path: Path):
+def tensors(path: Path) -> Iterator[tuple[str, str, int]]:
     """Name, type and bytes of each tensor, by the file's header alone."""
     floats = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}
     if path.suffix.lower() == ".gguf":

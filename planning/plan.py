@@ -85,6 +85,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
+        """Whether the job can run on the card, be it with changes."""
         return self.verdict != DOES_NOT_FIT
 
     @property
@@ -93,9 +94,11 @@ class Plan:
         return max((phase for phase in self.phases if phase.where == "gpu"), key=lambda phase: phase.peak)
 
     def phase(self, name: str) -> Phase | None:
+        """A phase by its name, such as sample or vae_decode; None where the job has none of that name."""
         return next((phase for phase in self.phases if phase.name == name), None)
 
     def to_json(self) -> str:
+        """The plan as `plan --json` prints it and core's Preview as Text shows it, with a version of its form."""
         return json.dumps({"version": VERSION, **asdict(self)}, ensure_ascii=False)
 
     def __str__(self) -> str:

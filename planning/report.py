@@ -39,6 +39,7 @@ def table(plan: Plan) -> list[str]:
 
 
 def guidance(plan: Plan) -> str:
+    """In words: how many branches a step evaluates, and whether at once."""
     if plan.job.branches == 1:
         return "no guidance"
     return f"{plan.job.branches} guidance branches {'in one batch' if plan.batched else 'one by one'}"

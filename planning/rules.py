@@ -58,7 +58,7 @@ def named_variant(family: str) -> str | None:
     """
     if family != "steadydancer":
         return None
-    wish = one_of("STEADYDANCER_VARIANT", ("auto", "fp8", "fp16", "gguf"))
+    wish = one_of("STEADYDANCER_VARIANT", ("auto", "fp8", "fp16", "int8_convrot", "gguf"))
     if wish == "auto":
         return None
     if wish != "gguf":

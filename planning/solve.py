@@ -3,6 +3,7 @@
 from bisect import bisect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..machine import gpus
 from ..machine.card import Card
@@ -52,12 +53,15 @@ class Case:
     corrections: dict[str, float]
 
     def phases(self, settings: Settings) -> tuple[Phase, ...]:
+        """All phases of the job with these settings."""
         return phases(self.job, self.card, self.model, self.parts, settings, self.corrections)
 
     def sample(self, settings: Settings) -> Phase:
+        """The sampling phase alone, which most settings are about."""
         return sample_phase(self.job, self.card, self.model, settings, self.corrections)
 
     def sample_seconds(self, settings: Settings) -> float:
+        """Seconds of sampling with these settings."""
         return sample_seconds(self.job, self.card, self.model, settings)
 
     def one_branch(self, settings: Settings) -> int:
@@ -92,8 +96,8 @@ def solve(
     settings = best or smallest(model, rules)
     found = case.phases(settings)
     frames = next(phase for phase in found if phase.name == "frames")
-    streamed = (model.blocks - settings.kept) * model.block_bytes
-    ram = round(HOST_BASE) + streamed + (model.experts - 1) * model.bytes + parts.text_encoder + frames.activations
+    offloaded = (model.blocks - settings.kept) * model.block_bytes
+    ram = round(HOST_BASE) + offloaded + (model.experts - 1) * model.bytes + parts.text_encoder + frames.activations
     lacking = [name for name, need, there in needs(ram, host) if there and need > there]
     changed = changes(case, settings) if best else []
     verdict = DOES_NOT_FIT if best is None or lacking else FITS_WITH_CHANGES if changed else FITS
@@ -133,6 +137,7 @@ def options(job: Job, model: Model, rules: Rules) -> Iterable[Settings]:
 
 
 def smallest(model: Model, rules: Rules) -> Settings:
+    """The settings that take least of the card, as far as the rules allow."""
     return Settings(False, model.blocks if rules.kept == "all" else 0, TILES[-1], "cpu", rules.together)
 
 
@@ -220,10 +225,12 @@ def changes(case: Case, settings: Settings) -> list[str]:
 
 
 def needs(ram: int, host: Host) -> list[tuple[str, int, int]]:
+    """(what, bytes needed, bytes there) of the computer around the card."""
     return [("ram", ram, host.ram), ("disk", host.download, host.disk)]
 
 
 def host_advice(name: str, ram: int, host: Host) -> str:
+    """What to do where RAM or disk (`name`) are short, with both numbers."""
     if name == "disk":
         return (
             f"The download needs {host.download / 1e9:.1f} GB of disk, and {host.disk / 1e9:.1f} GB are free. "
@@ -249,7 +256,7 @@ def too_large(case: Case, rules: Rules, found: tuple[Phase, ...]) -> list[str]:
         f"and {card.name} has {card.free / 1e9:.1f} GB for it."
     ]
 
-    def possible(**changed: int) -> bool:
+    def possible(**changed: Any) -> bool:
         return best_settings(replace(case, job=replace(job, **changed)), rules) is not None
 
     # More frames never need less, so the first count that is too large can be searched by halves.
@@ -263,7 +270,7 @@ def too_large(case: Case, rules: Rules, found: tuple[Phase, ...]) -> list[str]:
             lines.append(f"{size[0]}×{size[1]} fits with {job.frames} frames.")
             break
     larger = [other for other in gpus.cards() if other.free > card.free and other.price is not None]
-    for other in sorted(larger, key=lambda other: other.price):
+    for other in sorted(larger, key=lambda other: other.price or 0.0):
         if best_settings(replace(case, card=other), rules):
             lines.append(f"{other.name} can do it, at about ${other.price:.2f} an hour.")
             break

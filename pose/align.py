@@ -7,6 +7,8 @@ measures confident joints over several frames and copes with references and driv
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +42,8 @@ HANDS = ((LEFT_HAND, 7), (RIGHT_HAND, 4))
 FEET_AT = ((slice(18, 21), 13), (slice(21, 24), 10))
 
 # What is measured for a group: point pairs whose distances are added up, averaged over the alternatives (left, right).
-MEASURES = {
+Ways = list[list[tuple[Any, Any]]]
+MEASURES: dict[str, Ways] = {
     "neck": [[(0, 1)]],
     "face right": [[(16, 14), (14, 0)]],
     "face left": [[(17, 15), (15, 0)]],
@@ -82,7 +85,8 @@ def align(driving: Poses, reference: Poses, width: int, height: int, mode: str =
                 "person_threshold in its DWPose Estimator."
             )
     if mode == "official":
-        pairs, fit = [(0, 0)], official
+        pairs = [(0, 0)]
+        fit: Callable[..., np.ndarray] = official
         if not (driving.present[0, 0] and reference.present[0, 0]):
             raise ValueError(
                 "The official alignment needs a person in the first frame of the dance and in the picture. "
@@ -90,7 +94,7 @@ def align(driving: Poses, reference: Poses, width: int, height: int, mode: str =
             )
     else:
         driving, reference = track(driving), track(reference)
-        pairs, fit = _pairs(driving, reference), lambda *clip: robust(*clip, frames=frames)
+        pairs, fit = _pairs(driving, reference), partial(robust, frames=frames)
 
     # Heights are the unit: x is multiplied by the aspect of its own picture, as the authors do.
     aspect = width / height
@@ -135,7 +139,7 @@ def robust(
 
     def parent_of(joint: int, parent: int) -> np.ndarray:
         """[frames] the nearest ancestor that is seen, the neck at last."""
-        chosen = np.full(len(points), parent)
+        chosen: np.ndarray = np.full(len(points), parent)
         while parent != NECK:
             above = next(up for child, up, _ in BONES if child == parent)
             chosen = np.where(seen[:, parent] | (chosen != parent), chosen, above)
@@ -150,7 +154,7 @@ def robust(
         here = boxes(moved[seen.any(1)][0], seen[seen.any(1)][0]).reshape(2, 2).mean(0)
         return moved + boxes(target, target_seen).reshape(2, 2).mean(0) - here
     # not the median of some: the video begins with the picture, so the first pose must be where the person stands
-    return moved + target[anchor] - moved[seen[:, anchor].argmax(), anchor]
+    return moved + target[anchor] - moved[np.argmax(seen[:, anchor]), anchor]
 
 
 def _walk(points: np.ndarray, scale: dict[str, float], parent_of: Callable[[int, int], np.ndarray]) -> np.ndarray:
@@ -171,14 +175,14 @@ def _from(parent: np.ndarray, scale: float, bone: np.ndarray) -> np.ndarray:
     return pivot + scale * (parent + bone - pivot)
 
 
-def _lengths(points: np.ndarray, ways: list) -> np.ndarray:
+def _lengths(points: np.ndarray, ways: Ways) -> np.ndarray:
     """[ways, ...] the measured lengths in points [..., 134, 2], one for each way of measuring."""
     return np.stack(
         [sum(np.linalg.norm(_point(points, a) - _point(points, b), axis=-1) for a, b in way) for way in ways]
     )
 
 
-def _point(points: np.ndarray, joint: int | str) -> np.ndarray:
+def _point(points: np.ndarray, joint: Any) -> np.ndarray:
     return points[..., HIPS, :].mean(-2) if joint == "hips" else points[..., joint, :]
 
 
@@ -186,14 +190,14 @@ def _robust_scales(
     points: np.ndarray, seen: np.ndarray, target: np.ndarray, target_seen: np.ndarray, frames: int
 ) -> dict[str, float]:
     """A scale for each group: the median over its first confident frames, left and right averaged, clamped."""
-    ratios = {}
+    measured: dict[str, list[float]] = {}
     for group, ways in MEASURES.items():
         for way, length, wanted in zip(ways, _lengths(points, ways), _lengths(target, ways), strict=True):
             joints = [j for pair in way for j in (HIPS if "hips" in pair else []) + [j for j in pair if j != "hips"]]
             good = np.flatnonzero(seen[:, joints].all(1) & (length > 1e-6))[:frames]
             if len(good) and target_seen[joints].all() and wanted > 1e-6:
-                ratios.setdefault(group, []).append(wanted / np.median(length[good]))
-    ratios = {group: float(np.mean(values)) for group, values in ratios.items()}
+                measured.setdefault(group, []).append(wanted / np.median(length[good]))
+    ratios = {group: float(np.mean(values)) for group, values in measured.items()}
     if not ratios:
         return dict.fromkeys(MEASURES, 1.0)
     whole = float(np.median(list(ratios.values())))

@@ -47,7 +47,9 @@ def normalised(crops: torch.Tensor) -> torch.Tensor:
     return crops.sub_(mean).div_(std)
 
 
-def unmirrored(answer: tuple[torch.Tensor, torch.Tensor], mirror: tuple[torch.Tensor, torch.Tensor]):
+def unmirrored(
+    answer: tuple[torch.Tensor, torch.Tensor], mirror: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The mean of the answers for crops and for their mirror images."""
     return (answer[0] + mirror[0][:, MIRRORED].flip(-1)) / 2, (answer[1] + mirror[1][:, MIRRORED]) / 2
 
@@ -60,7 +62,7 @@ def decode(answer: tuple[torch.Tensor, torch.Tensor], where: np.ndarray) -> tupl
     peaks, places = zip(*(part.float().max(-1) for part in answer), strict=True)
     score = torch.minimum(*peaks)
     share = torch.stack([place / part.shape[-1] for place, part in zip(places, answer, strict=True)], -1)
-    share, score = share.cpu().double().numpy(), score.cpu().numpy()
-    points = where[:, None, :2] + (share - 0.5) * where[:, None, 2:]
-    points[score <= 0] = -1
-    return points, np.clip(score, 0, 1)
+    points = where[:, None, :2] + (share.cpu().double().numpy() - 0.5) * where[:, None, 2:]
+    scores = score.cpu().numpy()
+    points[scores <= 0] = -1
+    return points, np.clip(scores, 0, 1)

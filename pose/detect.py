@@ -35,7 +35,7 @@ class Sightings:
         if self.boxes.keys() & other.boxes.keys():
             return np.inf
         mine, theirs = list(self.boxes), list(other.boxes)
-        a, b = divmod(int(np.abs(np.subtract.outer(mine, theirs)).argmin()), len(theirs))
+        a, b = divmod(int(np.argmin(np.abs(np.subtract.outer(mine, theirs)))), len(theirs))
         return float(np.linalg.norm((self.boxes[mine[a]] - other.boxes[theirs[b]]).reshape(2, 2).mean(0)))
 
 

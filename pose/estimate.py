@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ MISSING = ("empty", "previous", "interpolate")
 class Net:
     """A net to call, and how many items it takes at once: detector 640×640, pose net width × height."""
 
-    run: Callable[[torch.Tensor], torch.Tensor | tuple[torch.Tensor, torch.Tensor]]
+    run: Callable[[torch.Tensor], Any]  # one tensor of the detector, two of a pose net
     device: torch.device
     batch: int
     width: int = 0
@@ -29,6 +30,8 @@ class Net:
 
 @dataclass(frozen=True)
 class Settings:
+    """What is looked for, in which frames, and how: see the help of DWPose Estimator. Thresholds are scores 0..1."""
+
     hands: bool = True
     body: bool = True
     face: bool = True
@@ -69,18 +72,19 @@ def estimate(
     where = regions(np.array([placed[slot][frame] for frame, slot in wanted]).reshape(-1, 4), pose.width, pose.height)
 
     def run(start: int, stop: int) -> None:
-        crops, loaded = [], None
+        pieces: list[torch.Tensor] = []
+        loaded = None
         for (frame, _), region in zip(wanted[start:stop], where[start:stop], strict=True):
             if frame != loaded:  # one frame at a time on the device: a 4K one has 100 MB
                 loaded, picture = frame, rgb(frames[frame].to(pose.device))
-            crops.append(crop(picture, region, pose.width, pose.height))
-        crops = normalised(torch.stack(crops))
+            pieces.append(crop(picture, region, pose.width, pose.height))
+        crops = normalised(torch.stack(pieces))
         answer = pose.run(crops)
         if settings.flip_test:
             answer = unmirrored(answer, pose.run(crops.flip(-1)))
         points, scores = from_coco(*decode(answer, where[start:stop]))
-        for (frame, slot), at, sure in zip(wanted[start:stop], points, scores, strict=True):
-            poses.points[frame, slot], poses.scores[frame, slot] = at, sure
+        for (frame, slot), at, confidence in zip(wanted[start:stop], points, scores, strict=True):
+            poses.points[frame, slot], poses.scores[frame, slot] = at, confidence
 
     def step(crops: int) -> None:
         progress(crops * count // max(len(wanted), 1), count, "Reading poses")
@@ -98,13 +102,15 @@ def estimate(
 
 def _find(
     frames: torch.Tensor,
-    detector: Net,
+    detector: Net | None,
     settings: Settings,
     progress: Callable[[int, int, str], None],
     cancelled: IsCancelled,
 ) -> dict[int, np.ndarray]:
     """People's boxes [k, 5] in every frame that is looked at."""
+    assert detector, "there are boxes or there is a detector"
     looked = range(0, len(frames), settings.detect_every)
+    height, width = frames.shape[1:3]
     found: dict[int, np.ndarray] = {}
 
     def run(start: int, stop: int) -> None:
@@ -112,9 +118,7 @@ def _find(
         few = frames[chosen[0] : chosen[-1] + 1 : settings.detect_every]  # a view, where a list of indices would copy
         pictures = letterbox(rgb(few.to(detector.device)))
         found.update(
-            zip(
-                chosen, decode_boxes(detector.run(pictures), *frames.shape[1:3], settings.person_threshold), strict=True
-            )
+            zip(chosen, decode_boxes(detector.run(pictures), height, width, settings.person_threshold), strict=True)
         )
 
     def step(pictures: int) -> None:
@@ -168,7 +172,7 @@ def filled(poses: Poses, missing: str) -> Poses:
     if missing == "empty":
         return poses
     points, scores = poses.points.copy(), poses.scores.copy()
-    empty_frames = ~poses.present.any(1)
+    empty_frames = ~np.any(poses.present, 1)
     for person in range(points.shape[1]):
         known = np.flatnonzero(poses.present[:, person])
         for frame in np.flatnonzero(~poses.present[:, person]) if len(known) else ():

@@ -8,6 +8,7 @@ is left), so the reader accepts all of it and the writer writes what both reader
 import json
 import logging
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def write(poses: Poses, threshold: float = THRESHOLD) -> list[dict]:
     for f in range(len(flat)):
         people = []
         for p in np.flatnonzero(present[f]):
-            person = {key: flat[f, p, part].ravel().tolist() for key, part in PARTS.items()}
+            person: dict[str, Any] = {key: flat[f, p, part].ravel().tolist() for key, part in PARTS.items()}
             person["face_keypoints_2d"] += flat[f, p, EYES].ravel().tolist()
             person[RAW_KEY] = raw[f, p].ravel().tolist()
             if poses.tracked:
@@ -97,7 +98,7 @@ def read(value: list | dict | str, cancelled: IsCancelled = lambda: False) -> Po
         ) from err
 
 
-def _pixels(value) -> int:
+def _pixels(value: Any) -> int:
     try:
         return int(value)
     except (TypeError, ValueError, OverflowError):
@@ -166,8 +167,8 @@ def _length(flat: list | None) -> int:
 
 def _triples(flat: list | None) -> np.ndarray:
     """A flat x, y, confidence list as [n, 3]; an absent or cut one as what is there."""
-    flat = np.asarray(flat if flat is not None else [], np.float64).ravel()
-    return flat[: len(flat) // 3 * 3].reshape(-1, 3)
+    numbers = np.asarray(flat if flat is not None else [], np.float64).ravel()
+    return numbers[: len(numbers) // 3 * 3].reshape(-1, 3)
 
 
 def _side_hands(values: np.ndarray) -> None:

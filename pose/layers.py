@@ -11,7 +11,7 @@ from torch import nn
 class Conv(nn.Conv2d):
     """A convolution that keeps the size (or halves it with stride 2), then SiLU."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1):
+    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> None:
         super().__init__(inputs, outputs, kernel, stride, kernel // 2, groups=groups)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -19,7 +19,9 @@ class Conv(nn.Conv2d):
 
 
 class DepthwiseConv(nn.Module):
-    def __init__(self, channels: int, kernel: int):
+    """A convolution channel by channel, then one across channels."""
+
+    def __init__(self, channels: int, kernel: int) -> None:
         super().__init__()
         self.depthwise_conv = Conv(channels, channels, kernel, groups=channels)
         self.pointwise_conv = Conv(channels, channels)
@@ -31,7 +33,7 @@ class DepthwiseConv(nn.Module):
 class DarknetBlock(nn.Module):
     """YOLOX's bottleneck: 1×1, 3×3."""
 
-    def __init__(self, channels: int, residual: bool):
+    def __init__(self, channels: int, residual: bool) -> None:
         super().__init__()
         self.residual = residual
         self.conv1 = Conv(channels, channels)
@@ -45,7 +47,7 @@ class DarknetBlock(nn.Module):
 class CSPNeXtBlock(nn.Module):
     """RTMPose's bottleneck: 3×3, depthwise 5×5, pointwise."""
 
-    def __init__(self, channels: int, residual: bool):
+    def __init__(self, channels: int, residual: bool) -> None:
         super().__init__()
         self.residual = residual
         self.conv1 = Conv(channels, channels, 3)
@@ -57,7 +59,9 @@ class CSPNeXtBlock(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    def __init__(self, channels: int):
+    """Each channel times a factor that follows from all channels' means."""
+
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.fc = nn.Conv2d(channels, channels, 1)
 
@@ -70,7 +74,7 @@ class CSPLayer(nn.Module):
 
     def __init__(
         self, inputs: int, outputs: int, blocks: int, block: type, residual: bool = True, attention: bool = False
-    ):
+    ) -> None:
         super().__init__()
         self.short_conv = Conv(inputs, outputs // 2)
         self.main_conv = Conv(inputs, outputs // 2)
@@ -87,7 +91,7 @@ class CSPLayer(nn.Module):
 class SPP(nn.Module):
     """Max pools of three sizes beside the plain features."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv1 = Conv(channels, channels // 2)
         self.conv2 = Conv(channels * 2, channels)
@@ -101,7 +105,7 @@ def csp_stages(
     widths: list[int], blocks: list[int], block: type, last_residual: bool, attention: bool
 ) -> dict[str, nn.Module]:
     """stage1 … stage4, each half the size of the one before; the last has the pools."""
-    stages = {}
+    stages: dict[str, nn.Module] = {}
     for i, count in enumerate(blocks):
         last = i == len(blocks) - 1
         stages[f"stage{i + 1}"] = nn.Sequential(
@@ -115,7 +119,7 @@ def csp_stages(
 class PAFPN(nn.Module):
     """Features of three sizes mixed downwards and upwards again."""
 
-    def __init__(self, widths: list[int], blocks: int, block: type):
+    def __init__(self, widths: list[int], blocks: int, block: type) -> None:
         super().__init__()
         small, middle, large = widths
 

@@ -15,7 +15,7 @@ COSINES, SINES = np.cos(RADIANS), np.sin(RADIANS)
 class Painter:
     """Paints shapes and remembers which pixels it touched."""
 
-    def __init__(self, width: int, height: int):
+    def __init__(self, width: int, height: int) -> None:
         self.canvas = np.zeros((height, width, 4), np.uint8)
         self.pixels = self.canvas.view(np.uint32).reshape(-1)
         self._touched: list[np.ndarray] = []
@@ -31,7 +31,8 @@ class Painter:
         aside = aside / np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-9)
         sides = outline(np.stack([start + aside, start - aside, end - aside, end + aside], 1))
         tips = disc_outline(start, thickness // 2), disc_outline(end, thickness // 2)
-        self._paint(*(np.concatenate(part) for part in zip(sides, *tips, strict=True)), colors)
+        owner, x, y = (np.concatenate(part) for part in zip(sides, *tips, strict=True))
+        self._paint(owner, x, y, colors)
 
     def discs(self, centers: np.ndarray, radius: int, colors: np.ndarray) -> None:
         """Filled circles about whole pixels [n, 2]."""

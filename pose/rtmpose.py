@@ -5,6 +5,7 @@ RTMW (T. Jiang and others, arXiv 2407.08634).
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,11 @@ class PoseNet(nn.Module):
 
     bn_eps = 1e-5
 
-    def __init__(self, deepen: float, widen: float, width: int, height: int, two_scales: bool):
+    backbone: Any  # nested ModuleDicts
+    neck: PAFPN | None
+    head: "Head"
+
+    def __init__(self, deepen: float, widen: float, width: int, height: int, two_scales: bool) -> None:
         super().__init__()
         self.width, self.height = width, height
         widths = [int(64 * 2**i * widen) for i in range(5)]
@@ -61,7 +66,7 @@ class PoseNet(nn.Module):
 class Head(nn.Module):
     """One 7×7 map a point, flattened into a token; the tokens attend to each other."""
 
-    def __init__(self, channels: int, cells: int, width: int, height: int):
+    def __init__(self, channels: int, cells: int, width: int, height: int) -> None:
         super().__init__()
         self.final_layer = nn.Conv2d(channels, POINTS, 7, padding=3)
         self.mlp = nn.Sequential(ScaleNorm(cells), nn.Linear(cells, CHANNELS, bias=False))
@@ -73,6 +78,7 @@ class Head(nn.Module):
         return self.classify(self.mlp(self.final_layer(x).flatten(2)))
 
     def classify(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens [n, 133, 256] as SimCC x and y."""
         tokens = self.gau(tokens)
         return self.cls_x(tokens), self.cls_y(tokens)
 
@@ -80,14 +86,16 @@ class Head(nn.Module):
 class TwoScaleHead(Head):
     """RTMW's: half of a token from the coarse features, half from finer ones."""
 
-    def __init__(self, channels: int, cells: int, width: int, height: int):
+    def __init__(self, channels: int, cells: int, width: int, height: int) -> None:
         super().__init__(channels, cells, width, height)
         self.conv_dec = nn.Conv2d(channels // 4, channels // 4, 7, padding=3)
         self.final_layer2 = nn.Conv2d(channels // 2 + channels // 4, POINTS, 7, padding=3)
         self.mlp = nn.Sequential(ScaleNorm(cells), nn.Linear(cells, CHANNELS // 2, bias=False))
         self.mlp2 = nn.Sequential(ScaleNorm(4 * cells), nn.Linear(4 * cells, CHANNELS // 2, bias=False))
 
-    def forward(self, fine: torch.Tensor, coarse: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(  # type: ignore[override]  # PoseNet calls it with the finer features too
+        self, fine: torch.Tensor, coarse: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         first = self.mlp(F.relu(self.final_layer(coarse)).flatten(2))
         fine = torch.cat([F.relu(self.conv_dec(F.pixel_shuffle(coarse, 2))), fine], 1)
         second = self.mlp2(F.relu(self.final_layer2(fine)).flatten(2))
@@ -95,7 +103,9 @@ class TwoScaleHead(Head):
 
 
 class ScaleNorm(nn.Module):
-    def __init__(self, size: int):
+    """x over its length, times one learned factor."""
+
+    def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
         self.g = nn.Parameter(torch.ones(1))
@@ -108,7 +118,7 @@ class ScaleNorm(nn.Module):
 class GatedAttention(nn.Module):
     """A gated attention unit with squared ReLU instead of softmax (W. Hua and others, arXiv 2202.10447)."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.ln = ScaleNorm(CHANNELS)
         self.uv = nn.Linear(CHANNELS, 4 * CHANNELS + KEYS, bias=False)
@@ -126,7 +136,9 @@ class GatedAttention(nn.Module):
 
 
 class Scale(nn.Module):
-    def __init__(self):
+    """A learned factor for each channel."""
+
+    def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(CHANNELS))
 
@@ -134,7 +146,7 @@ class Scale(nn.Module):
         return x * self.scale.to(x.device)
 
 
-def from_weights(stem: torch.Size, bins_x: int, bins_y: int, two_scales: bool) -> PoseNet:
+def from_weights(stem: tuple[int, ...], bins_x: int, bins_y: int, two_scales: bool) -> PoseNet:
     """The net, empty, with this first convolution and these output sizes. Raises ValueError when no such net exists."""
     if tuple(stem[1:]) != (3, 3, 3) or stem[0] not in SIZES:
         raise ValueError("the first layer is not a DWPose's")

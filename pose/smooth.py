@@ -16,10 +16,12 @@ def fill_gaps(poses: Poses, longest: int) -> Poses:
     points, scores, frames = poses.points.copy(), poses.scores.copy(), np.arange(len(poses.points))
     for person in range(points.shape[1]):
         for point in range(COUNT):
-            sure = np.flatnonzero(poses.scores[:, person, point] >= CONFIDENT)
-            gaps = np.diff(sure) - 1
+            confident = np.flatnonzero(poses.scores[:, person, point] >= CONFIDENT)
+            gaps = np.diff(confident) - 1
             for start, end in zip(
-                sure[:-1][(gaps > 0) & (gaps <= longest)], sure[1:][(gaps > 0) & (gaps <= longest)], strict=True
+                confident[:-1][(gaps > 0) & (gaps <= longest)],
+                confident[1:][(gaps > 0) & (gaps <= longest)],
+                strict=True,
             ):
                 inside = slice(start + 1, end)
                 share = ((frames[inside] - start) / (end - start))[:, None]
@@ -36,28 +38,28 @@ def smooth(poses: Poses, window: int) -> Poses:
     Source: local least squares as in A. Savitzky, M. Golay, Analytical Chemistry 36 (1964), with weights.
     """
     half, frames = window // 2, len(poses.points)
-    sure = poses.scores >= CONFIDENT
-    bounds = boxes(poses.points[:, :, BODY], sure[:, :, BODY])
+    confident = poses.scores >= CONFIDENT
+    bounds = boxes(poses.points[:, :, BODY], confident[:, :, BODY])
     heights = np.where(bounds[..., 3] > bounds[..., 1], bounds[..., 3] - bounds[..., 1], np.nan)
     height = np.array([np.nanmedian(h) if np.isfinite(h).any() else np.inf for h in heights.T])
     step = np.linalg.norm(np.diff(poses.points, axis=0), axis=-1)
-    cut = (step > JUMP * height[:, None]) | ~sure[1:] | ~sure[:-1]
-    segment = np.zeros(sure.shape, int)
+    cut = (step > JUMP * height[:, None]) | ~confident[1:] | ~confident[:-1]
+    segment = np.zeros(confident.shape, int)
     segment[1:] = np.cumsum(cut, axis=0)
 
-    normal = np.zeros((*sure.shape, 3, 3))
-    right = np.zeros((*sure.shape, 3, 2))
-    count = np.zeros(sure.shape, int)
+    normal = np.zeros((*confident.shape, 3, 3))
+    right = np.zeros((*confident.shape, 3, 2))
+    count = np.zeros(confident.shape, int)
     for offset in range(-half, half + 1):
         here = np.arange(max(0, -offset), min(frames, frames - offset))
         there = here + offset
-        same = (segment[here] == segment[there]) & sure[there]
+        same = (segment[here] == segment[there]) & confident[there]
         weight = np.where(same, poses.scores[there], 0.0)[..., None, None]
         count[here] += same
         powers = np.array([1.0, offset, offset**2])
         normal[here] += weight * np.outer(powers, powers)
         right[here] += weight * powers[:, None] * (poses.points[there] - poses.points[here])[..., None, :]
-    enough = sure & (count >= 3)  # a parabola needs three points
+    enough = confident & (count >= 3)  # a parabola needs three points
     points = poses.points.copy()
     points[enough] += np.linalg.solve(normal[enough], right[enough])[:, 0]
     return replace(poses, points=points)

@@ -45,8 +45,8 @@ def _slots(poses: Poses) -> Poses:
             where, known = (np.stack(part) for part in zip(*(tracks[i].at(f) for i in alive), strict=True))
             likeness = _similarity(where, known, points[f, people], seen[f, people])
             matched = {people[b]: alive[a] for a, b in assign(likeness, LEAST)}
-        frame = []
-        for p in people:
+        frame: list[tuple[int, int]] = []
+        for p in people.tolist():
             if p not in matched:
                 matched[p] = len(tracks)
                 tracks.append(_Track())
@@ -66,14 +66,18 @@ def _slots(poses: Poses) -> Poses:
 class _Track:
     """One person's last sighting and how fast the body moves."""
 
-    def __init__(self):
-        self.frame, self.points, self.seen, self.speed = -1, None, None, np.zeros(2)
+    def __init__(self) -> None:
+        self.frame, self.speed = -1, np.zeros(2)
+        self.points: np.ndarray | None = None
+        self.seen: np.ndarray | None = None
 
     def at(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
         """Where the joints should be in a later frame, and which are known."""
+        assert self.points is not None and self.seen is not None, "a track begins with a sighting"
         return self.points + self.speed * (frame - self.frame), self.seen
 
     def see(self, frame: int, points: np.ndarray, seen: np.ndarray) -> None:
+        """Notes a sighting: points [18, 2] and which of them are seen."""
         if self.points is not None and (both := seen & self.seen).any():
             now = np.median(points[both] - self.points[both], axis=0) / (frame - self.frame)
             self.speed = (self.speed + now) / 2

@@ -1,6 +1,8 @@
 """From a weights file to a ready net: .onnx, mmpose's and mmdet's .pth, or .safetensors, all into one folded layout."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,6 +12,8 @@ from torch import nn
 from ..formats import model_file, onnx_file, pickle_file
 from . import rtmpose, yolox
 
+Net = TypeVar("Net", rtmpose.PoseNet, yolox.YOLOX)
+
 
 def load_pose_net(path: Path) -> rtmpose.PoseNet:
     """DWPose or RTMW of any published size, float32 on the CPU.
@@ -18,13 +22,13 @@ def load_pose_net(path: Path) -> rtmpose.PoseNet:
     """
 
     def build(state: dict[str, torch.Tensor]) -> rtmpose.PoseNet:
-        bins = (state[f"head.cls_{axis}.weight"].shape[0] for axis in "xy")
-        return rtmpose.from_weights(state["backbone.stem.0.weight"].shape, *bins, "head.conv_dec.weight" in state)
+        x, y = (state[f"head.cls_{axis}.weight"].shape[0] for axis in "xy")
+        return rtmpose.from_weights(state["backbone.stem.0.weight"].shape, x, y, "head.conv_dec.weight" in state)
 
     def build_onnx(weights: onnx_file.Weights) -> tuple[rtmpose.PoseNet, list[list[str]]]:
         two_scales = len(weights.matrices) == 6
-        bins = (matrix.shape[1] for matrix in weights.matrices[-2:])
-        net = rtmpose.from_weights(weights.convolutions[0][0].shape, *bins, two_scales)
+        x, y = (matrix.shape[1] for matrix in weights.matrices[-2:])
+        net = rtmpose.from_weights(weights.convolutions[0][0].shape, x, y, two_scales)
         return net, [_calls(net, nn.Conv2d, torch.zeros(1, 3, net.height, net.width, device="meta"))]
 
     return _load(path, "a DWPose or RTMW pose net", rtmpose.PoseNet, build, build_onnx)
@@ -50,7 +54,13 @@ def load_detector(path: Path) -> yolox.YOLOX:
     return _load(path, "a YOLOX detector", yolox.YOLOX, build, build_onnx)
 
 
-def _load(path: Path, what: str, kind: type[nn.Module], build, build_onnx) -> nn.Module:
+def _load(
+    path: Path,
+    what: str,
+    kind: type[Net],
+    build: Callable[[dict[str, torch.Tensor]], Net],
+    build_onnx: Callable[[onnx_file.Weights], tuple[Net, list[list[str]]]],
+) -> Net:
     if reason := model_file.damage(path):
         raise ValueError(
             f"{path.name} cannot be used as {what}: it {reason}. Choose another file or download it again."

@@ -1,5 +1,7 @@
 """YOLOX, the person detector in front of DWPose (Z. Ge and others, arXiv 2107.08430), in plain torch."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -19,7 +21,10 @@ class YOLOX(nn.Module):
 
     bn_eps = 1e-3
 
-    def __init__(self, deepen: float, widen: float, classes: int):
+    backbone: Any  # nested ModuleDicts
+    neck: Any  # a PAFPN with three convolutions behind it
+
+    def __init__(self, deepen: float, widen: float, classes: int) -> None:
         super().__init__()
         widths = [int(64 * 2**i * widen) for i in range(5)]
         blocks = [max(round(count * deepen), 1) for count in (3, 9, 9, 3)]
@@ -41,12 +46,14 @@ class YOLOX(nn.Module):
         for name in ("stage1", "stage2", "stage3", "stage4"):
             x = self.backbone[name](x)
             features.append(x)
-        features = self.neck(*features[1:])
-        return self.bbox_head([conv(x) for conv, x in zip(self.neck.out_convs, features, strict=True)]).float()
+        mixed = self.neck(*features[1:])
+        return self.bbox_head([conv(x) for conv, x in zip(self.neck.out_convs, mixed, strict=True)]).float()
 
 
 class Head(nn.Module):
-    def __init__(self, width: int, classes: int):
+    """Class, objectness and box for every cell, from features of three sizes."""
+
+    def __init__(self, width: int, classes: int) -> None:
         super().__init__()
 
         def branch() -> nn.ModuleList:
@@ -67,12 +74,12 @@ class Head(nn.Module):
         for i, x in enumerate(features):
             kind, place = self.multi_level_cls_convs[i](x), self.multi_level_reg_convs[i](x)
             kind = self.multi_level_conv_cls[i](kind).sigmoid()
-            box, sure = self.multi_level_conv_reg[i](place), self.multi_level_conv_obj[i](place).sigmoid()
-            rows.append(torch.cat([box, sure, kind], 1).flatten(2))
+            box, objectness = self.multi_level_conv_reg[i](place), self.multi_level_conv_obj[i](place).sigmoid()
+            rows.append(torch.cat([box, objectness, kind], 1).flatten(2))
         return torch.cat(rows, 2).transpose(1, 2)
 
 
-def from_weights(stem: torch.Size, classes: int) -> YOLOX:
+def from_weights(stem: tuple[int, ...], classes: int) -> YOLOX:
     """The net, empty, whose first convolution has the shape `stem`. Raises ValueError when no YOLOX starts like that."""
     if tuple(stem[1:]) != (12, 3, 3) or stem[0] not in SIZES:
         raise ValueError("the first layer is not a YOLOX's")

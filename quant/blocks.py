@@ -19,6 +19,9 @@ CHUNK = {"cpu": 1 << 20, "other": 1 << 22}
 CODEBOOK = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
+Factors = tuple[torch.Tensor, torch.Tensor | None]  # scale and offset of each group
+
+
 @dataclass(frozen=True)
 class BlockType:
     """`weights` numbers in `bytes` bytes.
@@ -31,7 +34,7 @@ class BlockType:
     weights: int
     bytes: int
     numbers: Callable[[torch.Tensor, torch.Tensor], None]
-    factors: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
+    factors: Callable[[torch.Tensor], Factors]
 
 
 def dequantise(packed: torch.Tensor, kind: BlockType, out: torch.Tensor) -> torch.Tensor:
@@ -49,7 +52,7 @@ def dequantise(packed: torch.Tensor, kind: BlockType, out: torch.Tensor) -> torc
     for start in range(0, len(blocks), step):
         part = slice(start, start + step)
         rows = target[part]
-        w = rows if direct else scratch[: len(rows)]
+        w = rows if scratch is None else scratch[: len(rows)]
         kind.numbers(blocks[part], w)
         groups = w.view(len(w), scale.shape[1], -1).mul_(scale[part])
         if offset is not None:
@@ -104,23 +107,28 @@ def half(b: torch.Tensor, byte: int) -> torch.Tensor:
     return b.view(torch.float16)[:, byte // 2, None, None].float()
 
 
-def scale(b):
+def scale(b: torch.Tensor) -> Factors:
+    """The float16 scale that a block begins with; no offset."""
     return half(b, 0), None
 
 
-def scale_and_offset(b):
+def scale_and_offset(b: torch.Tensor) -> Factors:
+    """The float16 scale and offset that a block begins with."""
     return half(b, 0), half(b, 2)
 
 
-def q8_0(b, w):
+def q8_0(b: torch.Tensor, w: torch.Tensor) -> None:
+    """Scale, 32 × int8."""
     w.copy_(b[:, 2:].view(torch.int8))
 
 
-def q4_0(b, w):
+def q4_0(b: torch.Tensor, w: torch.Tensor) -> None:
+    """Scale, 32 × 4 bits in 16 bytes, less 8."""
     interleave(planes(cut(b, 2, 18), range(0, 8, 4), 15), w, 16, zero=8)
 
 
-def q4_1(b, w):
+def q4_1(b: torch.Tensor, w: torch.Tensor) -> None:
+    """Scale, offset, 32 × 4 bits in 16 bytes."""
     interleave(planes(cut(b, 4, 20), range(0, 8, 4), 15), w, 16)
 
 
@@ -131,11 +139,13 @@ def single_bits(b: torch.Tensor, byte: int) -> torch.Tensor:
     return q.add_(every(127)).bitwise_right_shift_(7).bitwise_and_(every(1))  # 127 carries any bit to the byte's last
 
 
-def q5_0(b, w):
+def q5_0(b: torch.Tensor, w: torch.Tensor) -> None:
+    """Scale, the fifth bits in 4 bytes, 32 × 4 bits in 16 bytes, less 16."""
     interleave(planes(cut(b, 6, 22), range(0, 8, 4), 15).add_(single_bits(b, 2), alpha=16), w, 16, zero=16)
 
 
-def q5_1(b, w):
+def q5_1(b: torch.Tensor, w: torch.Tensor) -> None:
+    """Scale, offset, the fifth bits in 4 bytes, 32 × 4 bits in 16 bytes."""
     interleave(planes(cut(b, 8, 24), range(0, 8, 4), 15).add_(single_bits(b, 4), alpha=16), w, 16)
 
 
@@ -149,37 +159,44 @@ def from_codebook(q: torch.Tensor, w: torch.Tensor) -> None:
     out[:, 1] = values[byte >> 4].index_select(0, index).view(-1, 16)
 
 
-def iq4_nl(b, w):
+def iq4_nl(b: torch.Tensor, w: torch.Tensor) -> None:
+    """Scale, 32 × 4 bits in 16 bytes, places in the codebook."""
     from_codebook(b[:, 2:], w)
 
 
-def iq4_xs(b, w):
+def iq4_xs(b: torch.Tensor, w: torch.Tensor) -> None:
+    """Eight groups of 32 × 4 bits, places in the codebook, after 8 bytes of scales."""
     from_codebook(b[:, 8:].reshape(-1, 16), w)
 
 
-def iq4_xs_factors(b):
+def iq4_xs_factors(b: torch.Tensor) -> Factors:
+    """Eight 6-bit scales, less 32: the high 2 bits of all in a 16-bit number, the low 4 bits in four bytes."""
     eight = torch.arange(8, device=b.device)
     low = torch.stack((b[:, 4:8] & 15, b[:, 4:8] >> 4), 2).view(-1, 8)
     high = (b.view(torch.int16)[:, 1:2] >> (2 * eight).to(torch.int16)) & 3
     return half(b, 0) * ((high << 4 | low) - 32)[:, :, None], None
 
 
-def q2_k(b, w):
+def q2_k(b: torch.Tensor, w: torch.Tensor) -> None:
+    """Sixteen groups of 16 × 2 bits, after 16 bytes of scales."""
     interleave(planes(cut(b, 16, 80), range(0, 8, 2), 3), w, 32)
 
 
-def q2_k_factors(b):
+def q2_k_factors(b: torch.Tensor) -> Factors:
+    """Sixteen bytes, a 4-bit scale below a 4-bit minimum in each, and a float16 for all of either."""
     scale, minimum = planes(cut(b, 0, 16), range(0, 8, 4), 15).view(torch.uint8).view(2, -1, 16, 1).float()
     return scale.mul_(half(b, 80)), minimum.mul_(-half(b, 82))
 
 
-def q3_k(b, w):
+def q3_k(b: torch.Tensor, w: torch.Tensor) -> None:
+    """Sixteen groups of 16 × 2 bits, after the third bits in 32 bytes."""
     high = planes(beside(cut(b, 0, 32), range(0, 8, 4)), range(4), 1)
     # the high bit stands for 4: set, nothing is taken off
     interleave(planes(cut(b, 32, 96), range(0, 8, 2), 3).add_(high, alpha=4), w, 32, zero=4)
 
 
-def q3_k_factors(b):
+def q3_k_factors(b: torch.Tensor) -> Factors:
+    """Sixteen 6-bit scales, less 32, in twelve bytes: low 4 bits in the first eight, high 2 bits in the last four."""
     packed = cut(b, 96, 108, torch.int32)
     low, high = packed[:, :2], packed[:, 2:]
     scale = torch.cat((low, low >> 4), 1).bitwise_and_(0x0F0F0F0F)
@@ -188,11 +205,12 @@ def q3_k_factors(b):
     return scale.view(torch.uint8).sub_(32).view(torch.int8)[:, :, None] * half(b, 108), None
 
 
-def q4_k(b, w):
+def q4_k(b: torch.Tensor, w: torch.Tensor) -> None:
+    """Eight groups of 32 × 4 bits, after 16 bytes of scales."""
     interleave(planes(cut(b, 16, 144), range(0, 8, 4), 15), w, 32)
 
 
-def q4_k_factors(b):
+def q4_k_factors(b: torch.Tensor) -> Factors:
     """Eight 6-bit scales and eight 6-bit minima in twelve bytes, worked on as int32: four bytes of all blocks at a time."""
     scale, minimum, rest = cut(b, 4, 16, torch.int32).unbind(1)
     first = torch.stack((scale, minimum))
@@ -203,17 +221,20 @@ def q4_k_factors(b):
     return scale.mul_(half(b, 0)), minimum.mul_(-half(b, 2))
 
 
-def q5_k(b, w):
+def q5_k(b: torch.Tensor, w: torch.Tensor) -> None:
+    """Eight groups of 32 × 4 bits, after 16 bytes of scales as in Q4_K and the fifth bits in 32 bytes."""
     high = planes(beside(cut(b, 16, 48), range(0, 8, 2)), range(2), 1)
     interleave(planes(cut(b, 48, 176), range(0, 8, 4), 15).add_(high, alpha=16), w, 32)
 
 
-def q6_k(b, w):
+def q6_k(b: torch.Tensor, w: torch.Tensor) -> None:
+    """Sixteen groups of 16: 4 bits each in 128 bytes, 2 more each in 64 bytes, less 32."""
     high = planes(beside(cut(b, 128, 192).view(-1, 4), range(0, 4, 2)), range(0, 8, 4), 3)
     interleave(planes(cut(b, 0, 128), range(0, 8, 4), 15).add_(high, alpha=16), w, 64, zero=32)
 
 
-def q6_k_factors(b):
+def q6_k_factors(b: torch.Tensor) -> Factors:
+    """Sixteen int8 scales, and a float16 for all of them."""
     return b[:, 192:208].view(torch.int8)[:, :, None] * half(b, 208), None
 
 

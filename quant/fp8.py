@@ -43,15 +43,17 @@ def with_true_formats(tensors: dict[str, torch.Tensor], name: str) -> dict[str, 
 
 
 def described(tensors: dict[str, torch.Tensor], key: str) -> bool:
+    """Whether the layer of a tensor has a description in the newer layout already."""
     return f"{key.rpartition('.')[0]}.comfy_quant" in tensors
 
 
 def description(weight: torch.Tensor | None, layer: str, name: str, full_precision: bool) -> torch.Tensor:
+    """The layer's description in the newer layout: JSON as uint8. Raises ValueError where its weight is not fp8."""
     if weight is None or weight.dtype not in FORMATS:
         raise ValueError(
             f"{name} has a scale for '{layer}', whose weight is not fp8 or not there. Download the file again."
         )
-    words = {"format": FORMATS[weight.dtype]}
+    words: dict[str, str | bool] = {"format": FORMATS[weight.dtype]}
     # GPUs do not multiply e5m2 with e5m2, and ComfyUI would round the layer's input to its weight's format for it.
     if full_precision or weight.dtype == torch.float8_e5m2:
         words["full_precision_matrix_mult"] = True

@@ -5,6 +5,7 @@ positive number of a block, 128, saturates to 127.
 """
 
 import torch
+from einops import rearrange
 from torch.nn.functional import pad
 
 BLOCK = 128
@@ -14,10 +15,11 @@ SMALLEST = 1e-8  # what a block of zeros has for its largest number
 def quantise(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """x [rows, K] of any float type → codes int8 [rows, K] and scales float32 [⌈rows/128⌉, ⌈K/128⌉]."""
     rows, k = x.shape
-    tiles = pad(x.float(), (0, -k % BLOCK, 0, -rows % BLOCK)).unflatten(0, (-1, BLOCK)).unflatten(2, (-1, BLOCK))
+    padded = pad(x.float(), (0, -k % BLOCK, 0, -rows % BLOCK))
+    tiles = rearrange(padded, "(n a) (m b) -> n a m b", a=BLOCK, b=BLOCK)
     amax = tiles.abs().amax((1, 3)).clamp_(min=SMALLEST)
     codes = (tiles * (BLOCK / amax)[:, None, :, None]).round_().clamp_(-128, 127).to(torch.int8)
-    return codes.flatten(2).flatten(0, 1)[:rows, :k].contiguous(), amax / BLOCK
+    return rearrange(codes, "n a m b -> (n a) (m b)")[:rows, :k].contiguous(), amax / BLOCK
 
 
 def dequantise(codes: torch.Tensor, scale: torch.Tensor, out: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,13 @@
 """GGUF blocks and 8-bit tiles as ComfyUI's quantised tensors: true shape, packed size, any device."""
 
 from dataclasses import dataclass, replace
+from typing import Any, TypeGuard
 
 import torch
 from comfy.quant_ops import QuantizedLayout, QuantizedTensor, register_layout_class
 from comfy_kitchen.tensor import BaseLayoutParams
 
+from ..formats.ggml_types import NUMBERS
 from . import int8, trials
 from .blocks import BLOCKS, dequantise
 
@@ -22,12 +24,15 @@ class BlockParams:
     number: int
 
     def to_device(self, device: torch.device) -> "BlockParams":
+        """Itself: there is no tensor in it to move."""
         return self
 
     def clone(self) -> "BlockParams":
+        """Another one, for `copy_from` to change."""
         return replace(self)
 
     def copy_from(self, src: "BlockParams", non_blocking: bool = False) -> None:
+        """Becomes what `src` is, as ComfyUI asks of parameters in place."""
         object.__setattr__(self, "orig_dtype", src.orig_dtype)
         object.__setattr__(self, "orig_shape", src.orig_shape)
         object.__setattr__(self, "number", src.number)
@@ -39,19 +44,23 @@ class GGUFLayout(QuantizedLayout):
     Params = BlockParams
 
     @classmethod
-    def quantize(cls, tensor, **kwargs):
+    def quantize(cls, tensor: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, BlockParams]:
+        """Raises ValueError: blocks are written by llama.cpp's tools and not here."""
         raise ValueError("GGUF weights cannot be written while a model runs. Use an fp8 or fp16 variant for that.")
 
     @classmethod
     def dequantize(cls, qdata: torch.Tensor, params: BlockParams) -> torch.Tensor:
+        """The weights in `orig_dtype`."""
         return torch.ops.steadydancer.dequantise(qdata, params.number, params.orig_dtype)
 
     @classmethod
     def get_plain_tensors(cls, qtensor: QuantizedTensor) -> tuple[torch.Tensor, ...]:
+        """The blocks, uint8."""
         return (qtensor._qdata,)
 
     @classmethod
     def state_dict_tensors(cls, qdata: torch.Tensor, params: BlockParams) -> dict[str, torch.Tensor]:
+        """The blocks under the weight's own name."""
         return {"": qdata}
 
 
@@ -61,20 +70,24 @@ class Int8Layout(QuantizedLayout):
     Params = BaseLayoutParams
 
     @classmethod
-    def quantize(cls, tensor, **kwargs):
+    def quantize(cls, tensor: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, BaseLayoutParams]:
+        """As int8.quantise, for [N, K]."""
         codes, scale = int8.quantise(tensor)
         return codes, BaseLayoutParams(scale, tensor.dtype, tuple(tensor.shape))
 
     @classmethod
     def dequantize(cls, qdata: torch.Tensor, params: BaseLayoutParams) -> torch.Tensor:
+        """The weights in `orig_dtype`."""
         return int8.dequantise(qdata, params.scale, torch.empty_like(qdata, dtype=params.orig_dtype))
 
     @classmethod
     def get_plain_tensors(cls, qtensor: QuantizedTensor) -> tuple[torch.Tensor, ...]:
+        """The int8 numbers and their scales."""
         return qtensor._qdata, qtensor._params.scale
 
     @classmethod
     def state_dict_tensors(cls, qdata: torch.Tensor, params: BaseLayoutParams) -> dict[str, torch.Tensor]:
+        """The numbers under the weight's own name, the scales under `<name>_scale`."""
         return {"": qdata, "_scale": params.scale}
 
 
@@ -94,7 +107,8 @@ def packed_int8(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) ->
     return QuantizedTensor(codes, INT8_LAYOUT, BaseLayoutParams(scale, dtype, tuple(codes.shape)))
 
 
-def is_packed(tensor) -> bool:
+def is_packed(tensor: object) -> TypeGuard[QuantizedTensor]:
+    """Whether a tensor is in one of our two layouts."""
     return isinstance(tensor, QuantizedTensor) and tensor._layout_cls in (LAYOUT, INT8_LAYOUT)
 
 
@@ -117,10 +131,13 @@ def multiplies_packed(weight: torch.Tensor, input: torch.Tensor) -> bool:
 
 
 # Types of GGUF that a kernel unpacks; the rest are too rare for one.
-UNPACKED_BY_KERNEL = (6, 8, 10, 11, 12, 13, 14, 20, 23)
+UNPACKED_BY_KERNEL = tuple(
+    NUMBERS[name] for name in ("Q5_0", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
+)
 
 
 def unpacks_by_kernel(number: int, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether our kernel unpacks ggml's type `number` to `dtype` on this device; else torch does."""
     if device.type != "cuda" or number not in UNPACKED_BY_KERNEL:
         return False
     return trials.works(trials.unpacking, device, dtype, number)
@@ -141,6 +158,7 @@ def fill(qdata: torch.Tensor, number: int, out: torch.Tensor) -> torch.Tensor:
 def int8_linear(
     input: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
+    """int8.linear, on a GPU by our kernel: one operation to torch.compile."""
     if not input.is_cuda:
         return int8.linear(input, codes, scale, bias)
     from . import triton_int8
@@ -150,18 +168,20 @@ def int8_linear(
 
 
 @int8_linear.register_fake
-def _(input, codes, scale, bias):
+def _(input: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     return input.new_empty(*input.shape[:-1], len(codes))
 
 
 # One operation to torch.compile, which would else take the arithmetic apart and copy for every slice.
 @torch.library.custom_op("steadydancer::dequantise", mutates_args=())
 def dequantise_op(qdata: torch.Tensor, number: int, dtype: torch.dtype) -> torch.Tensor:
+    """Blocks as plain numbers in `dtype`: one operation to torch.compile."""
     return fill(qdata, number, like(qdata, number, dtype))
 
 
 @dequantise_op.register_fake
 def like(qdata: torch.Tensor, number: int, dtype: torch.dtype) -> torch.Tensor:
+    """An empty tensor of the shape and type that `dequantise_op` gives."""
     block = BLOCKS[number]
     weights = qdata.shape[-1] // block.bytes * block.weights
     return qdata.new_empty((*qdata.shape[:-1], weights), dtype=dtype)
@@ -170,7 +190,7 @@ def like(qdata: torch.Tensor, number: int, dtype: torch.dtype) -> torch.Tensor:
 class Scratch:
     """The memory that one layer after the other is unpacked into, as large as the largest so far, one piece a device."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.memory: dict[torch.device, torch.Tensor] = {}
 
     def bytes(self, device: torch.device, size: int) -> torch.Tensor:
@@ -208,4 +228,5 @@ class Scratch:
         return fill(qdata, weight._params.number, out)
 
     def clear(self) -> None:
+        """Gives the memory back."""
         self.memory.clear()

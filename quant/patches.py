@@ -1,21 +1,23 @@
 """LoRA on packed weights: a plain one runs beside the layer, as two thin products; other patches unpack the weight."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from typing import Any
 
 import comfy.utils
 import torch
-from comfy.model_patcher import LowVramPatch
+from comfy.model_patcher import LowVramPatch, ModelPatcher
 from comfy.patcher_extension import CallbacksMP
 from comfy.weight_adapter.lora import LoRAAdapter
 
+from ..base.mixin import mixed
 from .layout import Scratch, is_packed
 
 
 class SideBranch:
     """out += up · (down · input) for all plain LoRAs of a layer at once: their ranks lie side by side."""
 
-    def __init__(self, patches: list[tuple]):
+    def __init__(self, patches: list[tuple]) -> None:
         self.parts: list[tuple[float, torch.Tensor, torch.Tensor]] = []
         for strength, adapter, *_ in patches:
             up, down, alpha = adapter.weights[:3]
@@ -61,13 +63,13 @@ def is_plain(patch: tuple, weight: torch.Tensor) -> bool:
     return fits and mid is None and dora is None and reshape is None
 
 
-class PackedPatcher:
+class PackedPatcher(ModelPatcher):
     """Mixed into the patcher class of ComfyUI's choice: keeps patches of packed weights away from what would unpack,
     change and pack again, and hands them to the layers instead."""
 
-    def packed_layers(self) -> dict[str, torch.nn.Module]:
+    def packed_layers(self) -> dict[str, Any]:
         """Weight key → layer, of those that a patch is meant for."""
-        layers = {}
+        layers: dict[str, Any] = {}
         for key in self.patches:
             if key.endswith(".weight"):
                 layer = comfy.utils.get_attr(self.model, key.removesuffix(".weight"))
@@ -76,7 +78,11 @@ class PackedPatcher:
         return layers
 
     @contextmanager
-    def patches_aside(self):
+    def patches_aside(self) -> Iterator[tuple[dict[str, Any], dict[str, list]]]:
+        """While it lasts ComfyUI sees no patch of a packed weight but those that need it unpacked.
+
+        Gives the layers whose patches run beside them, by weight key, and all patches.
+        """
         layers = self.packed_layers()
         patches, wrappers = self.patches, self.weight_wrapper_patches
         aside = {
@@ -93,7 +99,15 @@ class PackedPatcher:
         finally:
             self.patches, self.weight_wrapper_patches = patches, wrappers
 
-    def load(self, device_to=None, lowvram_model_memory=0, force_patch_weights=False, full_load=False, **kwargs):
+    def load(
+        self,
+        device_to: torch.device | None = None,
+        lowvram_model_memory: float = 0,
+        force_patch_weights: bool = False,
+        full_load: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """As ComfyUI's, with plain LoRAs beside their layers; what they take on the card is taken off the model's share."""
         with self.patches_aside() as (plain, patches):
             self.drop_side_branches()
             taken = 0
@@ -105,11 +119,13 @@ class PackedPatcher:
                 full_load = full_load and lowvram_model_memory > self.model_size()
             return super().load(device_to, lowvram_model_memory, force_patch_weights, full_load, **kwargs)
 
-    def partially_unload(self, *args, **kwargs):
+    def partially_unload(self, *args: Any, **kwargs: Any) -> Any:
+        """As ComfyUI's, without the patches that are beside their layers."""
         with self.patches_aside():
             return super().partially_unload(*args, **kwargs)
 
-    def unpatch_model(self, device_to=None, unpatch_weights=True):
+    def unpatch_model(self, device_to: torch.device | None = None, unpatch_weights: bool = True) -> None:
+        """As ComfyUI's; LoRAs beside their layers go too."""
         super().unpatch_model(device_to, unpatch_weights)
         if unpatch_weights:
             self.drop_side_branches()
@@ -132,11 +148,13 @@ class PackedPatcher:
                 module.side_branch.ready.clear()
 
     def drop_side_branches(self) -> None:
+        """Takes all LoRAs from beside their layers."""
         for module in self.model.modules():
             if getattr(module, "side_branch", None) is not None:
                 module.side_branch = None
 
-    def model_state_dict_for_saving(self, model=None, prefix=""):
+    def model_state_dict_for_saving(self, model: Any = None, prefix: str = "") -> dict:
+        """As ComfyUI's. Raises ValueError for packed weights, which would be written as if they were numbers."""
         if any(is_packed(parameter) for parameter in (model or self.model).parameters()):
             raise ValueError(
                 "A GGUF or 8-bit model cannot be saved: ComfyUI would write its packed bytes as if they were numbers. "
@@ -144,20 +162,15 @@ class PackedPatcher:
             )
         return super().model_state_dict_for_saving(model, prefix)
 
-    def clone(self, *args, **kwargs):
+    def clone(self, *args: Any, **kwargs: Any) -> ModelPatcher:
+        """As ComfyUI's; the clone treats packed weights in the same way."""
         return with_packed_patches(super().clone(*args, **kwargs))
 
 
-@lru_cache
-def packed_class(base: type) -> type:
-    return type(f"Packed{base.__name__}", (PackedPatcher, base), {})
-
-
-def with_packed_patches(patcher, scratch: Scratch | None = None):
+def with_packed_patches(patcher: ModelPatcher, scratch: Scratch | None = None) -> ModelPatcher:
     """The patcher, with patches of packed weights going their own way; `scratch` is filled before a run, and emptied after
     it and on unloading."""
-    if not isinstance(patcher, PackedPatcher):
-        patcher.__class__ = packed_class(type(patcher))
+    patcher.__class__ = mixed(PackedPatcher, type(patcher))
     if scratch is not None:
         patcher.add_callback(CallbacksMP.ON_PRE_RUN, lambda running: running.before_run(scratch))
         for moment in (CallbacksMP.ON_CLEANUP, CallbacksMP.ON_DETACH):  # a text encoder has no clean-up after a run

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -26,7 +27,7 @@ def capable(device: torch.device, dtype: torch.dtype) -> bool:
     )
 
 
-def works(trial: Trial, device: torch.device, dtype: torch.dtype, *arguments) -> bool:
+def works(trial: Trial, device: torch.device, dtype: torch.dtype, *arguments: Any) -> bool:
     """Whether the kernel that `trial(device, dtype, *arguments)` starts runs there and agrees with torch.
 
     The first answer is kept, but for memory that ran out, which says nothing about the kernel.

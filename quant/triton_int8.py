@@ -17,6 +17,7 @@ ROWS_TOGETHER = 8  # tiles of neighbouring rows that share the weights in the ca
 
 @triton.jit
 def quantise_kernel(x, codes, scale, rows, K):
+    """One program a tile of 128×128 numbers: its scale, and its numbers as int8. x, codes [rows, K]."""
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     at = row[:, None] * K + column[None, :]
@@ -33,6 +34,7 @@ def quantise_kernel(x, codes, scale, rows, K):
 def linear_kernel(
     a, a_scale, b, b_scale, bias, out, M, N, K: tl.constexpr, HAS_BIAS: tl.constexpr, TOGETHER: tl.constexpr
 ):  # fmt: skip
+    """One program a tile of 128×128 results. a [M, K], b [N, K] int8 with a scale a tile; bias [N], out [M, N]."""
     m_tiles, n_tiles, k_tiles = tl.cdiv(M, BLOCK), tl.cdiv(N, BLOCK), K // BLOCK
     program = tl.program_id(0)
     first = program // (TOGETHER * n_tiles) * TOGETHER

@@ -4,8 +4,15 @@ from pathlib import Path
 
 import folder_paths
 
+from ..base.state import state_file
+
 GGUF, POSE = "steadydancer_gguf", "steadydancer_pose"
 POSE_SUFFIXES = {".onnx", ".pth", ".safetensors"}
+
+
+def state(name: str) -> Path:
+    """Where a file is kept that outlasts a run."""
+    return state_file(name, Path(folder_paths.get_user_directory()))
 
 
 def register() -> None:
@@ -18,7 +25,7 @@ def register() -> None:
 
 def pose_files() -> dict[str, str]:
     """File name → its path relative to one of the folders; the first of a name counts."""
-    found = {}
+    found: dict[str, str] = {}
     for path in folder_paths.get_filename_list(POSE):
         found.setdefault(Path(path).name, path)
     return found

@@ -4,24 +4,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 from comfy.model_patcher import ModelPatcher
-from comfy_execution.utils import get_executing_context
 
 from ..catalog.catalog import ModelFile, Variant, catalogue
 from ..formats.model_file import damage
 from ..loaders import build, lazy, placement
-from ..loaders.download.fetch import enough_room, ensure_all
+from ..loaders.download.fetch import enough_room, ensure_all, published_file
 from ..loaders.download.listing import Names
+from ..loaders.download.places import Places
 from ..loaders.run import PlannedRun, run_of
 from ..loaders.turbo import both_experts
 from ..machine.card import Card
 from ..planning import choose
 from ..planning.job import Find
 from ..planning.plan import Plan
-from . import folders, this_machine
-from .progress import NodeProgress, cancelled, interruptible, say
+from . import conversion, folders, this_machine
+from .progress import NodeProgress, cancelled, executing, interruptible, say
 from .web_server import web_server
 
 OUTPUTS = ("diffusion", "text_encoder", "clip_vision", "vae")  # which part of a variant each output of a loader is
@@ -59,9 +60,11 @@ def load(
     NoRoom where what the prompt takes from the node does not fit on the disk all together.
     """
     chosen = chosen_variant(wanted, plan)
-    run = accepted(plan, chosen) if plan is not None else None
+    if plan is not None:
+        require_fit(plan, chosen)
     require_room(chosen, outputs, more)
     models = build_models(diffusion_files(kind, chosen))
+    run = run_of(plan, this_machine.calibration()) if plan is not None else None
     if run:
         models = [placement.placed(model, run) for model in models]
     variant = catalogue().variants.get(chosen) or companions(kind, models[0])
@@ -72,7 +75,7 @@ def chosen_variant(wanted: str, plan: Plan | None) -> str:
     """What `auto` is: the plan's variant, else the choice for this card. Says which under the node."""
     if wanted != "auto":
         return wanted
-    node_id = get_executing_context().node_id
+    node_id = executing().node_id
     if plan is not None:
         say(node_id, f"Using {as_plan(plan).variant}, as planned.")
         return plan.variant
@@ -108,15 +111,15 @@ def finder() -> Find:
     return find
 
 
-def as_plan(plan) -> Plan:
+def as_plan(plan: object) -> Plan:
     """Raises ValueError for anything else that is connected or written there."""
     if not isinstance(plan, Plan):
         raise ValueError("This input is not a plan. Connect the plan output of VRAM Budget Planner.")
     return plan
 
 
-def accepted(plan: Plan, chosen: str) -> PlannedRun:
-    """The run of the plan that a loader is given. Raises ValueError where it does not fit, or is for something else."""
+def require_fit(plan: Plan, chosen: str) -> None:
+    """Raises ValueError where the plan that a loader is given does not fit, or is for something else."""
     found, card = as_plan(plan), this_machine.present_card()
     if found.card.name != card.name:
         raise ValueError(
@@ -129,34 +132,47 @@ def accepted(plan: Plan, chosen: str) -> PlannedRun:
         )
     if not found.fits:
         raise ValueError(" ".join(found.advice))
-    return run_of(found, this_machine.calibration())
 
 
 def fetch(*ids: str) -> list[Path]:
-    """The paths of catalogue files, fetched with progress and Cancel on the node that is being executed."""
+    """The paths of catalogue files, fetched with progress and Cancel on the node that is being executed. What nobody
+    publishes is made of the file that is fetched for it."""
     return fetch_files([catalogue().files[id] for id in ids])
 
 
 def fetch_files(files: list[ModelFile]) -> list[Path]:
-    """The same for files that are not in the catalogue too."""
-    node_id = get_executing_context().node_id
+    """The same for files that the catalogue may not have."""
+    node_id = executing().node_id
+    where = build.ComfyPlaces()
     with interruptible():
         progress = NodeProgress(node_id, "B")
-        return ensure_all(files, build.ComfyPlaces(), progress, cancelled, say=partial(say, node_id))
+        paths = ensure_all(
+            [published_file(file, where) for file in files], where, progress, cancelled, say=partial(say, node_id)
+        )
+    return [made(file, path, where) for file, path in zip(files, paths, strict=True)]
+
+
+def made(file: ModelFile, path: Path, where: Places) -> Path:
+    """The file itself, converted first where `path` is what it is made of."""
+    if published_file(file, where) is file:
+        return path
+    return conversion.make(path, path.with_name(file.name), file.precision).path
 
 
 def require_room(chosen: str, outputs: tuple[str, ...], more: tuple[str, ...]) -> None:
     """Raises NoRoom where the variant's model and every output that the running prompt takes do not fit on the disk."""
-    variant, context, server = catalogue().variants.get(chosen), get_executing_context(), web_server()
+    variant, server = catalogue().variants.get(chosen), web_server()
     if variant is None:
         return
+    context = executing()
     running, _ = server.prompt_queue.get_current_queue_volatile() if server else ([], None)
-    prompt = next((item[2] for item in running if item[1] == context.prompt_id), {})
+    prompt: dict[str, dict] = next((item[2] for item in running if item[1] == context.prompt_id), {})
     inputs = [value for node in prompt.values() for value in node["inputs"].values()]
     taken = {part for slot, part in enumerate(outputs) if [context.node_id, slot] in inputs}
     ids = {*variant.diffusion, *more, *(file for part in taken for file in getattr(variant, part))}
     with interruptible():
-        enough_room([catalogue().files[id] for id in sorted(ids)], build.ComfyPlaces(), cancelled)
+        where, files = build.ComfyPlaces(), [catalogue().files[id] for id in sorted(ids)]
+        enough_room([*files, *{published_file(file, where) for file in files} - set(files)], where, cancelled)
 
 
 def diffusion_files(kind: str, chosen: str) -> list[Path]:
@@ -189,7 +205,9 @@ def companions(kind: str, model: ModelPatcher) -> Variant:
     return max(matching, key=lambda variant: len(variant.clip_vision))
 
 
-def encoders(variant: Variant, run: PlannedRun | None = None) -> tuple:
+def encoders(
+    variant: Variant, run: PlannedRun | None = None
+) -> tuple[lazy.LazyCLIP, lazy.LazyClipVision, lazy.LazyVAE]:
     """A variant's CLIP, CLIP_VISION and VAE, none of them fetched or loaded before it is used."""
     clip_type = catalogue().families[variant.family].clip_type
     options = placement.on_cpu() if run and run.plan.text_encoder == "cpu" else {}
@@ -201,12 +219,13 @@ def encoders(variant: Variant, run: PlannedRun | None = None) -> tuple:
 
 
 def image_encoder(variant: Variant) -> list[Path]:
+    """The files of a variant's image encoder, fetched if need be. Raises ValueError where the variant has none."""
     if not variant.clip_vision:
         raise ValueError(f"{variant.title} has no image encoder. Leave CLIP_VISION of the loader unconnected.")
     return fetch(*variant.clip_vision)
 
 
-def fingerprint(wanted: str, *rest) -> list:
+def fingerprint(wanted: str, *rest: Any) -> list:
     """A user's own file is loaded again when it changes; a variant when `auto` comes to mean another."""
     path = folder_paths.get_full_path("diffusion_models", wanted or "")
     if path:

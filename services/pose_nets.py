@@ -1,12 +1,15 @@
 """The detector and the pose net as ComfyUI runs them: found on disk or fetched, on its device, cancelled between layers."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management as mm
 import comfy.model_patcher
 import folder_paths
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy.ops import manual_cast
 
 from ..base.cancel import Cancelled, run_cancellable, stop_if
@@ -58,16 +61,19 @@ def ready(detector: Path | None, pose: Path, batch: int, onnxruntime: bool) -> t
     if onnxruntime:
         finder = _session(str(detector), stamp(detector), 1).net(batch or 1) if detector else None
         return finder, _session(str(pose), stamp(pose), 2).net(batch or 4)
-    finder = _patched(str(detector), stamp(detector), load_detector) if detector else None
+    seeker = _patched(str(detector), stamp(detector), load_detector) if detector else None
     reader = _patched(str(pose), stamp(pose), load_pose_net)
-    mm.load_models_gpu([net.patcher for net in (finder, reader) if net])
-    if finder:
-        finder = Net(finder, finder.device, batch or _batch(finder.patcher, DETECTOR_BYTES, DETECTOR_MOST, 1))
-    size = reader.model.width, reader.model.height
-    return finder, Net(reader, reader.device, batch or _batch(reader.patcher, POSE_BYTES, POSE_MOST, 4), *size)
+    mm.load_models_gpu([net.patcher for net in (seeker, reader) if net])
+    finder = None
+    if seeker:
+        finder = Net(seeker, seeker.device, batch or _batch(seeker.patcher, DETECTOR_BYTES, DETECTOR_MOST, 1))
+    net: Any = reader.model
+    return finder, Net(
+        reader, reader.device, batch or _batch(reader.patcher, POSE_BYTES, POSE_MOST, 4), net.width, net.height
+    )
 
 
-def _batch(patcher, item_bytes: float, most: int, on_cpu: int) -> int:
+def _batch(patcher: ModelPatcher, item_bytes: float, most: int, on_cpu: int) -> int:
     if patcher.load_device.type == "cpu":
         return on_cpu
     free = patcher.get_free_memory(patcher.load_device)  # and what dynamic VRAM gives back of other models
@@ -77,7 +83,7 @@ def _batch(patcher, item_bytes: float, most: int, on_cpu: int) -> int:
 class Patched:
     """A net under ComfyUI's memory management. Cancel takes effect before its next convolution."""
 
-    def __init__(self, model: torch.nn.Module):
+    def __init__(self, model: Any) -> None:
         self.device = mm.get_torch_device()
         if mm.should_use_fp16(self.device):
             trunk = [model.backbone, model.neck] if hasattr(model, "head") else [model]
@@ -85,9 +91,14 @@ class Patched:
                 if part is not None:
                     part.half()
         for layer in model.modules():
-            for kind, cast in ((torch.nn.Conv2d, manual_cast.Conv2d), (torch.nn.Linear, manual_cast.Linear)):
+            kinds: tuple[tuple[type, type], ...] = (
+                (torch.nn.Conv2d, manual_cast.Conv2d),
+                (torch.nn.Linear, manual_cast.Linear),
+            )
+            for kind, cast in kinds:
                 if isinstance(layer, kind):
-                    layer.__class__ = _casting(type(layer), kind, cast)
+                    own: type = type(layer)
+                    layer.__class__ = _casting(own, kind, cast)
             if isinstance(layer, torch.nn.Conv2d):
                 layer.register_forward_pre_hook(stop_between_layers)
         self.model = model
@@ -95,7 +106,7 @@ class Patched:
         make = comfy.model_patcher.CoreModelPatcher
         self.patcher = make(model, load_device=self.device, offload_device=mm.unet_offload_device())
 
-    def __call__(self, x: torch.Tensor):
+    def __call__(self, x: torch.Tensor) -> Any:
         with torch.no_grad():
             return self.model(x)
 
@@ -106,12 +117,13 @@ def _casting(own: type, kind: type, cast: type) -> type:
     return cast if own is kind else type(own.__name__, (own, cast), {})
 
 
-def stop_between_layers(*_) -> None:
+def stop_between_layers(*_: Any) -> None:
+    """A hook that ends the estimate before the next convolution where the user pressed Cancel. Raises Cancelled."""
     stop_if(cancelled)
 
 
 @lru_cache(maxsize=2)
-def _patched(path: str, _changed: int, load) -> Patched:
+def _patched(path: str, _changed: int, load: Callable[[Path], torch.nn.Module]) -> Patched:
     """The two nets in use stay in memory, or wherever ComfyUI moves them."""
     return Patched(load(Path(path)))
 
@@ -119,7 +131,7 @@ def _patched(path: str, _changed: int, load) -> Patched:
 class Session:
     """The same with an installed onnxruntime on the CPU, which is faster there."""
 
-    def __init__(self, path: str, outputs: int):
+    def __init__(self, path: str, outputs: int) -> None:
         try:
             import onnxruntime
         except ImportError as err:
@@ -146,10 +158,11 @@ class Session:
             )
 
     def net(self, batch: int) -> Net:
+        """The net for an estimate; a file with a fixed batch decides for itself how much it takes."""
         fixed, _, height, width = self.input.shape
         return Net(self, torch.device("cpu"), fixed if isinstance(fixed, int) else batch, width, height)
 
-    def __call__(self, x: torch.Tensor):
+    def __call__(self, x: torch.Tensor) -> Any:
         options, inputs = self.options(), {self.input.name: x.numpy()}
         try:
             parts = run_cancellable(lambda: self.session.run(None, inputs, options), cancelled)

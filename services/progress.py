@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import comfy.model_management
 import comfy.utils
+from comfy_execution.utils import ExecutionContext, get_executing_context
 
 from ..base.cancel import Cancelled
 from ..base.plain import visible
@@ -21,9 +22,9 @@ class NodeProgress:
     `doing` names a part of the work, which is counted by itself.
     """
 
-    def __init__(self, node_id: str, unit: str = "frames"):
+    def __init__(self, node_id: str, unit: str = "frames") -> None:
         self.node_id, self.unit = node_id, unit
-        self.part = None
+        self.part: tuple[int, str] | None = None
         self.last = time.monotonic()
 
     def __call__(self, done: int, total: int, doing: str = "") -> None:
@@ -38,6 +39,13 @@ class NodeProgress:
             line = f"{doing}: {line}" if doing else line
             if not show(line, self.node_id):
                 logging.info("%s", visible(line))
+
+
+def executing() -> ExecutionContext:
+    """The ids of the prompt and of the node that are being executed. Call it while a node is, and nowhere else."""
+    context = get_executing_context()
+    assert context, "no node is being executed"
+    return context
 
 
 def say(node_id: str, text: str) -> None:

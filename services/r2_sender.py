@@ -2,15 +2,16 @@
 
 import functools
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import folder_paths
 import torch
 from comfy.cli_args import args
-from comfy_execution.utils import get_executing_context
 
 from ..base.plain import one_line
 from ..base.progress import size
@@ -20,14 +21,16 @@ from ..bucket.client import Bucket, StorageError
 from ..bucket.journal import FILE, Journal
 from ..bucket.profiles import Profile
 from ..bucket.upload import deliver
-from .progress import cancelled, say, stop
+from . import folders
+from .progress import cancelled, executing, say, stop
 from .web_server import show, web_server
 
 NO_PROFILE = "kept on this machine only, no save profile is set up"
 
 
 def config() -> Path:
-    return profiles.config_file(Path(folder_paths.get_system_user_directory("steadydancer"), "r2.toml"))
+    """Where the profile file is: STEADYDANCER_R2_CONFIG, else in ComfyUI's user folder."""
+    return profiles.config_file(folders.state(profiles.FILE))
 
 
 def check_profile(name: str | None) -> bool | str:
@@ -42,7 +45,7 @@ def check_profile(name: str | None) -> bool | str:
 @functools.cache
 def journal() -> Journal:
     """The one journal of this server. It is shared with the folder watch and with cli.py."""
-    return Journal(Path(folder_paths.get_system_user_directory("steadydancer"), FILE))
+    return Journal(folders.state(FILE))
 
 
 @functools.lru_cache(maxsize=4)
@@ -52,7 +55,7 @@ def bucket_of(profile: Profile) -> Bucket:
 
 
 @contextmanager
-def claimed(path: Path):
+def claimed(path: Path) -> Iterator[None]:
     """Holds the journal's claim on a file, waiting for it as long as the user does."""
     while True:
         with journal().claim(path, wait=0.3) as ours:
@@ -63,10 +66,11 @@ def claimed(path: Path):
 
 
 def output_folder() -> Path:
+    """ComfyUI's output folder, links resolved."""
     return Path(folder_paths.get_output_directory()).resolve()
 
 
-def graph_tags(hidden, share_safe: bool) -> dict[str, object]:
+def graph_tags(hidden: Any, share_safe: bool) -> dict[str, object]:
     """The tags that bring the graph back; a prompt queued without a page has no workflow."""
     if share_safe or args.disable_metadata:
         return {}
@@ -78,6 +82,8 @@ def graph_tags(hidden, share_safe: bool) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Sent:
+    """What became of one file, and the text under the node that says so."""
+
     path: Path
     text: str
     key: str = ""  # empty: it was kept on this machine only
@@ -89,16 +95,18 @@ class Sent:
 class Sender:
     """Sends the files of one execution of a node, as its inputs say."""
 
-    hidden: object
+    hidden: Any  # the node's unique_id, prompt and extra_pnginfo
     profile: str
     key: str
     overwrite: bool
     link_minutes: int
     share_safe: bool = False
     day_facts: bool = False
-    prompt_id: str = field(default_factory=lambda: get_executing_context().prompt_id)
+    prompt_id: str = field(default_factory=lambda: executing().prompt_id)
 
-    def send(self, path: Path, progress=None, cancelled=cancelled) -> Sent:
+    def send(
+        self, path: Path, progress: Callable[[int, int], None] | None = None, cancelled: Callable[[], bool] = cancelled
+    ) -> Sent:
         """Uploads one file of the output folder. A failure says that the file is kept, where, and how to go on."""
         name = one_line(path.relative_to(output_folder()).as_posix())
         try:
@@ -116,7 +124,7 @@ class Sender:
         how = "was there already" if uploaded.was_there else size(uploaded.size)
         return Sent(path, f"{one_line(name)} → {url}, {how}", uploaded.key, url, bucket)
 
-    def finish(self, results: list[Sent], **facts) -> str:
+    def finish(self, results: list[Sent], **facts: Any) -> str:
         """Notes the facts if asked to, and says under the node where everything is. Returns what it said."""
         node_id, first = self.hidden.unique_id, results[0]
         text = first.text if len(results) == 1 else f"{len(results)} files: {first.text} …"

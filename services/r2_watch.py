@@ -2,11 +2,15 @@
 
 import logging
 import threading
+from typing import TYPE_CHECKING
 
 from ..base import environment
 from ..base.plain import one_line
 from ..base.reason import reason
 from .web_server import web_server
+
+if TYPE_CHECKING:
+    from ..bucket.sync import Sync
 
 ROUTE = "/steadydancer/r2"
 THREAD = "r2-sync"
@@ -19,11 +23,12 @@ log = logging.getLogger(__name__)
 class Watch:
     """The folder sync of this server, in a thread of its own; boto3 is imported there, when the first file is sent."""
 
-    def __init__(self):
-        self.sync = None
+    def __init__(self) -> None:
+        self.sync: Sync | None = None
         self.problem = ""
 
     def start(self) -> None:
+        """Starts the thread, which ends with the process."""
         threading.Thread(target=self._run, name=THREAD, daemon=True).start()
 
     def status(self) -> dict:
@@ -51,7 +56,7 @@ class Watch:
             logged = why
             if why:
                 wait.wait(RETRY_PROFILE)
-        log.info("R2 sync: %s is kept in bucket '%s'", self.sync.folder, profile.bucket)
+        log.info("R2 sync: %s is kept in bucket '%s'", self.sync.folder, self.sync.bucket.name)
         self.sync.run(wait, lambda path, key: log.info("R2 sync: %s → %s", one_line(path.name), key))
 
 
@@ -72,5 +77,5 @@ def start() -> None:
         from aiohttp import web  # a ComfyUI without a web server need not have it
 
         @routes.get(ROUTE)
-        async def status(request):
+        async def status(request: web.Request) -> web.Response:
             return web.json_response(watch.status() if enabled else {"enabled": False, "problem": problem})

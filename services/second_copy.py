@@ -14,7 +14,10 @@ NODE, MODULE = "SteadyDancerGuider", ".nodes.sampling"
 def copy_in_use() -> Path | None:
     """The folder of another copy whose nodes ComfyUI has already, else None."""
     node = getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", {}).get(NODE)
-    if not getattr(node, "__module__", "").endswith(MODULE):  # another package may have a node of that name
+
+    if node is None or not getattr(node, "__module__", "").endswith(
+        MODULE
+    ):  # another package may have a node of that name
         return None
     folder = Path(inspect.getfile(node)).absolute().parents[1]
     return folder if folder != ROOT else None
@@ -23,7 +26,7 @@ def copy_in_use() -> Path | None:
 class SecondCopy(ComfyExtension):
     """Has no nodes, and says why."""
 
-    def __init__(self, first: Path):
+    def __init__(self, first: Path) -> None:
         logging.warning(
             "SteadyDancer is installed twice. %s is used and %s is not: remove one of the two, and restart ComfyUI.",
             first,
@@ -31,4 +34,5 @@ class SecondCopy(ComfyExtension):
         )
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """None of them: the first copy's nodes stay."""
         return []

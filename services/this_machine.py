@@ -2,7 +2,6 @@
 
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import comfy.model_management
 import folder_paths
@@ -10,19 +9,21 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfyui_version import __version__
 
-from ..machine import gpus
+from ..machine import gpus, this_computer
 from ..machine.card import Card, computer
 from ..machine.memory import total_ram
-from ..planning.calibration import Calibration
+from ..planning.calibration import FILE, Calibration
 from ..planning.solve import Host
+from . import folders
 
 STEP, STEADY = 500_000_000, 1_000_000_000
 measured: dict[torch.device, int] = {}
 
 
 def calibration() -> Calibration:
+    """What runs under this ComfyUI, with its version and attention, have measured."""
     attention = optimized_attention.__name__.removeprefix("attention_")
-    return Calibration(Path(folder_paths.get_user_directory()), f"{__version__}/{attention}")
+    return Calibration(folders.state(FILE), f"{__version__}/{attention}")
 
 
 def present_card() -> Card:
@@ -40,7 +41,7 @@ def present_card() -> Card:
         found = gpus.as_like(name, total, 0, sm)
     else:
         found = replace(known, name=name, total=total, sm=sm, fp8=known.fp8 if sm >= gpus.FP8_SM else 0.0)
-    return replace(found, free=free_memory(device), fused=has_fused_kernels())
+    return replace(found, free=free_memory(device), fused=this_computer.has_fused_kernels())
 
 
 def free_memory(device: torch.device) -> int:
@@ -67,8 +68,3 @@ def host() -> Host:
     """This computer, or its container: half a GB more or less of RAM makes no other plan."""
     disk = shutil.disk_usage(folder_paths.models_dir).free
     return Host(ram=total_ram() // STEP * STEP, disk=disk)
-
-
-def has_fused_kernels() -> bool:
-    """ComfyUI switches its own CUDA kernels on from CUDA 13."""
-    return int((torch.version.cuda or "0").partition(".")[0]) >= 13

@@ -1,9 +1,13 @@
 """ComfyUI's web server, for what works without one too: a script or an executor that only loads nodes has none."""
 
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from server import PromptServer
 
 
-def web_server():
+def web_server() -> "PromptServer | None":
     """ComfyUI's PromptServer, or None where there is none."""
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,11 +20,14 @@ from ..machine.memory import free_ram
 from ..media import encode
 from ..media.container import opened, picture_stream, watched
 from ..media.read_video import Piece, find_piece, read_pictures
-from ..media.sound import CHANNELS, RATES, Sound, plain_wave, read_sound
+from ..media.sound import CHANNELS, RATES, Sound, channel_order, plain_wave, read_sound
 from .progress import cancelled
 from .r2_sender import output_folder
 
-MP4 = {"format": Types.VideoContainer.MP4, "codec": Types.VideoCodec.H264}
+if TYPE_CHECKING:
+    from comfy_api.input_impl import VideoFromComponents
+
+MP4: dict[str, Any] = {"format": Types.VideoContainer.MP4, "codec": Types.VideoCodec.H264}
 CLOCK = 0.05  # seconds; less is a rounded time
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -33,7 +37,7 @@ log = logging.getLogger(__name__)
 class ReadFrames:
     """A piece of a file as frames 0..1, which are read while they are encoded."""
 
-    def __init__(self, piece: Piece):
+    def __init__(self, piece: Piece) -> None:
         self.piece = piece
         self.shape = (piece.wanted, *next(read_pictures(piece, cancelled)).shape)
 
@@ -50,22 +54,22 @@ class Parts:
     """Frames [n, height, width, 3], 0..1, and sound as media.sound makes it; `said` tells what was changed."""
 
     frames: torch.Tensor | ReadFrames
-    fps: object
+    fps: Any  # a fraction or a number
     bit_depth: int
     sound: np.ndarray | None
     sample_rate: int
     said: list[str]
 
-    def video(self, frames: object) -> InputImpl.VideoFromComponents:
+    def video(self, frames: Any) -> "VideoFromComponents":
         """The parts as ComfyUI's video, with `frames` in place of their own."""
-        audio = None
+        audio: Any = None
         if self.sound is not None:
             audio = {"waveform": torch.from_numpy(self.sound)[None], "sample_rate": self.sample_rate}
         parts = Types.VideoComponents(images=frames, audio=audio, frame_rate=self.fps)
         return InputImpl.VideoFromComponents(parts, bit_depth=self.bit_depth)
 
 
-def video_size(video) -> tuple[int, int]:
+def video_size(video: Any) -> tuple[int, int]:
     """Width and height. Raises ValueError for a file that is no plain video."""
     if not isinstance(video, InputImpl.VideoFromFile):
         return video.get_dimensions()
@@ -74,7 +78,7 @@ def video_size(video) -> tuple[int, int]:
         return stream.width, stream.height
 
 
-def parts_of(video) -> Parts:
+def parts_of(video: Any) -> Parts:
     """Frames and sound of a video that is no file, as every writer takes them. Raises ValueError where there are none."""
     parts, said = video.get_components(), []
     frames = parts.images[..., :3].expand(-1, -1, -1, 3)
@@ -90,7 +94,7 @@ def parts_of(video) -> Parts:
 
 
 def write_video(
-    video,
+    video: Any,
     path: Path,
     tags: dict,
     share_safe: bool,
@@ -116,7 +120,14 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _write_frames(video, path: Path, tags: dict, share_safe: bool, crf: int, progress) -> list[str]:
+def _write_frames(
+    video: Any,
+    path: Path,
+    tags: dict,
+    share_safe: bool,
+    crf: int,
+    progress: Callable[[str], Callable[[int, int], None]],
+) -> list[str]:
     parts = parts_of(video)
     try:
         return _encode(parts, path, tags, crf, progress)
@@ -128,7 +139,14 @@ def _write_frames(video, path: Path, tags: dict, share_safe: bool, crf: int, pro
         raise ValueError(_as_pictures(parts, path, tags, _reason(err))) from err
 
 
-def _write_file(video, path: Path, tags: dict, share_safe: bool, crf: int, progress) -> list[str]:
+def _write_file(
+    video: Any,
+    path: Path,
+    tags: dict,
+    share_safe: bool,
+    crf: int,
+    progress: Callable[[str], Callable[[int, int], None]],
+) -> list[str]:
     """Copies H.264 in MP4, encodes the rest: by ComfyUI's way, and by ours what that does not take."""
     source = video.get_stream_source()
     with opened(source, cancelled) as container:  # only then may ComfyUI open it
@@ -143,9 +161,8 @@ def _write_file(video, path: Path, tags: dict, share_safe: bool, crf: int, progr
             texts = {name: "" for name in old if share_safe or name.lower() in encode.GRAPH_TAGS} | encode.texts(tags)
             if not as_it_is:
                 _piece(source, start, duration)  # refuses what decoding would need too much memory for
-            file = InputImpl.VideoFromFile(
-                watched(source, progress("B"), cancelled), start_time=start, duration=duration
-            )
+            readable: Any = watched(source, progress("B"), cancelled)
+            file = InputImpl.VideoFromFile(readable, start_time=start, duration=duration)
             try:
                 file.save_to(str(path), metadata=texts, crf=None if as_it_is else crf, **MP4)
                 encode.check_whole(path, 0, cancelled)
@@ -169,24 +186,27 @@ def _write_file(video, path: Path, tags: dict, share_safe: bool, crf: int, progr
         raise ValueError(_source_kept(source, path, kind, _reason(err))) from err
 
 
-def _piece(source, start: float, duration: float) -> Piece:
+def _piece(source: Any, start: float, duration: float) -> Piece:
     return find_piece(source, start, 0, 0.0, 0, duration, free_ram(), cancelled)
 
 
-def _sound_taken(container) -> bool:
+def _sound_taken(container: Any) -> bool:
     """Whether ComfyUI's writer may be given the file's sound."""
     sounds = [stream.codec_context for stream in container.streams.audio if stream.codec_context]
-    return all(sound.sample_rate in RATES and sound.channels in CHANNELS for sound in sounds)
+    own_order = [sound for sound in sounds if channel_order(sound)]
+    return not own_order and all(sound.sample_rate in RATES and sound.channels in CHANNELS for sound in sounds)
 
 
-def _pictures_taken(container, trimmed: bool) -> bool:
+def _pictures_taken(container: Any, trimmed: bool) -> bool:
     """Whether ComfyUI's encoder keeps their shape, and cuts out what was asked for: it counts from the clock's 0."""
     stream = picture_stream(container)
-    shifted = abs((stream.start_time or 0) * stream.time_base) > CLOCK
+    shifted = abs(float((stream.start_time or 0) * (stream.time_base or 0))) > CLOCK
     return (stream.sample_aspect_ratio or 1) == 1 and not (trimmed and shifted)
 
 
-def _encode(parts: Parts, path: Path, tags: dict, crf: int, progress) -> list[str]:
+def _encode(
+    parts: Parts, path: Path, tags: dict, crf: int, progress: Callable[[str], Callable[[int, int], None]]
+) -> list[str]:
     """Encodes with the sound and, if that fails, without."""
     frames = encode.WatchedFrames(parts.frames, progress("frames"), cancelled)
     count = len(parts.frames) if isinstance(parts.frames, torch.Tensor) else 0  # what a file claims may be too much
@@ -207,7 +227,7 @@ def _plain(audio: dict | None, seconds: float) -> Sound:
         return None, 0, ""
     try:
         waveform = audio["waveform"]
-        waveform = waveform[0] if waveform.ndim == 3 else waveform  # one video has one sound
+        waveform = waveform[0] if waveform.ndim == 3 else torch.atleast_2d(waveform)  # one video has one sound
         return plain_wave(waveform.detach().float().cpu().numpy(), audio["sample_rate"], seconds, cancelled)
     except Cancelled:
         raise
@@ -262,7 +282,7 @@ def _wave_saved(parts: Parts, file: Path) -> bool:
     return True
 
 
-def _source_kept(source, path: Path, kind: str, reason: str) -> str:
+def _source_kept(source: Any, path: Path, kind: str, reason: str) -> str:
     """Says where the video is that could not be written anew; one that is in memory only is written as it came."""
     if isinstance(source, str):
         return f"The video could not be saved: {reason}. The file that it came from is unchanged: {Path(source).name}."

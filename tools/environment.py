@@ -28,6 +28,7 @@ GB = 9  # torch with its CUDA libraries is most of it
 
 
 def python_of(folder: Path) -> str:
+    """The Python of an environment in `folder`."""
     return str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 
 
@@ -39,7 +40,7 @@ def make(comfyui_path: Path, interpreter: str = sys.executable, newest: bool = F
     with only_one():
         borrowed = borrowed_packages(comfyui_path) if interpreter == sys.executable and not newest else []
         lock = None if borrowed else lock_for(comfyui_path, newest)
-        what = "\n".join(map(str, borrowed)) if borrowed else lock.read_text("utf-8")
+        what = lock.read_text("utf-8") if lock else "\n".join(map(str, borrowed))
         version = subprocess.check_output(
             [interpreter, "-c", "import sys; print(sys.version, sys.base_prefix)"], text=True
         )
@@ -151,6 +152,7 @@ def resolve(files: list[Path], target: Path) -> None:
 
 
 def requirements(comfyui_path: Path) -> list[Path]:
+    """The files that say what an environment must hold, beside torch.txt."""
     return [comfyui_path / "requirements.txt", *WANTED]
 
 
@@ -161,6 +163,7 @@ def digest(files: list[Path]) -> str:
 
 
 def made_for(lock: Path) -> str:
+    """The digest of the requirements that a lock was made for, empty where it does not say."""
     found = re.search(r"^# Made for (\w+)$", lock.read_text("utf-8"), re.MULTILINE) if lock.exists() else None
     return found[1] if found else ""
 
@@ -186,7 +189,8 @@ def find_uv() -> str | None:
 
 def other_pythons() -> dict[str, str]:
     """{'3.10': program, …}: the supported Pythons of this machine but the one that runs now, in PATH or pyenv's folder."""
-    pyenv, found = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv"), {}
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    found: dict[str, str] = {}
     for version in ("3.10", "3.11", "3.12", "3.13"):
         if version != f"{sys.version_info.major}.{sys.version_info.minor}":
             programs = [shutil.which(f"python{version}"), *sorted(pyenv.glob(f"versions/{version}.*/bin/python"))]
@@ -203,6 +207,7 @@ def is_python(program: str, version: str) -> bool:
 
 
 def require_space(folder: Path) -> None:
+    """Raises Problem where the disk is too full for an environment."""
     free = shutil.disk_usage(folder).free / 1e9
     if free < GB:
         raise Problem(
@@ -218,4 +223,5 @@ def borrowed_packages(comfyui_path: Path) -> list[str]:
 
 
 def install(command: list[str]) -> None:
+    """Runs an installer; what it prints goes to stderr. Raises CalledProcessError where it fails."""
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=sys.stderr)

@@ -13,6 +13,7 @@ def english(object_info: dict[str, dict]) -> dict[str, dict]:
 
 
 def label(info: dict) -> dict:
+    """What the page shows of one node: its name, description, inputs and outputs, those that it has."""
     made = {"display_name": info["display_name"], "description": info["description"]}
     made["inputs"] = {
         name: {"name": options.get("display_name") or name, "tooltip": options["tooltip"]}

@@ -10,6 +10,7 @@ import sys
 
 
 def main(comfyui: str, cli: str) -> None:
+    """Imports and runs a little of what everything else stands on; raises where something does not work."""
     for name in ("torch", "torchvision", "torchaudio", "av"):
         print(name, importlib.metadata.version(name), flush=True)
         importlib.import_module(name)

@@ -48,7 +48,14 @@ def select_blocks(
     return select(block_means(q, block_q), block_means(k - k.mean(-2, keepdim=True), block_k), topk, pinned)
 
 
-def sparse(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, selected: torch.Tensor, block_q=BLOCK_Q, block_k=BLOCK_K):
+def sparse(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    selected: torch.Tensor,
+    block_q: int = BLOCK_Q,
+    block_k: int = BLOCK_K,
+) -> torch.Tensor:
     """Softmax attention of one head, [L, D], over the `selected` key blocks [nQ, n] of every query block."""
     length, width = q.shape
     rows, count = selected.shape
@@ -63,7 +70,8 @@ def sparse(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, selected: torch.Te
             mask = (chunk[..., None] * block_k + places < length).flatten(1)[None, :, None]
         # torch's fused kernels want four dimensions, and do without float32 copies
         four = (queries[start : start + step], keys[chunk].flatten(1, 2), values[chunk].flatten(1, 2))
-        out[start : start + step] = scaled_dot_product_attention(*(x[None] for x in four), attn_mask=mask)[0]
+        some_q, some_k, some_v = (x[None] for x in four)
+        out[start : start + step] = scaled_dot_product_attention(some_q, some_k, some_v, attn_mask=mask)[0]
     return out.view(-1, width)[:length]
 
 
@@ -91,9 +99,10 @@ def sla(
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     for sample in range(q.shape[0]):
         for head in range(q.shape[2]):
-            one = [x[sample, :, head] for x in (q, k, v)]
-            result = sparse(*one, select_blocks(*one[:2], topk, block_q, block_k, pinned), block_q, block_k)
+            one_q, one_k, one_v = (x[sample, :, head] for x in (q, k, v))
+            selected = select_blocks(one_q, one_k, topk, block_q, block_k, pinned)
+            result = sparse(one_q, one_k, one_v, selected, block_q, block_k)
             if projection is not None:
-                result = result + linear(linear_part(*one), *projection)
+                result = result + linear(linear_part(one_q, one_k, one_v), *projection)
             out[sample, :, head] = result
     return out

@@ -3,6 +3,9 @@
 TurboDiffusion's image-to-video weights were made so: W + strength · (W_rCM − W_base), over the tensors that both have.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from comfy.model_management import cast_to_device
 from comfy.model_patcher import ModelPatcher
@@ -24,10 +27,21 @@ class Difference(WeightAdapterBase):
 
     name = "difference"
 
-    def __init__(self, loaded_keys: set[str], weights: tuple[torch.Tensor, torch.Tensor]):
-        self.loaded_keys, self.weights = loaded_keys, weights
+    def __init__(self, loaded_keys: set[str], weights: tuple[torch.Tensor, torch.Tensor]) -> None:
+        self.loaded_keys, self.weights = loaded_keys, list(weights)
 
-    def calculate_weight(self, weight, key, strength, strength_model, offset, function, *args, **kwargs):
+    def calculate_weight(
+        self,
+        weight: torch.Tensor,
+        key: str,
+        strength: float,
+        strength_model: float,
+        offset: Any,
+        function: Callable,
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """The weight, with the difference added in place."""
         a, b = self.weights
         difference = cast_to_device(a, weight.device, torch.float32, copy=True)
         difference -= cast_to_device(b, weight.device, b.dtype)  # in place: a layer of the 14B has 283 MB in float32
@@ -37,6 +51,7 @@ class Difference(WeightAdapterBase):
 
 
 def is_shared(key: str) -> bool:
+    """Whether a tensor of SteadyDancer's is one of Wan's text-to-video model too."""
     return key.startswith(SHARED) and not any(part in key for part in NOT_SHARED)
 
 

@@ -1,17 +1,21 @@
 """TurboWan as one of ComfyUI's models: core's Wan with the timesteps and the head that its weights were trained with."""
 
-from functools import lru_cache
+from typing import Any
 
 import comfy.model_base
 import torch
 from comfy.ldm.wan.model import Head, repeat_e
+from comfy.model_patcher import ModelPatcher
 from comfy.ops import cast_bias_weight, uncast_bias_weight
+
+from ..base.mixin import mixed
 
 
 class RoundedTimesteps:
     """Mixed into core's Wan: the published code feeds the network bf16(1000·t), 988 for 987.65."""
 
-    def process_timestep(self, timestep, **kwargs):
+    def process_timestep(self, timestep: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """The timesteps as the network gets them: rounded to bfloat16."""
         return timestep.to(torch.bfloat16).float()
 
 
@@ -30,17 +34,12 @@ class Float32Head(Head):
         return out
 
 
-@lru_cache
-def turbo_class(base: type) -> type:
-    return type(f"Turbo{base.__name__}", (RoundedTimesteps, base), {})
-
-
-def as_turbo(model):
+def as_turbo(model: ModelPatcher) -> ModelPatcher:
     """The patcher of a core Wan 2.1 or 2.2 model, made one of TurboWan. Raises ValueError for other models."""
     wan = model.model
     if not isinstance(wan, comfy.model_base.WAN21):
         raise ValueError("TurboDiffusion's sampling needs a Wan model. Load a TurboWan file.")
     if not isinstance(wan, RoundedTimesteps):
-        wan.__class__ = turbo_class(type(wan))
+        wan.__class__ = mixed(RoundedTimesteps, type(wan))
         wan.diffusion_model.head.__class__ = Float32Head
     return model

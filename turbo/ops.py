@@ -1,5 +1,8 @@
 """ComfyUI's operations with packed layers, and with norms whose weights stay float32 and round once, as TurboDiffusion's."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from comfy.ops import cast_bias_weight, uncast_bias_weight
 from torch.nn.functional import layer_norm, rms_norm
@@ -10,7 +13,7 @@ from ..quant.ops import packed_operations
 ROWS = 1 << 14  # normalised at a time: float32 copies of a whole video's tokens would take gigabytes
 
 
-def by_rows(norm, input: torch.Tensor) -> torch.Tensor:
+def by_rows(norm: Callable[[torch.Tensor], torch.Tensor], input: torch.Tensor) -> torch.Tensor:
     """`norm` of float32 rows, rounded once to the input's type."""
     if input.dtype == torch.float32:
         return norm(input)
@@ -21,6 +24,7 @@ def by_rows(norm, input: torch.Tensor) -> torch.Tensor:
 
 
 def norms_in_one_pass(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether our kernel for such norms runs on this device and agrees with torch."""
     return trials.capable(device, dtype) and trials.works(normalising, device, dtype)
 
 
@@ -35,7 +39,7 @@ def normalising(device: torch.device, dtype: torch.dtype) -> tuple:
     return ours, torch.stack(exact), 0.02
 
 
-def normalised(layer, input: torch.Tensor, plain) -> torch.Tensor:
+def normalised(layer: Any, input: torch.Tensor, plain: Callable[..., torch.Tensor]) -> torch.Tensor:
     """The layer's norm in float32: one kernel on a GPU that runs it, else `plain(rows, weight, bias)` of torch."""
     weight, bias, stream = cast_bias_weight(
         layer, dtype=torch.float32, device=input.device, bias_dtype=torch.float32, offloadable=True
@@ -51,23 +55,23 @@ def normalised(layer, input: torch.Tensor, plain) -> torch.Tensor:
     return out
 
 
-def turbo_operations() -> type:
+def turbo_operations() -> type[Any]:
     """Operations for `custom_operations`, with a `scratch` of their own."""
-    base = packed_operations()
+    base: Any = packed_operations()
 
     class TurboOperations(base):
         class RMSNorm(base.RMSNorm):
-            def __init__(self, *args, dtype=None, **kwargs):
+            def __init__(self, *args: Any, dtype: Any = None, **kwargs: Any) -> None:
                 super().__init__(*args, dtype=torch.float32, **kwargs)
 
-            def forward_comfy_cast_weights(self, input):
+            def forward_comfy_cast_weights(self, input: torch.Tensor) -> torch.Tensor:
                 return normalised(self, input, lambda x, w, _: rms_norm(x, self.normalized_shape, w, self.eps))
 
         class LayerNorm(base.LayerNorm):
-            def __init__(self, *args, dtype=None, **kwargs):
+            def __init__(self, *args: Any, dtype: Any = None, **kwargs: Any) -> None:
                 super().__init__(*args, dtype=torch.float32, **kwargs)
 
-            def forward_comfy_cast_weights(self, input):
+            def forward_comfy_cast_weights(self, input: torch.Tensor) -> torch.Tensor:
                 if self.weight is None:
                     return super().forward_comfy_cast_weights(input)
                 return normalised(self, input, lambda x, w, b: layer_norm(x, self.normalized_shape, w, b, self.eps))

@@ -1,6 +1,7 @@
 """rCM sampling with one or two experts: the state and the noise go through the whole run, the experts take turns."""
 
 from collections.abc import Callable
+from typing import Any
 
 import comfy.model_management
 import comfy.samplers
@@ -19,25 +20,36 @@ class RCMSampler(comfy.samplers.Sampler):
     float64. `ode`: follow the velocity instead of adding new noise.
     """
 
-    def __init__(self, times: list[float], generator: torch.Generator, ode: bool = False):
+    steps: range  # of the next call
+
+    def __init__(self, times: list[float], generator: torch.Generator, ode: bool = False) -> None:
         self.times = times
         self.generator = generator
         self.ode = ode
-        self.first_noise = self.state = None
+        self.first_noise: torch.Tensor | None = None
+        self.state: torch.Tensor | None = None
 
-    def draw(self, shape: torch.Size, device) -> torch.Tensor:
+    def draw(self, shape: torch.Size, device: torch.device) -> torch.Tensor:
         """Noise of float32 values from the one generator."""
         return torch.randn(shape, generator=self.generator, device=self.generator.device).to(device)
 
-    def sample(
-        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
-    ):
+    def sample(  # type: ignore[override]  # the base class names no arguments, ComfyUI gives these
+        self,
+        model_wrap: Any,
+        sigmas: torch.Tensor,
+        extra_args: dict[str, Any],
+        callback: Callable | None,
+        noise: torch.Tensor,
+        latent_image: Any = None,
+        denoise_mask: torch.Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> torch.Tensor:
         """The steps in `self.steps`. `noise` only says shape and device."""
         precise = torch.float64 if comfy.model_management.supports_fp64(noise.device) else torch.float32
         if self.state is None:
             self.first_noise = self.draw(noise.shape, noise.device)
             self.state = self.times[0] * self.first_noise.to(precise) + (1 - self.times[0]) * latent_image.to(precise)
-        model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
+        model: Any = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
         model.latent_image, model.noise = latent_image, self.first_noise
         x = self.state
         for i in tqdm(self.steps, disable=disable_pbar):
@@ -85,7 +97,7 @@ def sample(
     sigmas = torch.tensor(times)
     out = latent
     for model, sampler.steps in ((high, range(switch)), (low, range(switch, steps))):
-        if sampler.steps:
+        if model is not None and sampler.steps:
             guider = comfy.samplers.CFGGuider(with_prompt_cancel(model))
             guider.set_conds(positive, [])
             guider.set_cfg(1.0)

@@ -1,15 +1,19 @@
 """Sparse attention as an attention override of ComfyUI: TurboDiffusion's with its trained linear part, and without it."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from comfy.ldm.wan.model import WanModel
+from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 from ..quant import trials
 from .attention import BLOCK_K, sla
 
 HEAD_DIM = 128
+Projection = tuple[torch.Tensor, torch.Tensor]  # weight [128, 128] and bias [128] of a block's linear part
 KEY = "steadydancer_sparse_attention"
 # What the override keeps in ComfyUI's transformer_options during one evaluation.
 DENSE, TAKEN = f"{KEY}_dense", f"{KEY}_block"
@@ -25,15 +29,16 @@ def attending(device: torch.device, dtype: torch.dtype) -> tuple:
     from . import triton_sla
 
     q, k, v = trials.pattern(3, 1, 200, 2, HEAD_DIM, device=device, dtype=dtype)
-    projection = tuple(
-        trials.pattern(*shape, device=device, dtype=dtype) for shape in ((HEAD_DIM, HEAD_DIM), (HEAD_DIM,))
-    )
-    exact = sla(*(x.float() for x in (q, k, v)), tuple(part.float() for part in projection), 1.0)
-    return triton_sla.sla(q, k, v, projection, 1.0), exact, 0.03
+    weight = trials.pattern(HEAD_DIM, HEAD_DIM, device=device, dtype=dtype)
+    bias = trials.pattern(HEAD_DIM, device=device, dtype=dtype)
+    exact = sla(q.float(), k.float(), v.float(), (weight.float(), bias.float()), 1.0)
+    return triton_sla.sla(q, k, v, (weight, bias), 1.0), exact, 0.03
 
 
 @torch.compiler.disable
-def sparse_attention(q, k, v, projection, topk: float, pinned: int = 0) -> torch.Tensor:
+def sparse_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, projection: Projection | None, topk: float, pinned: int = 0
+) -> torch.Tensor:
     """`attention.sla`, by the GPU kernels where they run."""
     if attends_sparsely(q.device, q.dtype):
         from . import triton_sla
@@ -51,14 +56,22 @@ class SparseAttention:
     `pinned_frames`: latent frames at the end of the tokens that every token looks at.
     """
 
-    def __init__(self, projections: dict | None, topk: float, previous=None, pinned_frames: int = 0):
+    def __init__(
+        self,
+        projections: dict[int, Projection] | None,
+        topk: float,
+        previous: Callable | None = None,
+        pinned_frames: int = 0,
+    ) -> None:
         self.projections = projections
         self.topk = topk
         self.previous = previous
         self.pinned_frames = pinned_frames
         self.ready: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def __call__(self, func, q, k, v, heads, *args, **kwargs):
+    def __call__(
+        self, func: Callable, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         options = kwargs["transformer_options"]
         if not self.takes(q, k, heads, args, kwargs) or options.get(DENSE):
             if self.previous is not None:
@@ -69,7 +82,7 @@ class SparseAttention:
         pinned = self.pinned_blocks(q.shape[1], options.get("grid_sizes"))
         return sparse_attention(q.view(shape), k.view(shape), v.view(shape), projection, self.topk, pinned).flatten(2)
 
-    def takes(self, q, k, heads: int, args: tuple, kwargs: dict) -> bool:
+    def takes(self, q: torch.Tensor, k: torch.Tensor, heads: int, args: tuple, kwargs: dict) -> bool:
         """Whether this is a self-attention: the first of its block, with as many keys as queries."""
         options = kwargs["transformer_options"]
         index = options.get("block_index")
@@ -80,29 +93,42 @@ class SparseAttention:
         known = index is not None and (self.projections is None or index in self.projections)
         return first and plain and known and q.shape == k.shape and q.shape[-1] == heads * HEAD_DIM
 
-    def prepare(self, model) -> None:
+    def prepare(self, model: ModelPatcher) -> None:
         """Tries the kernels out and brings the projections over before a run's first block, not inside one."""
         device, dtype = model.load_device, model.model.get_dtype_inference()
         attends_sparsely(device, dtype)
         for index in self.projections or ():
             self.projection(index, device, dtype)
 
-    def projection(self, index: int, device: torch.device, dtype: torch.dtype):
+    def projection(self, index: int, device: torch.device, dtype: torch.dtype) -> Projection | None:
+        """A block's projection on the device, kept until the run ends; None where there is none."""
         if self.projections is None:
             return None
         where = (index, device, dtype)
         if where not in self.ready:
-            self.ready[where] = tuple(part.to(device, dtype) for part in self.projections[index])
+            weight, bias = self.projections[index]
+            self.ready[where] = weight.to(device, dtype), bias.to(device, dtype)
         return self.ready[where]
 
-    def pinned_blocks(self, length: int, grid) -> int:
+    def pinned_blocks(self, length: int, grid: tuple[int, int, int] | None) -> int:
+        """Key blocks at the end that hold pinned frames; `grid` is frames, rows and columns of tokens."""
         if not self.pinned_frames or grid is None:
             return 0
         first = length - self.pinned_frames * grid[1] * grid[2]
         return math.ceil(length / BLOCK_K) - max(0, first) // BLOCK_K
 
 
-def dense_first_step(executor, x, timestep, context, clip_fea, time_dim_concat, transformer_options, *args, **kwargs):
+def dense_first_step(
+    executor: Callable,
+    x: torch.Tensor,
+    timestep: torch.Tensor,
+    context: Any,
+    clip_fea: Any,
+    time_dim_concat: Any,
+    transformer_options: dict[str, Any],
+    *args: Any,
+    **kwargs: Any,
+) -> torch.Tensor:
     """Around one evaluation of the network: tells the override to stay away while the noise is at its strongest."""
     sigmas, schedule = transformer_options.get("sigmas"), transformer_options.get("sample_sigmas")
     if sigmas is not None and schedule is not None and float(sigmas.max()) >= float(schedule[0]) * (1 - 1e-5):
@@ -110,7 +136,7 @@ def dense_first_step(executor, x, timestep, context, clip_fea, time_dim_concat, 
     return executor(x, timestep, context, clip_fea, time_dim_concat, transformer_options, *args, **kwargs)
 
 
-def require_wan(model) -> WanModel:
+def require_wan(model: ModelPatcher) -> WanModel:
     """The model's network. Raises ValueError where ComfyUI does not number all attentions of the network by block."""
     network = model.model.diffusion_model
     if not isinstance(network, WanModel) or type(network).forward_orig is not WanModel.forward_orig:
@@ -123,7 +149,9 @@ def require_wan(model) -> WanModel:
     return network
 
 
-def with_sla(model, projections: dict[int, tuple[torch.Tensor, torch.Tensor]], topk: float = 0.1):
+def with_sla(
+    model: ModelPatcher, projections: dict[int, tuple[torch.Tensor, torch.Tensor]], topk: float = 0.1
+) -> ModelPatcher:
     """A clone of the MODEL with TurboDiffusion's attention. `projections`: block index → weight [128, 128], bias [128].
 
     Raises ValueError for models that it does not fit.
@@ -137,13 +165,13 @@ def with_sla(model, projections: dict[int, tuple[torch.Tensor, torch.Tensor]], t
     return with_override(model, projections, topk)
 
 
-def pays(model) -> bool:
+def pays(model: ModelPatcher) -> bool:
     """Whether sparse attention is faster than dense where the MODEL runs. On a card it takes our kernels; torch gathers the
     keys of every block, which costs more than it saves. On a CPU it gains all the same."""
     return model.load_device.type != "cuda" or attends_sparsely(model.load_device, model.model.get_dtype_inference())
 
 
-def with_sparse_attention(model, keep: float):
+def with_sparse_attention(model: ModelPatcher, keep: float) -> ModelPatcher:
     """A clone of the MODEL whose self-attention looks at the part `keep` of the blocks, without any training for it.
 
     The first step stays dense, and SteadyDancer's two reference frames are always looked at.
@@ -155,7 +183,10 @@ def with_sparse_attention(model, keep: float):
     return clone
 
 
-def with_override(model, projections, topk: float, pinned_frames: int = 0):
+def with_override(
+    model: ModelPatcher, projections: dict[int, Projection] | None, topk: float, pinned_frames: int = 0
+) -> ModelPatcher:
+    """A clone of the MODEL with the override, which hands on to the one that was there before."""
     clone = model.clone()
     options = clone.model_options["transformer_options"]
     previous = options.get("optimized_attention_override")

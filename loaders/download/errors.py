@@ -6,6 +6,8 @@ import re
 import unicodedata
 from pathlib import Path
 
+from ...base.retry import LONGEST_WAIT
+
 NO_SUCH_NAME = "the server's name is not known"  # mostly: there is no network
 LONGEST = 200  # characters of a foreign text that a sentence quotes
 
@@ -25,21 +27,20 @@ class NotThere(DownloadError):
 class Changed(DownloadError):
     """The server has another version than the one that was begun: it must be fetched anew."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str) -> None:
         super().__init__(f"{name} was changed by its publisher during the download. Try again.")
-
-
-class Passing(Exception):
-    """A failure of the network or of an overloaded server, in a few words: the next attempt may not see it."""
-
-    def __init__(self, words: str, retry_after: str | None = None):
-        super().__init__(words)
-        self.retry_after = retry_after  # what the server wishes, as its header says it
 
 
 def in_a_row(failures: int) -> str:
     """How often something failed, as the end of a sentence: nothing where it was once."""
     return f", {failures} times in a row" if failures > 1 else ""
+
+
+def come_back(delay: float) -> DownloadError | None:
+    """Where a server asks to come back after `delay` seconds, which is longer than anybody would wait."""
+    if delay <= LONGEST_WAIT:
+        return None
+    return DownloadError(f"The server asks to come back in {delay / 60:.0f} minutes. Try again then; nothing is lost.")
 
 
 def refusal(status: int, url: str, name: str) -> str:

@@ -30,7 +30,7 @@ def extra_folders(path: Path) -> list[tuple[str, Path, bool]]:
             for folder in folders.split("\n"):
                 if folder:
                     place = Path(os.path.normpath(base / folder))
-                    found.append((LEGACY.get(kind, kind), place, bool(section.get("is_default"))))
+                    found.append((LEGACY.get(kind) or kind, place, bool(section.get("is_default"))))
     return found
 
 
@@ -57,11 +57,12 @@ def plain_document(text: str, path: Path) -> dict:
     """
     sections: dict[str, dict] = {}
     section: dict | None = None
-    indent = block_indent = None
+    indent: int | None = None
+    block_indent: int | None = None
     block = ""  # the key whose lines follow
     for number, line in enumerate(text.splitlines(), 1):
         depth, content = len(line) - len(line.lstrip(" ")), line.strip()
-        if block:
+        if block and section is not None and indent is not None:
             if not content or depth > indent:
                 block_indent = depth if block_indent is None and content else block_indent
                 section[block] += content and line[block_indent:].rstrip() + "\n"
@@ -96,11 +97,13 @@ def plain_document(text: str, path: Path) -> dict:
 
 
 def unquoted(text: str) -> str:
+    """A YAML scalar without the quotes around it."""
     text = text.strip()
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
 def unknown(path: Path, number: int) -> ValueError:
+    """The error for a line that only PyYAML can read."""
     return ValueError(
         f"{path}, line {number}, is written in a way that needs PyYAML to be read. "
         "Run this with ComfyUI's Python, or install PyYAML."

@@ -13,12 +13,13 @@ from pathlib import Path
 from ...base.cancel import Cancelled, IsCancelled, stop_if
 from ...base.lock import locked
 from ...base.progress import program_ends
+from ...base.retry import RetryPolicy
 from ...catalog.catalog import ModelFile, Source, catalogue
 from ...formats import model_file
 from . import hub, places, room
 from .errors import Changed, DownloadError, NoRoom, disk_fault, printable, unexpected
 from .places import Places
-from .transfer import Patience, Progress, Remote, Transfer, notes_of
+from .transfer import Progress, Remote, Transfer, notes_of
 
 CHANGES = 2  # how often a file is begun anew because its publisher changed it meanwhile
 
@@ -30,7 +31,7 @@ def ensure(
     where: Places | Path | str,
     progress: Progress = lambda done, total: None,
     cancelled: IsCancelled = lambda: False,
-    patience: Patience | None = None,
+    retries: RetryPolicy | None = None,
     say: Callable[[str], None] = log.warning,
 ) -> Path:
     """The path of a catalogue file (or its id), fetched into the models folder `where` if it is not there.
@@ -43,7 +44,7 @@ def ensure(
             raise ValueError(f"The catalogue has no file '{file}'.")
         file = catalogue().files[file]
     where = where if isinstance(where, Places) else Places(where)
-    patience = patience or Patience()
+    retries = retries or RetryPolicy()
     path = where.find(file)
     if path:
         if file.sha256 and path.is_file() and not places.recorded(path):
@@ -53,14 +54,14 @@ def ensure(
             return path
         if path.is_dir() or reason.startswith("cannot be read"):
             raise DownloadError(f"{path} {reason}. Move it away or make it readable, and {path.name} can be fetched.")
-        kept = aside(path, file.format)
+        kept = quarantine(path, file.format)
         say(f"{path.name} {reason}: fetching it again." + (f" What is there is kept as {kept.name}." if kept else ""))
     if hub.offline():
         raise DownloadError(by_hand(file, where))
     refused = []
     for number, source in enumerate(file.sources, 1):
         try:
-            return from_source(file, source, where, path, progress, cancelled, patience, say)
+            return from_source(file, source, where, path, progress, cancelled, retries, say)
         except NoRoom:
             raise
         except DownloadError as err:
@@ -80,7 +81,7 @@ def from_source(
     path: Path | None,
     progress: Progress,
     cancelled: IsCancelled,
-    patience: Patience,
+    retries: RetryPolicy,
     say: Callable[[str], None],
 ) -> Path:
     """Fetches a file from one of its sources. `path` is where one is that was found wanting.
@@ -90,19 +91,20 @@ def from_source(
     before = stamp(path)
     try:
         for attempt in range(CHANGES + 1):
-            remotes = hub.resolve(file, source, patience, cancelled)
+            remotes = hub.resolve(file, source, retries, cancelled)
             try:
                 if source.kind == "snapshot":
-                    return fetch_snapshot(file, where.target(file), remotes, progress, cancelled, patience)
+                    return fetch_snapshot(file, where.target(file), remotes, progress, cancelled, retries)
                 expect(file, source, remotes[0])
                 target = path or inside(where.target(file), "" if file.name else remotes[0].name)
                 # whole the last time: one answer cannot be of two versions, whatever its server calls them
                 remote = replace(remotes[0], ranges=remotes[0].ranges and attempt < CHANGES)
-                return fetch(remote, file, target, before, progress, cancelled, patience)
+                return fetch(remote, file, target, before, progress, cancelled, retries)
             except Changed:
                 if attempt == CHANGES:
                     raise
                 say(f"{file.name or file.id} has just been changed by its publisher: it is fetched anew.")
+        raise AssertionError("the last attempt returns or raises")
     except (DownloadError, Cancelled):
         raise
     except OSError as err:
@@ -118,7 +120,7 @@ def ensure_all(
     progress: Progress = lambda done, total: None,
     cancelled: IsCancelled = lambda: False,
     jobs: int = 1,
-    patience: Patience | None = None,
+    retries: RetryPolicy | None = None,
     say: Callable[[str], None] = log.warning,
 ) -> list[Path]:
     """The paths of several files, `jobs` of them fetched at a time, with one progress for all.
@@ -135,13 +137,13 @@ def ensure_all(
         return failed.is_set() or cancelled() or program_ends()
 
     def one(file: ModelFile) -> Path:
-        def count(done: int, total: int):
+        def count(done: int, total: int) -> None:
             with reporting:
                 counts[file.id] = (done, total)
                 progress(sum(done for done, _ in counts.values()), sum(total for _, total in counts.values()))
 
         try:
-            path = ensure(file, where, count, stopped, patience, say)
+            path = ensure(file, where, count, stopped, retries, say)
             counts[file.id] = (counts[file.id][1], counts[file.id][1])
             return path
         except BaseException:
@@ -156,6 +158,14 @@ def ensure_all(
     if errors:
         raise min(errors, key=lambda error: isinstance(error, Cancelled))  # the cause, not its effect
     return [future.result() for future in futures]
+
+
+def published_file(file: ModelFile, where: Places) -> ModelFile:
+    """What must be here for a file to be had: itself, or the file that it is made of where it is not here whole."""
+    path = where.find(file)
+    if not file.made_from or (path and not model_file.damage(path, file.format)):
+        return file
+    return catalogue().files[file.made_from]
 
 
 def enough_room(files: list[ModelFile], where: Places, cancelled: IsCancelled) -> dict[ModelFile, int]:
@@ -175,16 +185,18 @@ def enough_room(files: list[ModelFile], where: Places, cancelled: IsCancelled) -
             return sizes
     except NoRoom:
         pass  # by estimates
-    quick = Patience(attempts=1, timeout=10.0)
+    quick = RetryPolicy(attempts=1, timeout=10.0)
     asked = {file: file.bytes or published(file, quick, cancelled) for file in sizes}
     room.check({targets[file]: size for file, size in asked.items()}, what)
     return {file: size or file.size for file, size in asked.items()}
 
 
-def published(file: ModelFile, patience: Patience, cancelled: IsCancelled) -> int:
+def published(file: ModelFile, retries: RetryPolicy, cancelled: IsCancelled) -> int:
     """Bytes of a file as its publisher states them; 0 where it cannot be asked: the download will say why."""
+    if file.made_from:
+        return file.size
     try:
-        remotes = hub.resolve(file, file.sources[0], patience, cancelled)
+        remotes = hub.resolve(file, file.sources[0], retries, cancelled)
     except Cancelled:
         raise
     except Exception:
@@ -232,7 +244,7 @@ def fetch(
     before: tuple | None,
     progress: Progress,
     cancelled: IsCancelled,
-    patience: Patience,
+    retries: RetryPolicy,
 ) -> Path:
     """Fetches one file to `target`: one transfer at a time across threads and processes, checked before it is visible.
 
@@ -248,7 +260,7 @@ def fetch(
     with locked(Path(f"{target}.lock"), meanwhile=wait):
         if target.is_file() and stamp(target) != before:
             return target  # another prompt or process has just fetched it
-        transfer = Transfer(remote, part, patience, limit=file.bytes or 2 * file.size or None)
+        transfer = Transfer(remote, part, retries, limit=file.bytes or 2 * file.size or None)
         transfer.resume()
         room.check({target: remote.size or file.size}, target.name)
         sha256 = transfer.run(progress, cancelled)
@@ -279,16 +291,16 @@ def check(file: ModelFile, remote: Remote, part: Path, sha256: str, notes: Path)
     cut = "" if hashes else places.cut_short(part, file.format)
     if not wrong and not cut:
         return
-    aside = part.with_name(f"{part.name.removesuffix('.part')}.wrong-{sha256[:12]}")
-    os.replace(part, aside)
+    kept = part.with_name(f"{part.name.removesuffix('.part')}.wrong-{sha256[:12]}")
+    os.replace(part, kept)
     notes.unlink(missing_ok=True)
     raise DownloadError(
         f"{remote.name} arrived damaged: {f'its sha256 is not {wrong[:12]}…' if wrong else f'it {cut}'}. "
-        f"It is kept as {aside.name} and is not used. Try again; if it stays so, the server has a bad copy."
+        f"It is kept as {kept.name} and is not used. Try again; if it stays so, the server has a bad copy."
     )
 
 
-def aside(target: Path, format: str) -> Path | None:
+def quarantine(target: Path, format: str) -> Path | None:
     """Where a whole file that is not the published one is kept, for it may be somebody's own; None for a broken one."""
     if not target.is_file() or (places.cut_short(target, format) and not model_file.is_other(target, format)):
         return None
@@ -300,7 +312,7 @@ def place(part: Path, target: Path, format: str) -> None:
     """Makes the finished file visible in one step, on the disk before its name is."""
     with open(part, "r+b") as file:
         os.fsync(file.fileno())
-    kept = aside(target, format)
+    kept = quarantine(target, format)
     for attempt in range(20):
         try:
             if kept and target.is_file():
@@ -323,7 +335,7 @@ def is_here(remote: Remote, target: Path) -> bool:
 
 
 def fetch_snapshot(
-    file: ModelFile, root: Path, remotes: list[Remote], progress: Progress, cancelled: IsCancelled, patience: Patience
+    file: ModelFile, root: Path, remotes: list[Remote], progress: Progress, cancelled: IsCancelled, retries: RetryPolicy
 ) -> Path:
     """Fetches every file of a repository into `root`; the record's last entry says that it is whole."""
     total, done = sum(remote.size or 0 for remote in remotes), 0
@@ -333,7 +345,7 @@ def fetch_snapshot(
     for remote, target in targets.items():
         if remote in missing:
             report = partial(lambda base, count, _: progress(base + count, total), done)
-            fetch(remote, file, target, stamp(target), report, cancelled, patience)
+            fetch(remote, file, target, stamp(target), report, cancelled, retries)
         done += remote.size or 0
     progress(total, total)
     places.write(root, places.WHOLE, {"files": [remote.name for remote in remotes]})

@@ -7,19 +7,23 @@ import json
 import logging
 import os
 import re
-import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urljoin, urlsplit
 
 from ...base import environment
-from ...base.cancel import IsCancelled, run_cancellable
+from ...base.cancel import IsCancelled, pause, run_cancellable
+from ...base.retry import RetryPolicy, TransientError
 from ...catalog.catalog import ModelFile, Source
-from .errors import NO_SUCH_NAME, DownloadError, NotThere, Passing, bad_token, in_a_row, printable, refusal
+from .errors import NO_SUCH_NAME, DownloadError, NotThere, bad_token, come_back, in_a_row, printable, refusal
 from .hub_token import Token, civitai_token, hub_token
 from .places import RECORD
-from .transfer import Patience, Remote
+from .transfer import Remote
 from .transfer_request import host, origin, send, told, validator, web_page
+
+if TYPE_CHECKING:  # a laptop without it can still list and plan
+    import requests
 
 HUB = "https://huggingface.co"
 CIVITAI = "https://civitai.com"
@@ -44,7 +48,7 @@ def checked_endpoint() -> str:
         whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and "@" not in parts.netloc
     except ValueError:  # a port that is no number, half a bracket
         whole = False
-    if not whole or re.search(r"\s", address):
+    if not whole or re.search(r"[\s?#]", address):
         shown = printable(address.rpartition("@")[2])
         raise DownloadError(
             f"HF_ENDPOINT is '{shown}', which is not an address of a server. Write it with https:// in front and without "
@@ -69,50 +73,45 @@ def page(source: Source) -> str:
     return f"{endpoint()}/{source.where}/tree/{source.revision}"
 
 
-def resolve(file: ModelFile, source: Source, patience: Patience, cancelled: IsCancelled) -> list[Remote]:
+def resolve(file: ModelFile, source: Source, retries: RetryPolicy, cancelled: IsCancelled) -> list[Remote]:
     """Asks the publisher. One remote, or all of a snapshot's with `name` relative to its folder.
 
     Raises DownloadError with what to do, or Cancelled.
     """
     ask = {"hub": hub_file, "pattern": hub_match, "snapshot": hub_all, "url": plain_url, "civitai": civitai_version}
-    return run_cancellable(
-        lambda: repeated(lambda: ask[source.kind](file, source, patience), file, source, patience, cancelled), cancelled
-    )
+    name = file.name or file.id
 
+    def gave_up(err: TransientError, failures: int, delay: float) -> DownloadError:
+        return come_back(delay) or DownloadError(
+            f"{name} cannot be downloaded: {err}{in_a_row(failures)}. Check the network and run again, "
+            f"or put it into models/{file.folder} by hand, from {page(source)}."
+        )
 
-def repeated(work: Callable, file: ModelFile, source: Source, patience: Patience, cancelled: IsCancelled):
-    """The result of `work`, repeated while the network or an overloaded server is to blame."""
-    failures, name = 0, file.name or file.id
-    while True:
-        try:
-            return work()
-        except Passing as err:
-            failures += 1
-            attempts = min(2, patience.attempts) if str(err) == NO_SUCH_NAME else patience.attempts
-            if failures >= attempts or cancelled():
-                raise DownloadError(
-                    f"{name} cannot be downloaded: {err}{in_a_row(failures)}. Check the network and run again, "
-                    f"or put it into models/{file.folder} by hand, from {page(source)}."
-                ) from None
-            delay = patience.delay(failures, err.retry_after)
-            log.info("%s: %s, asking again in %.1f s", name, err, delay)
-            until = time.monotonic() + delay
-            while time.monotonic() < until and not cancelled():
-                time.sleep(0.1)
+    def wait(delay: float, err: TransientError) -> None:
+        log.info("%s: %s, asking again in %.1f s", name, err, delay)
+        pause(delay, cancelled)
+
+    def attempts(err: TransientError) -> int:
+        return min(2, retries.attempts) if str(err) == NO_SUCH_NAME else retries.attempts
+
+    def work() -> list[Remote]:
+        return retries.run(lambda: ask[source.kind](file, source, retries), gave_up, wait, attempts=attempts)
+
+    return run_cancellable(work, cancelled)
 
 
 @contextlib.contextmanager
 def answer(
-    url: str, name: str, token: Token, patience: Patience, method: str = "GET", **headers: str
+    url: str, name: str, token: Token, retries: RetryPolicy, method: str = "GET", **headers: str
 ) -> Iterator[tuple]:
     """A publisher's answer, and the token that it took: none where it refuses ours but shows the file to everybody.
 
-    Raises Passing or DownloadError; a status that is an answer of the publisher's is left to the caller.
+    Raises TransientError or DownloadError; a status that is an answer of the publisher's is left to the caller.
     """
     import requests
 
-    def ask(value: str):
-        return send(session, method, url, name, value, headers, patience.timeout)
+    def ask(value: str) -> "requests.Response":
+        return send(session, method, url, name, value, headers, retries.timeout)
 
     with requests.Session() as session, contextlib.ExitStack() as open_ones:
         response = open_ones.enter_context(ask(token.value))
@@ -128,12 +127,13 @@ def answer(
         yield response, token
 
 
-def hub_file(file: ModelFile, source: Source, patience: Patience) -> list[Remote]:
+def hub_file(file: ModelFile, source: Source, retries: RetryPolicy) -> list[Remote]:
+    """A file of a repository, by its path: what a HEAD request says of it, pinned to the commit that answered."""
     name = source.path.rsplit("/", 1)[-1]
     url = hub_url(source, source.path)
-    with answer(url, name, hub_token(), patience, "HEAD") as (response, token):
+    with answer(url, name, hub_token(), retries, "HEAD") as (response, token):
         if response.headers.get("X-Error-Code") == "EntryNotFound":
-            offered = [entry["path"] for entry in listing(file, source, patience)[0]]
+            offered = [entry["path"] for entry in listing(file, source, retries)[0]]
             raise NotThere(not_there(source, source.path, offered))
         check_hub(response, file, source, token)
         headers = response.headers
@@ -147,8 +147,9 @@ def hub_file(file: ModelFile, source: Source, patience: Patience) -> list[Remote
     return [Remote(pinned, name, linked, sha256_or_none(etag), etag, token=token.value, token_origin=token.origin)]
 
 
-def hub_match(file: ModelFile, source: Source, patience: Patience) -> list[Remote]:
-    entries, token = listing(file, source, patience)
+def hub_match(file: ModelFile, source: Source, retries: RetryPolicy) -> list[Remote]:
+    """The first file of the repository's listing that one of the source's patterns matches, in their order."""
+    entries, token = listing(file, source, retries)
     for pattern in source.patterns:
         matching = sorted(
             (entry for entry in entries if fnmatch.fnmatchcase(entry["path"], pattern)), key=lambda entry: entry["path"]
@@ -158,8 +159,9 @@ def hub_match(file: ModelFile, source: Source, patience: Patience) -> list[Remot
     raise NotThere(not_there(source, source.patterns[0], [entry["path"] for entry in entries]))
 
 
-def hub_all(file: ModelFile, source: Source, patience: Patience) -> list[Remote]:
-    entries, token = listing(file, source, patience)
+def hub_all(file: ModelFile, source: Source, retries: RetryPolicy) -> list[Remote]:
+    """All files of a repository, but for its settings and for records of checks."""
+    entries, token = listing(file, source, retries)
     # a record says what this machine has checked: nobody else can publish it
     files = [entry for entry in entries if RECORD not in entry["path"].lower().split("/")]
     return [hub_entry(source, entry, token, entry["path"]) for entry in files if entry["path"] != ".gitattributes"]
@@ -176,16 +178,17 @@ def hub_entry(source: Source, entry: dict, token: Token, name: str) -> Remote:
 
 
 def hub_url(source: Source, path: str, revision: str = "") -> str:
+    """Where the Hub gives out a file of a repository; `revision` is a branch or commit, the source's own if empty."""
     return f"{checked_endpoint()}/{source.where}/resolve/{quote(revision or source.revision, safe='')}/{quote(path)}"
 
 
-def listing(file: ModelFile, source: Source, patience: Patience) -> tuple[list[dict], Token]:
+def listing(file: ModelFile, source: Source, retries: RetryPolicy) -> tuple[list[dict], Token]:
     """The files of a Hub repository, `path`, `size`, `oid` and `lfs` of each, and the token that the Hub took."""
     name, token, entries = file.name or file.id, hub_token(), []
     home = checked_endpoint()
     url = f"{home}/api/models/{source.where}/tree/{quote(source.revision, safe='')}?recursive=true&expand=false"
     for _ in range(PAGES):
-        with answer(url, name, token, patience) as (response, token):
+        with answer(url, name, token, retries) as (response, token):
             check_hub(response, file, source, token)
             entries += [entry for entry in json_of(response, name, list) if is_file(entry)]
             following = response.links.get("next", {}).get("url", "")
@@ -198,10 +201,11 @@ def listing(file: ModelFile, source: Source, patience: Patience) -> tuple[list[d
 
 
 def is_file(entry: object) -> bool:
+    """Whether an entry of the Hub's listing is a file as it describes files."""
     return isinstance(entry, dict) and entry.get("type") == "file" and isinstance(entry.get("path"), str)
 
 
-def check_hub(response, file: ModelFile, source: Source, token: Token) -> None:
+def check_hub(response: "requests.Response", file: ModelFile, source: Source, token: Token) -> None:
     """Turns the Hub's refusals into sentences."""
     name, repository, code = file.name or file.id, source.where, response.headers.get("X-Error-Code")
     if code == "GatedRepo":
@@ -228,7 +232,7 @@ def check_hub(response, file: ModelFile, source: Source, token: Token) -> None:
         raise DownloadError(refusal(response.status_code, response.url, name))
 
 
-def json_of(response, name: str, kind: type):
+def json_of(response: "requests.Response", name: str, kind: type) -> Any:
     """The JSON of an answer, of a bounded length. Raises DownloadError where it is none or another `kind` of it."""
     body = bytearray()
     with told(response.url, name):
@@ -267,6 +271,7 @@ def described_size(size: object) -> int | None:
 
 
 def sha256_or_none(text: object) -> str:
+    """A published SHA-256 in small letters, empty where the text is none."""
     return text.lower() if isinstance(text, str) and re.fullmatch("[0-9a-fA-F]{64}", text) else ""
 
 
@@ -278,13 +283,14 @@ def not_there(source: Source, wanted: str, offered: list[str]) -> str:
     return f"{source.where} has no file {wanted}. {offer} Choose one of these, or update SteadyDancer or the workflow."
 
 
-def plain_url(file: ModelFile, source: Source, patience: Patience) -> list[Remote]:
-    return [probe(Remote(source.where, file.name), Token(), patience)]
+def plain_url(file: ModelFile, source: Source, retries: RetryPolicy) -> list[Remote]:
+    """A file by its address, as its server describes it."""
+    return [probe(Remote(source.where, file.name), Token(), retries)]
 
 
-def probe(remote: Remote, token: Token, patience: Patience) -> Remote:
+def probe(remote: Remote, token: Token, retries: RetryPolicy) -> Remote:
     """Asks a server for a file's first byte: its size, its version, and whether it sends parts."""
-    with answer(remote.url, remote.name, token, patience, Range="bytes=0-0") as (response, token):
+    with answer(remote.url, remote.name, token, retries, Range="bytes=0-0") as (response, token):
         status, headers = response.status_code, response.headers
         span = re.fullmatch(r"bytes (?:0-0|\*)/(\d{1,18})", headers.get("Content-Range", ""), re.ASCII)
         if status not in (200, 206) and not (
@@ -299,9 +305,10 @@ def probe(remote: Remote, token: Token, patience: Patience) -> Remote:
         )
 
 
-def civitai_version(file: ModelFile, source: Source, patience: Patience) -> list[Remote]:
+def civitai_version(file: ModelFile, source: Source, retries: RetryPolicy) -> list[Remote]:
+    """The main file of a Civitai version, with the SHA-256 that Civitai publishes."""
     url = f"{CIVITAI}/api/v1/model-versions/{source.where}"
-    with answer(url, file.name, civitai_token(), patience) as (response, token):
+    with answer(url, file.name, civitai_token(), retries) as (response, token):
         if response.status_code != 200:
             raise DownloadError(refusal(response.status_code, url, file.name))
         files = json_of(response, file.name, dict).get("files")
@@ -311,4 +318,4 @@ def civitai_version(file: ModelFile, source: Source, patience: Patience) -> list
     chosen = next((entry for entry in files if entry.get("primary")), files[0])
     hashes = chosen.get("hashes")
     sha256 = sha256_or_none(hashes.get("SHA256")) if isinstance(hashes, dict) else ""
-    return [probe(Remote(f"{CIVITAI}/api/download/models/{source.where}", file.name, sha256=sha256), token, patience)]
+    return [probe(Remote(f"{CIVITAI}/api/download/models/{source.where}", file.name, sha256=sha256), token, retries)]

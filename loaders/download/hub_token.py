@@ -24,7 +24,7 @@ def hub_token() -> Token:
     try:
         value = get_token() or ""
     except (OSError, UnicodeError) as err:
-        why = os.strerror(err.errno).lower() if getattr(err, "errno", None) else "it is no text"
+        why = os.strerror(err.errno).lower() if isinstance(err, OSError) and err.errno else "it is no text"
         raise DownloadError(
             f"The token file {printable(constants.HF_TOKEN_PATH)} cannot be read: {why}. "
             "Repair or delete it (`hf auth login` makes a new one), or set HF_TOKEN."
@@ -33,6 +33,7 @@ def hub_token() -> Token:
 
 
 def civitai_token() -> Token:
+    """CIVITAI_API_KEY, which may be unset. Raises DownloadError where it cannot be sent."""
     return usable(Token(environment.text("CIVITAI_API_KEY"), "CIVITAI_API_KEY"))
 
 

@@ -16,7 +16,7 @@ TICK, COARSE = 0.05, 2.0
 class Names:
     """Paths relative to a folder, in order; `find` is quick however many there are."""
 
-    def __init__(self, paths: Iterable[str]):
+    def __init__(self, paths: Iterable[str]) -> None:
         self.by_name: dict[str, list[str]] = {}
         for path in sorted(paths):
             self.by_name.setdefault(os.path.normcase(os.path.basename(path)), []).append(path)
@@ -55,6 +55,7 @@ def names_below(root: Path) -> Names:
 
 
 def listed(root: Path) -> Listing:
+    """What is in a folder and below now, links followed."""
     now = time.time_ns()
     paths, times = [], {str(root): modified(root)}
     for folder, _, names in os.walk(root, followlinks=True):
@@ -71,6 +72,7 @@ def settled(time: int | None, now: int) -> bool:
 
 
 def modified(folder: str | Path) -> int | None:
+    """When a folder was last changed, in nanoseconds; None where it is not there."""
     try:
         return os.stat(folder).st_mtime_ns
     except OSError:

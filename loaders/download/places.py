@@ -28,7 +28,7 @@ class Places:
     Inside ComfyUI its own subclass asks ComfyUI (loaders/build).
     """
 
-    def __init__(self, models_dir: Path | str, extra: Iterable[tuple[str, Path, bool]] = ()):
+    def __init__(self, models_dir: Path | str, extra: Iterable[tuple[str, Path, bool]] = ()) -> None:
         self.models_dir = Path(models_dir)
         self.extra = list(extra)
 
@@ -111,6 +111,7 @@ def sound(name: str, entry: object) -> bool:
 
 
 def stays_inside(name: str) -> bool:
+    """Whether a publisher's name for a file cannot lead out of the folder that it is put into."""
     return not os.path.isabs(name) and ".." not in Path(name).parts
 
 

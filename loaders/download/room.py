@@ -15,7 +15,7 @@ def reserve(total: int) -> int:
     return min(RESERVE, total // 50)
 
 
-def usage(path: Path):
+def usage(path: Path) -> "shutil._ntuple_diskusage":
     """Total, used and free bytes of the disk that `path` is on or will be on."""
     folder = next(folder for folder in path.absolute().parents if folder.exists())
     return shutil.disk_usage(folder)
@@ -40,6 +40,7 @@ def check(sizes: dict[Path, int], what: str) -> None:
 
 
 def check_disks(sizes: dict[Path, int], what: str) -> None:
+    """Raises NoRoom where what is missing of files (path → bytes) does not fit on their disks beside the reserve."""
     disks: dict[int, dict[Path, int]] = {}
     for path, size in sizes.items():
         folder = next(folder for folder in path.absolute().parents if folder.exists())

@@ -6,28 +6,31 @@ import hashlib
 import json
 import logging
 import os
-import random
 import re
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
+from io import FileIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...base.cancel import IsCancelled, stop_if
+from ...base.retry import RetryPolicy, TransientError
 from . import room
-from .errors import Changed, DownloadError, NoRoom, Passing, bad_token, disk_fault, in_a_row, printable, refusal
+from .errors import Changed, DownloadError, NoRoom, bad_token, come_back, disk_fault, in_a_row, printable, refusal
 from .transfer_request import host, send, told, validator
+
+if TYPE_CHECKING:  # a laptop without it can still list and plan
+    import requests
 
 Progress = Callable[[int, int], None]
 
 CONNECTIONS = 8
-PIECE = 64 << 20  # a request's round trip is lost in it, and the hash stays close behind
+CHUNK = 64 << 20  # a request's round trip is lost in it, and the hash stays close behind
 BLOCK = 1 << 20
 READ = 1 << 16
 TICK = 0.1  # seconds between looks at the cancel button
-LONGEST_WAIT = 300  # seconds that a server may ask for
 NOTES = 1 << 20  # bytes: what we wrote down of a transfer is far shorter
 
 
@@ -49,57 +52,22 @@ class Remote:
     token_origin: str = ""
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How often a request is repeated, and how long it waits: seconds, doubling from `first` up to `limit`."""
-
-    attempts: int = 6
-    first: float = 1.0
-    limit: float = 60.0
-    timeout: float = 30.0
-
-    def delay(self, failures: int, retry_after: str | None = None) -> float:
-        """Seconds to wait after the given number of failures in a row; the server's own wish comes first.
-
-        Raises DownloadError when that is longer than anybody would wait.
-        """
-        wish = seconds(retry_after)
-        if wish is not None:
-            if wish > LONGEST_WAIT:
-                raise DownloadError(
-                    f"The server asks to come back in {wish / 60:.0f} minutes. Try again then; nothing is lost."
-                ) from None
-            return wish
-        return min(self.limit, self.first * 2 ** (failures - 1)) * random.uniform(0.5, 1.0)
-
-
-def seconds(retry_after: str | None) -> float | None:
-    """A Retry-After header, seconds or a date, as seconds from now."""
-    if not retry_after:
-        return None
-    if re.fullmatch(r"\s*\d+\s*", retry_after, re.ASCII):
-        return float(retry_after)
-    with contextlib.suppress(TypeError, ValueError):
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    return None
-
-
 class Transfer:
-    """Fetches `remote` into `part`, which is given its full size at once and filled piece by piece.
+    """Fetches `remote` into `part`, which is given its full size at once and filled chunk by chunk.
 
     `part`.json says which bytes of which version are there, so a killed process loses less than a second of work.
     """
 
     def __init__(
-        self, remote: Remote, part: Path, patience: Patience, connections: int = CONNECTIONS, limit: int | None = None
-    ):
+        self, remote: Remote, part: Path, retries: RetryPolicy, connections: int = CONNECTIONS, limit: int | None = None
+    ) -> None:
         """`limit`: bytes that are too many to be the file, where its server does not say how many there are."""
-        self.remote, self.part, self.patience = remote, part, patience
+        self.remote, self.part, self.retries = remote, part, retries
         self.limit = limit if remote.size is None else remote.size
         self.notes = part.with_name(part.name + ".json")
         self.whole = not remote.ranges or not remote.size
-        self.piece = (remote.size or 1) if self.whole else PIECE
-        self.filled = [0] * (1 if self.whole else -(-remote.size // self.piece))
+        self.chunk = (remote.size or 1) if self.whole else CHUNK
+        self.filled = [0] * (1 if self.whole else -(-(remote.size or 0) // self.chunk))
         self.connections = 1 if self.whole else connections
         self.stop = threading.Event()
         self.grown = threading.Condition()
@@ -113,12 +81,13 @@ class Transfer:
 
     @property
     def done(self) -> int:
+        """Bytes that are there."""
         return sum(self.filled)
 
     def resume(self) -> int:
         """Takes up what an earlier run left of the same version. Returns the bytes that are there."""
         notes = notes_of(self.part)
-        same = notes.get("version") == self.version and notes.get("piece") == self.piece
+        same = notes.get("version") == self.version and notes.get("piece") == self.chunk
         filled, served = notes.get("filled"), notes.get("served", "")
         if not (same and isinstance(filled, list) and len(filled) == len(self.filled) and isinstance(served, str)):
             return 0
@@ -130,6 +99,7 @@ class Transfer:
 
     @property
     def version(self) -> str:
+        """What the pieces in `part` are pieces of: another size, hash or ETag makes them worthless."""
         return f"{self.remote.size} {self.remote.sha256 or self.remote.etag or self.remote.url.split('?')[0]}"
 
     def note(self) -> None:
@@ -139,7 +109,7 @@ class Transfer:
         text = json.dumps(
             {
                 "version": self.version,
-                "piece": self.piece,
+                "piece": self.chunk,  # the name of version 0.1, whose downloads are taken up
                 "filled": self.filled,
                 "done": self.done,
                 "served": self.served,
@@ -201,10 +171,11 @@ class Transfer:
             )
 
     def length(self, index: int) -> int:
-        return min(self.piece, (self.remote.size or 0) - index * self.piece)
+        """Bytes of a chunk; the last one is shorter."""
+        return min(self.chunk, (self.remote.size or 0) - index * self.chunk)
 
     def fetch(self, work: collections.deque) -> None:
-        """One connection: takes pieces in order until there are none."""
+        """One connection: takes chunks in order until there are none."""
         import requests
 
         with requests.Session() as session:
@@ -214,53 +185,54 @@ class Transfer:
                 except IndexError:
                     return
                 try:
-                    self.fetch_piece(session, index)
+                    self.fetch_chunk(session, index)
                 except BaseException as err:  # a thread has nobody to raise to: run() raises it
                     self.error = self.error or err
 
-    def fetch_piece(self, session, index: int) -> None:
-        """Repeats one piece's request until the piece is full; every new byte renews the patience."""
-        failures = 0
-        while not self.stop.is_set():
-            before = self.filled[index]
-            try:
-                if self.stop.wait(max(0.0, self.resume_at - time.monotonic())):
-                    return
-                response = self.ask(session, index)
-                with response:
-                    if self.stop.is_set():  # the file may be another transfer's by now
-                        return
-                    self.receive(response, index)
-                if self.stop.is_set() or self.whole or self.filled[index] == self.length(index):
-                    return
-                raise Passing("the connection was lost")
-            except Passing as err:
-                failures = 1 if self.filled[index] > before and not self.whole else failures + 1
-                self.direct = ""
-                if failures >= self.patience.attempts:
-                    kept = "" if self.whole else "What was fetched is kept. "
-                    raise DownloadError(
-                        f"The download of {self.remote.name} broke off: {err}{in_a_row(failures)}. "
-                        f"{kept}Check the connection and try again."
-                    ) from None
-                delay = self.patience.delay(failures, err.retry_after)
-                logging.info("%s: %s, asking again in %.1f s", self.remote.name, err, delay)
-                if err.retry_after:
-                    self.resume_at = max(self.resume_at, time.monotonic() + delay)
-                elif self.stop.wait(delay):
-                    return
+    def fetch_chunk(self, session: "requests.Session", index: int) -> None:
+        """Repeats one chunk's request until the chunk is full; every new byte renews the attempts."""
 
-    def ask(self, session, index: int):
-        """The response to a request for what is missing of a piece, its body not yet read."""
+        def gave_up(err: TransientError, failures: int, delay: float) -> DownloadError:
+            kept = "" if self.whole else "What was fetched is kept. "
+            return come_back(delay) or DownloadError(
+                f"The download of {self.remote.name} broke off: {err}{in_a_row(failures)}. "
+                f"{kept}Check the connection and try again."
+            )
+
+        def wait(delay: float, err: TransientError) -> None:
+            self.direct = ""
+            logging.info("%s: %s, asking again in %.1f s", self.remote.name, err, delay)
+            if err.retry_after:
+                self.resume_at = max(self.resume_at, time.monotonic() + delay)
+            else:
+                self.stop.wait(delay)
+
+        self.retries.run(
+            lambda: self.request_chunk(session, index), gave_up, wait, lambda: 0 if self.whole else self.filled[index]
+        )
+
+    def request_chunk(self, session: "requests.Session", index: int) -> None:
+        """Asks once for what a chunk lacks. Raises TransientError where it lacks something afterwards."""
+        if self.stop.wait(max(0.0, self.resume_at - time.monotonic())):
+            return
+        with self.ask(session, index) as response:
+            if self.stop.is_set():  # the file may be another transfer's by now
+                return
+            self.receive(response, index)
+        if not (self.stop.is_set() or self.whole or self.filled[index] == self.length(index)):
+            raise TransientError("the connection was lost")
+
+    def ask(self, session: "requests.Session", index: int) -> "requests.Response":
+        """The response to a request for what is missing of a chunk, its body not yet read."""
         direct, headers = self.direct, {}
         url = direct or self.remote.url
         if not self.whole:
-            start = index * self.piece
+            start = index * self.chunk
             headers["Range"] = f"bytes={start + self.filled[index]}-{start + self.length(index) - 1}"
             if self.served and not self.served.startswith("W/"):  # a weak one would never match
                 headers["If-Range"] = self.served
         token = "" if direct else self.token
-        response = send(session, "GET", url, self.remote.name, token, headers, self.patience.timeout)
+        response = send(session, "GET", url, self.remote.name, token, headers, self.retries.timeout)
         if direct and response.status_code in (400, 401, 403, 404, 410):  # a signed address has run out
             response.close()
             self.direct = ""
@@ -276,28 +248,29 @@ class Transfer:
         return response
 
     def bad_token(self, url: str) -> str:
+        """What to tell the user where a server refuses the token."""
         return bad_token(self.remote.token_origin, host(url), self.remote.name)
 
-    def receive(self, response, index: int) -> None:
-        """Writes a response's body to the piece's place in the file."""
+    def receive(self, response: "requests.Response", index: int) -> None:
+        """Writes a response's body to the chunk's place in the file."""
         self.check(response, index)
         if response.status_code == 200:  # the whole file, from its start
             self.filled[index] = 0
         left = self.limit if self.whole else self.length(index) - self.filled[index]
         with open(self.part, "r+b", buffering=0) as file:
-            file.seek(index * self.piece + self.filled[index])
+            file.seek(index * self.chunk + self.filled[index])
             if self.whole:
                 file.truncate(0)
             with told(response.url, self.remote.name):
                 self.receive_body(response, index, file, left)
         if self.whole:
             if self.remote.size and self.filled[0] != self.remote.size:
-                raise Passing("the connection was lost")
+                raise TransientError("the connection was lost")
             with self.grown:
                 self.whole_done = True
                 self.grown.notify_all()
 
-    def check(self, response, index: int) -> None:
+    def check(self, response: "requests.Response", index: int) -> None:
         """Raises where a response is not of the bytes that were asked for, or of another version of the file."""
         name, status = self.remote.name, response.status_code
         if status in (401, 403) and self.token != self.remote.token and not response.history:
@@ -317,7 +290,7 @@ class Transfer:
             self.served = self.served or version
         if version and version != self.served:
             raise Changed(name)
-        if status == 200 and not self.whole and self.remote.size > self.length(index):
+        if status == 200 and not self.whole and (self.remote.size or 0) > self.length(index):
             raise DownloadError(
                 f"{name} cannot be fetched: its server stopped sending parts of files. Try again later."
             )
@@ -329,14 +302,14 @@ class Transfer:
         span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""), re.ASCII)
         if span and span[3] not in ("*", str(self.remote.size)):
             raise Changed(name)
-        start = index * self.piece
+        start = index * self.chunk
         if not span or int(span[1]) != start + self.filled[index] or int(span[2]) >= start + self.length(index):
             raise DownloadError(
                 f"{name} cannot be fetched: {host(response.url)} sends other bytes than those that were asked for. "
                 "A proxy on the way may be the cause. Try again later, or place the file by hand."
             )
 
-    def receive_body(self, response, index: int, file, left: int | None) -> None:
+    def receive_body(self, response: "requests.Response", index: int, file: FileIO, left: int | None) -> None:
         """Reads small and writes big: both cost the least then, and a slow line still shows progress at every tick."""
         read = getattr(response.raw, "read1", response.raw.read)  # read1 does not wait until it has all
         buffer, held, written = memoryview(bytearray(BLOCK)), 0, time.monotonic()
@@ -355,8 +328,8 @@ class Transfer:
             if not self.stop.is_set():
                 self.keep(file, index, buffer[:held])
 
-    def keep(self, file, index: int, block: memoryview) -> None:
-        """Writes bytes that follow those that a piece already has."""
+    def keep(self, file: FileIO, index: int, block: memoryview) -> None:
+        """Writes bytes that follow those that a chunk already has."""
         write(file, block)
         with self.grown:
             self.filled[index] += len(block)
@@ -416,7 +389,7 @@ def notes_of(part: Path) -> dict:
     return {}
 
 
-def write(file, block: memoryview) -> None:
+def write(file: FileIO, block: memoryview) -> None:
     """Writes all of `block` to an unbuffered file."""
     try:
         while block:

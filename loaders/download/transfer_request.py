@@ -4,12 +4,17 @@ import importlib.util
 import logging
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from ...base import environment
-from .errors import NO_SUCH_NAME, DownloadError, Passing, printable, without_query
+from ...base.retry import TransientError
+from .errors import NO_SUCH_NAME, DownloadError, printable, without_query
+
+if TYPE_CHECKING:  # a laptop without it can still list and plan
+    import requests
 
 RETRIED = (408, 425, 429, 500, 502, 503, 504)
 REDIRECTS = 10
@@ -17,11 +22,17 @@ HELP = "the table of certificates in the help of Download Models"
 
 
 def send(
-    session, method: str, url: str, name: str, token: str = "", headers: dict | None = None, timeout: float = 30.0
-):
+    session: "requests.Session",
+    method: str,
+    url: str,
+    name: str,
+    token: str = "",
+    headers: dict | None = None,
+    timeout: float = 30.0,
+) -> "requests.Response":
     """The response to a request for the file `name`, its body not yet read. Redirects are followed.
 
-    `token` is sent to the origin of `url` and to no other. Raises Passing for what another attempt may not see,
+    `token` is sent to the origin of `url` and to no other. Raises TransientError for what another attempt may not see,
     DownloadError for what it will.
     """
     quiet_libraries()
@@ -55,10 +66,10 @@ def send(
     return response
 
 
-def authorisation(token: str):
+def authorisation(token: str) -> Callable[["requests.PreparedRequest"], "requests.PreparedRequest"]:
     """A requests auth that sends our token or nothing; without one, requests would look into ~/.netrc."""
 
-    def sign(request):
+    def sign(request: "requests.PreparedRequest") -> "requests.PreparedRequest":
         if token:
             request.headers["Authorization"] = f"Bearer {token}"
         return request
@@ -67,6 +78,7 @@ def authorisation(token: str):
 
 
 def origin(url: str) -> tuple[str, str, int | None]:
+    """Scheme, host and port of an address: what a token may be sent to, and to nothing else."""
     parts = urlsplit(url)
     with_port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     return parts.scheme, (parts.hostname or "").lower(), with_port
@@ -86,23 +98,23 @@ def host(url: str) -> str:
     return printable(urlsplit(url).netloc.rpartition("@")[2])
 
 
-def validator(response) -> str:
+def validator(response: "requests.Response") -> str:
     """What tells one version of a server's file from another; empty where the server does not say."""
     return response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
 
 
-def described(response) -> bool:
+def described(response: "requests.Response") -> bool:
     """Whether a redirect already says what the Hub says of a file: where it leads needs no question."""
     return "X-Linked-Size" in response.headers or "X-Linked-Etag" in response.headers
 
 
-def check_answer(response, name: str) -> None:
+def check_answer(response: "requests.Response", name: str) -> None:
     """Raises where the answer is not the server's own: a proxy's, a login page's, an overloaded one's."""
     status, url = response.status_code, response.url
     if status == 407:
         raise DownloadError(f"{name} cannot be downloaded: {proxy_wants_login(url)}")
     if status in RETRIED:
-        raise Passing(f"the server answered {status}", response.headers.get("Retry-After"))
+        raise TransientError(f"the server answered {status}", response.headers.get("Retry-After"))
     page = response.headers.get("Content-Type", "").lower().startswith("text/html")
     if status == 511 or (status in (200, 206) and page and not name.lower().endswith((".html", ".htm"))):
         raise DownloadError(web_page(name, url))
@@ -154,6 +166,7 @@ def check_proxy(url: str, name: str) -> None:
 
 
 def proxy_wants_login(url: str) -> str:
+    """What to do about a proxy that answered 407, and where it is set."""
     proxy, setting = proxy_of(url)
     return (
         f"the proxy {host(proxy if '://' in proxy else f'http://{proxy}')} (from {setting}) wants a name and a password "
@@ -166,7 +179,7 @@ def proxy_wants_login(url: str) -> str:
 
 @contextmanager
 def told(url: str, name: str) -> Iterator[None]:
-    """Turns what the HTTP libraries raise into Passing or DownloadError. Their own text may hold a signed address."""
+    """Turns what the HTTP libraries raise into TransientError or DownloadError. Their own text may hold a signed address."""
     import requests
     import urllib3
 
@@ -182,7 +195,7 @@ def told(url: str, name: str) -> Iterator[None]:
 
 
 def fault(err: Exception, url: str, name: str) -> Exception:
-    """What a failed request means: Passing where the network is to blame, else DownloadError with the cause."""
+    """What a failed request means: TransientError where the network is to blame, else DownloadError with the cause."""
     import requests
 
     found = list(causes(err))
@@ -194,7 +207,7 @@ def fault(err: Exception, url: str, name: str) -> Exception:
         return through_proxy(int(tunnel[1]), url, name)
     if isinstance(err, requests.exceptions.ProxyError):
         proxy, setting = proxy_of(url)
-        return Passing(f"the proxy in {setting} cannot be reached")
+        return TransientError(f"the proxy in {setting} cannot be reached")
     if isinstance(err, ValueError):  # requests' errors of addresses and headers are
         return DownloadError(
             f"{name} cannot be downloaded: the address of {host(url) or 'its server'} cannot be used: "
@@ -211,13 +224,14 @@ def fault(err: Exception, url: str, name: str) -> Exception:
         ("unreachable", "there is no way to the server"),
     ):
         if sign in text:
-            return Passing(words)
-    return Passing("the connection was lost")
+            return TransientError(words)
+    return TransientError("the connection was lost")
 
 
 def causes(err: BaseException) -> Iterator[BaseException]:
     """An error and those inside it, as requests and urllib3 wrap them."""
-    seen, waiting = set(), [err]
+    seen: set[int] = set()
+    waiting: list[object] = [err]
     while waiting:
         inner = waiting.pop(0)
         if isinstance(inner, BaseException) and id(inner) not in seen:
@@ -227,11 +241,12 @@ def causes(err: BaseException) -> Iterator[BaseException]:
 
 
 def through_proxy(status: int, url: str, name: str) -> Exception:
+    """The error for what a proxy itself answered to a request for a connection: Passing where another try may help."""
     if status == 407:
         return DownloadError(f"{name} cannot be downloaded: {proxy_wants_login(url)}")
     setting = proxy_of(url)[1]
     if status in RETRIED:
-        return Passing(f"the proxy in {setting} answered {status}")
+        return TransientError(f"the proxy in {setting} answered {status}")
     return DownloadError(
         f"{name} cannot be downloaded: the proxy in {setting} does not let {host(url)} through (it answered {status}). "
         "Ask whoever runs it, or place the file by hand."
@@ -261,6 +276,7 @@ def insecure(err: ssl.SSLError, url: str, name: str) -> str:
 
 
 def no_certificates(name: str) -> str:
+    """What to do where the list of certificates cannot be read, and which setting names it."""
     settings = [setting for setting in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if environment.text(setting)]
     setting = settings[0] if settings else "Python's own list"
     return (
@@ -279,5 +295,6 @@ def quiet_libraries() -> None:
 
 
 def unsigned(record: logging.LogRecord) -> bool:
+    """A logging filter, always True, that takes the query, which may be a signature, out of the addresses in a record."""
     record.msg, record.args, record.exc_info = without_query(record.getMessage()), (), None
     return True

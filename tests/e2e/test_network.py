@@ -181,6 +181,8 @@ def test_clip_vision_sees_what_the_published_code_shows_it(comfyui):
 
     (path,) = tiny.provide(comfyui / "models", "clip_vision/clip_vision_h.safetensors")
     vision = comfy.clip_vision.load(str(path))
+    encoder = vision.model.vision_model.encoder
+    encoder.layers = encoder.layers[:3]  # of 32: what goes in is what may differ
     picture = torch.rand(1, 300, 200, 3, generator=torch.Generator().manual_seed(0))
     poses = torch.from_numpy(draw(clip(walker(2), width=800, height=1000), STYLES["SteadyDancer"]))
 

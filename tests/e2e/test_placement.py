@@ -324,7 +324,7 @@ def run_of_a_plan(tmp_path):
     from steadydancer.planning.calibration import Calibration
 
     plan = plan_job(job_for("steadydancer/fp8", 832, 480, 81), gpus.card("RTX 4090"))
-    return PlannedRun(plan, Calibration(tmp_path, "0.30.0/pytorch"))
+    return PlannedRun(plan, Calibration(tmp_path / "vram_calibration.json", "0.30.0/pytorch"))
 
 
 def test_other_models_on_the_card_are_nobodys_activations(comfyui, tmp_path, monkeypatch):
@@ -337,11 +337,11 @@ def test_other_models_on_the_card_are_nobodys_activations(comfyui, tmp_path, mon
         gpu.unload(encoder)
         model = gpu.load(16 * GB)
         gpu.compute(4 * GB)
-    assert run.meter.peaks["vae_encode"].beside == 2 * GB
-    assert run.meter.peaks["sample"].beside == 4 * GB
+    assert run.meter.peaks["vae_encode"].activations == 2 * GB
+    assert run.meter.peaks["sample"].activations == 4 * GB
     with run.measured("vae_decode", model):
         gpu.compute(3 * GB)
-    assert run.meter.peaks["vae_decode"].beside == 3 * GB and run.meter.peaks["vae_decode"].weights == 16 * GB
+    assert run.meter.peaks["vae_decode"].activations == 3 * GB and run.meter.peaks["vae_decode"].weights == 16 * GB
     assert {one.phase: one.measured for one in run.take()}["vae_decode"] == 3 * GB
 
 
@@ -352,7 +352,7 @@ def test_what_left_the_card_before_a_phase_computed_is_not_its_peak(comfyui, tmp
         gpu.unload(model)
         gpu.load(6 * GB)
         gpu.compute(GB // 2)
-    assert run.meter.peaks["text_encode"].beside == GB // 2
+    assert run.meter.peaks["text_encode"].activations == GB // 2
 
 
 def test_one_wild_run_is_forgotten_with_its_report(comfyui, tmp_path, monkeypatch):

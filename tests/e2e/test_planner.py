@@ -26,7 +26,7 @@ def no_calibration(server):
 
 
 def calibration_file(server):
-    return server.base_directory / "user" / "steadydancer" / "vram_calibration.json"
+    return server.base_directory / "user" / "__steadydancer" / "vram_calibration.json"
 
 
 def node(class_type, **inputs):
@@ -203,7 +203,9 @@ def nodes(comfyui, monkeypatch, tmp_path):
     from steadydancer.services import loading, this_machine
 
     monkeypatch.setattr(this_machine, "present_card", lambda: gpus.card("RTX 4090"))
-    monkeypatch.setattr(this_machine, "calibration", lambda: Calibration(tmp_path, "0.30.0/pytorch"))
+    monkeypatch.setattr(
+        this_machine, "calibration", lambda: Calibration(tmp_path / "vram_calibration.json", "0.30.0/pytorch")
+    )
     monkeypatch.setattr(loading, "finder", lambda: lambda name: None)
     return module
 

@@ -1,5 +1,6 @@
 """The R2 nodes in a real server with a strict S3 server behind it: what arrives, what is kept, what never leaks."""
 
+import errno
 import itertools
 import json
 import os
@@ -15,7 +16,8 @@ from steadydancer.media import encode
 from support import ROOT
 from support.client import Client
 from support.s3_server import MIB, Fault, StrictS3
-from support.workflows import load
+from support.video import probe
+from support.workflows import load, model_files, with_tiny_text_encoder, with_tiny_values
 
 CANARY = "canary-secret-7f3a9c"
 WORKFLOW = {"nodes": [{"id": 7, "type": "SteadyDancerR2SaveVideo"}], "links": [], "version": 0.4}
@@ -359,7 +361,7 @@ def test_no_link_is_shown_where_no_page_asked_for_it(pod, s3):
 
 @pytest.fixture(scope="module")
 def volume(start_comfy, s3, tmp_path_factory):
-    """A server on a volume without file locks, whose profiles are in a file."""
+    """A server on a volume without file locks, which says so as `volume.refuse(errno)` wants; its profiles are in a file."""
     folder = tmp_path_factory.mktemp("volume")
     profile = folder / "r2.toml"
     keys = f'access_key_id = "{s3.key_id}"\nsecret_access_key = "{s3.secret}"\n'
@@ -367,22 +369,43 @@ def volume(start_comfy, s3, tmp_path_factory):
     profile.write_text(f'{tables[0]}buckets = ["renders", "cayman"]\n{tables[1]}bucket = "renders"\n')
     profile.chmod(0o600)
     (folder / "sitecustomize.py").write_text(
-        "import errno, fcntl, os, sys\n"
+        "import fcntl, os, pathlib, sys\n"
         "real = fcntl.flock\n"
         "def flock(*file_and_how):\n"
         "    if sys._getframe(1).f_globals['__name__'].endswith('.base.lock'):\n"
-        "        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))\n"
+        "        code = int(pathlib.Path(__file__).with_name('errno').read_text())\n"
+        "        raise OSError(code, os.strerror(code))\n"
         "    return real(*file_and_how)\n"
         "fcntl.flock = flock\n"
     )
-    return start_comfy(variables={"STEADYDANCER_R2_CONFIG": str(profile), "PYTHONPATH": str(folder)})
+    (folder / "errno").write_text(str(errno.ENOLCK))
+    server = start_comfy(variables={"STEADYDANCER_R2_CONFIG": str(profile), "PYTHONPATH": str(folder)})
+    server.refuse = lambda code: (folder / "errno").write_text(str(code))
+    return server
 
 
-def test_a_volume_without_locks_saves_and_sends(volume, s3):
+@pytest.mark.parametrize("code", ["ENOLCK", "EOPNOTSUPP", "ENOSYS", "ESTALE", "EIO"])
+def test_a_volume_without_locks_saves_and_sends(volume, s3, code):
+    """Plain frames, and the shipped template, whose sampling is done once for all of these volumes."""
+    volume.refuse(getattr(errno, code))
     for number in range(2):
-        result = volume.succeed(graph("unlocked", color=number))
+        result = volume.succeed(graph(f"unlocked{code}", color=number))
         assert s3.body(key_of(result)) == result.files[0].read_bytes()
-    assert volume.log().count("Files cannot be locked on this volume") == 1
+    shipped = load(ROOT / "example_workflows" / "api" / "steadydancer_from_video.json")
+    volume.provide_models(*model_files(shipped))
+    prompt = with_tiny_values(with_tiny_text_encoder(shipped))
+    (made,) = (key for key, node in prompt.items() if node["class_type"] == "CreateVideo")
+    (core,) = (node for node in prompt.values() if node["class_type"] == "SaveVideo")
+    core["inputs"]["filename_prefix"] = f"core{code}"
+    prompt["save"] = graph(f"ours{code}")["7"]
+    prompt["save"]["inputs"]["video"] = [made, 0]
+    result = volume.succeed(prompt, timeout=600)
+    ours, by_core = sorted(
+        (path for path in result.files if path.suffix == ".mp4"), key=lambda path: "core" in path.name
+    )
+    assert s3.body(key_of(result)) == ours.read_bytes() and probe(ours).frames == probe(by_core).frames == 17
+    reason = re.escape(os.strerror(getattr(errno, code)))
+    assert len(re.findall(rf"Files cannot be locked on this volume \({reason}\)", volume.log())) == 1
 
 
 def test_nobody_is_told_where_others_save(volume):

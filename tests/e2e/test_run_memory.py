@@ -133,7 +133,7 @@ def test_a_phase_on_another_device_teaches_nothing(comfyui, tmp_path, monkeypatc
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5 * 10**9)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     plan = plan_job(job_for("steadydancer/fp8", 832, 480, 81), gpus.card("RTX 4090"))
-    run = PlannedRun(plan, Calibration(tmp_path, "0.30.0/pytorch"))
+    run = PlannedRun(plan, Calibration(tmp_path / "vram_calibration.json", "0.30.0/pytorch"))
     for device, learnt in ((torch.device("cpu"), 0), (torch.device("cuda", 1), 0), (card, 1)):
         with run.measured(phase, SimpleNamespace(load_device=device, loaded_size=lambda: 0)):
             pass

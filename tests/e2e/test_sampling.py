@@ -154,7 +154,7 @@ def test_cfg_hooks_of_core_see_the_text_part(model, golden):
     assert relative(with_hook, without_text) < 1e-5
 
 
-# Everything in core that works on text guidance: node, inputs.
+# Everything in core that works on text guidance: node, inputs. SelfAttentionGuidance is for networks with a middle block.
 GUIDANCE_NODES = {
     "RescaleCFG": ("nodes_model_advanced", {"multiplier": 0.7}),
     "CFGZeroStar": ("nodes_cfg", {}),
@@ -177,6 +177,10 @@ GUIDANCE_NODES = {
     "VideoTriangleCFGGuidance": ("nodes_video_model", {"min_cfg": 1.0}),
     "EpsilonScaling": ("nodes_eps", {"scaling_factor": 1.005}),
     "TemporalScoreRescaling": ("nodes_eps", {"tsr_k": 0.95, "tsr_sigma": 1.0}),
+    "RenormCFG": ("nodes_lumina2", {"cfg_trunc": 100.0, "renorm_cfg": 0.9}),
+    "PerturbedAttentionGuidance": ("nodes_pag", {"scale": 3.0}),
+    "LatentApplyOperationCFG": ("nodes_latent", {"operation": lambda latent: latent * 0.9}),
+    "CFGOverride": ("nodes_custom_sampler", {"cfg": 2.5, "start_percent": 0.0, "end_percent": 1.0}),
 }
 
 
@@ -184,6 +188,9 @@ def patched_by(model, *names):
     """The model after core's own nodes, which remember the run before: new ones for each."""
     import importlib
 
+    importlib.import_module(
+        "comfy_extras.nodes_post_processing"
+    )  # nodes_latent and it need each other, and it goes first
     for name in names:
         module, inputs = GUIDANCE_NODES[name]
         node = getattr(importlib.import_module(f"comfy_extras.{module}"), name.split()[0])

@@ -1,6 +1,7 @@
 """The shipped API prompts through a real server, with tiny weights under the shipped file names."""
 
 import pytest
+from steadydancer.formats.safetensors_file import safetensors_header
 from support import ROOT
 from support.s3_server import StrictS3
 from support.video import probe
@@ -79,7 +80,11 @@ def test_prompt_renders(comfy, file):
 
 
 def test_what_renders_nothing_has_a_test_of_its_own():
-    assert set(NO_RENDER) == {"dwpose_extract", "save_to_r2", "download_models"} < {file.stem for file in PROMPTS}
+    assert (
+        set(NO_RENDER)
+        == {"dwpose_extract", "save_to_r2", "download_models", "convert_model"}
+        < {file.stem for file in PROMPTS}
+    )
 
 
 def test_dwpose_extract_runs(comfy):
@@ -107,6 +112,17 @@ def test_download_models_runs(comfy):
     comfy.provide_models(*names)
     (shown,) = comfy.succeed(shipped).outputs.values()
     assert f"in {len(names)} files, all here and checked" in shown["text"][0]
+
+
+def test_convert_model_runs(comfy):
+    shipped = shipped_prompt("convert_model")
+    (name,) = model_files(shipped)
+    comfy.provide_models(name)
+    source = comfy.base_directory / "models" / name
+    (shown,) = comfy.succeed(shipped).outputs.values()
+    made = source.with_name("Wan21_I2V_SteadyDancer_int8_convrot.safetensors")
+    assert str(made) in shown["text"][0] and "tensors changed, the most by" in shown["text"][0]
+    assert set(safetensors_header(made)) > set(safetensors_header(source))
 
 
 def shipped_prompt(name: str) -> dict:

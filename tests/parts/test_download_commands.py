@@ -226,7 +226,7 @@ def test_what_no_mode_allows_is_not_downloaded(cli):
 
 
 def test_the_cards_of_the_user_folder_count(cli, tmp_path):
-    file = tmp_path / "user" / "steadydancer" / "gpus.toml"
+    file = tmp_path / "user" / "__steadydancer" / "gpus.toml"
     file.parent.mkdir(parents=True)
     file.write_text('[gpus]\n"RTX 4070" = { gib = 12, sm = 89, bf16 = 58, bandwidth = 504, pcie = 25 }\n')
     done = cli("download", "steadydancer", "--dry-run", "--gpu", "RTX 4070", HF_HUB_OFFLINE="1")

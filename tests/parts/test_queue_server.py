@@ -119,6 +119,9 @@ def ask(tmp_path, capsys, monkeypatch):
         ("web page", answer(body=b"<!doctype html><title>Log in</title>"), "it sends a web page"),
         ("json list", said([1]), "it sends something else"),
         ("not json", answer(body=b"hello"), "it sends something else"),
+        ("deep json", answer(body=b"[" * 100_000), "it sends something else"),
+        ("400 deep json", answer("400 Bad Request", b"[" * 100_000), "it sends something else"),
+        ("without an end", answer(body=b" " * (1 << 20)), "it sends something else"),
         ("empty object", said({}), "whether it took the prompt"),
         ("nothing", b"", "closed the connection without a word"),
         ("half", answer(body=b"{}")[:-1], "closed the connection in the middle"),
@@ -144,7 +147,8 @@ def ask(tmp_path, capsys, monkeypatch):
         ("elsewhere", answer("301 Moved", b"", "Location: /login"), "sends us on to /login"),
     ],
 )
-def test_an_odd_server_is_one_sentence(serving, ask, name, reply, words):
+def test_an_odd_server_is_one_sentence(serving, ask, monkeypatch, name, reply, words):
+    monkeypatch.setattr("steadydancer.commands.server.LARGEST", 1 << 19)  # of a real one, 256 MB
     server = serving(reply)
     code, out, err = ask(f"http://{server.at}")
     assert (code, out) == (1, "")
@@ -183,8 +187,19 @@ def test_an_odd_record_of_the_run(serving, ask, record):
     assert "its record of the run cannot be read" in err
 
 
+def test_an_error_without_words_is_a_sentence(serving, ask):
+    comfy, error = ComfyUI(), {"node_id": "1", "node_type": "X", "exception_message": ""}
+    record = {"status": {"status_str": "error", "messages": [["execution_error", error]]}, "outputs": {}}
+
+    def reply(path):
+        return said({path.rpartition("/")[2]: record}) if path.startswith("/history") else comfy(path)
+
+    code, out, err = ask(serving(reply).at)
+    assert (code, out) == (1, "") and "it failed without a word" in err
+
+
 @pytest.mark.parametrize(
-    "message", ["", "no json", "[1]", '{"type": 5}', '{"type": "progress_state", "data": {"nodes": 7}}']
+    "message", ["", "no json", "[1]", "[" * 30_000, '{"type": 5}', '{"type": "progress_state", "data": {"nodes": 7}}']
 )
 def test_an_odd_or_closed_websocket_is_done_without(serving, ask, message):
     """It accepts, says one thing and hangs up."""
@@ -199,7 +214,8 @@ def test_an_odd_or_closed_websocket_is_done_without(serving, ask, message):
         key = server.heads[-1][1]["Sec-Websocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
         accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
         head = f"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
-        return head.encode() + (b"\x81" + bytes([len(message)]) + message.encode() if message else b"")
+        size = bytes([len(message)]) if len(message) < 126 else b"\x7e" + len(message).to_bytes(2, "big")
+        return head.encode() + (b"\x81" + size + message.encode() if message else b"")
 
     server.reply = reply
     code, out, err = ask(server.at)

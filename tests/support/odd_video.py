@@ -73,3 +73,11 @@ def make(
             out.mux(sound.encode())
     file.seek(0)
     return file
+
+
+def in_film_order(file: io.BytesIO) -> io.BytesIO:
+    """A MOV with six channels, which are from then on said to be C L R Ls Rs LFE: an order that has no name of its own."""
+    data = bytearray(file.getvalue())
+    at = data.index(b"chan") + 8
+    data[at : at + 8] = (124 << 16 | 6).to_bytes(4, "big") + bytes(4)  # QuickTime's tag MPEG_5_1_D
+    return io.BytesIO(bytes(data))

@@ -53,6 +53,18 @@ def test_planning_needs_only_the_standard_library(tmp_path, kind):
         assert "sampling" in done.stdout and "estimates: " in done.stdout
 
 
+@NEEDS_TOML
+def test_converting_says_what_it_needs(tmp_path):
+    """The source is looked at first, which needs nothing."""
+    from support import tiny
+
+    source = tiny.write_steadydancer(tmp_path / "dancer_fp16.safetensors", "fp16")
+    done = bare_python(str(ROOT / "cli.py"), "convert", str(source), "--to", "int8_convrot")
+    assert done.returncode == 1 and "needs the Python package torch, which comes with ComfyUI" in done.stderr
+    done = bare_python(str(ROOT / "cli.py"), "convert", str(tmp_path / "none"), "--to", "int8_convrot")
+    assert done.returncode == 1 and "There is no file or folder" in done.stderr
+
+
 def test_developer_door_needs_only_the_standard_library():
     done = bare_python(str(ROOT / "dev.py"), "--help")
     assert done.returncode == 0, done.stderr

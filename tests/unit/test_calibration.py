@@ -46,7 +46,7 @@ def test_running_out_of_memory_is_not_outvoted():
 
 
 def test_what_is_stored_comes_back_and_the_oldest_is_forgotten(tmp_path):
-    book = Calibration(tmp_path, "0.30.0")
+    book = Calibration(tmp_path / "vram_calibration.json", "0.30.0")
     assert book.corrections("steadydancer", gpus.card("RTX 4090")) == {}
     book.add([run(1.9)] * 9)
     assert book.corrections("steadydancer", gpus.card("RTX 4090")) == {"sample": 1.9}
@@ -55,16 +55,18 @@ def test_what_is_stored_comes_back_and_the_oldest_is_forgotten(tmp_path):
     assert len(book.read()) == 12
     assert book.corrections("steadydancer", gpus.card("RTX 5090")) == {}, "another card"
     assert book.corrections("wan-14b-t2v", gpus.card("RTX 4090")) == {}, "another model"
-    assert Calibration(tmp_path, "0.31.0").corrections("steadydancer", gpus.card("RTX 4090")) == {}, "another ComfyUI"
-    assert Calibration(tmp_path).corrections("steadydancer", gpus.card("RTX 4090")), (
+    assert (
+        Calibration(tmp_path / "vram_calibration.json", "0.31.0").corrections("steadydancer", gpus.card("RTX 4090"))
+        == {}
+    ), "another ComfyUI"
+    assert Calibration(tmp_path / "vram_calibration.json").corrections("steadydancer", gpus.card("RTX 4090")), (
         "the command line takes all versions"
     )
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '[{"phase": "sample"}]', '{"a": 1}'])
 def test_a_damaged_file_is_as_none(tmp_path, text):
-    book = Calibration(tmp_path, "0.30.0")
-    book.path.parent.mkdir()
+    book = Calibration(tmp_path / "vram_calibration.json", "0.30.0")
     book.path.write_text(text, "utf-8")
     assert book.corrections("steadydancer", gpus.card("RTX 4090")) == {}
     book.add([run(1.5)] * 3)
@@ -72,7 +74,7 @@ def test_a_damaged_file_is_as_none(tmp_path, text):
 
 
 def test_a_plan_follows_what_was_measured(tmp_path):
-    book, before = Calibration(tmp_path, "0.30.0"), plan()
+    book, before = Calibration(tmp_path / "vram_calibration.json", "0.30.0"), plan()
     for _ in range(3):
         planned = plan(book).phase("sample")
         beside = planned.transient + round(1.3 * before.phase("sample").activations)
@@ -130,7 +132,7 @@ def test_the_drivers_name_of_a_card(driver, table):
 
 
 def test_what_was_measured_holds_for_the_card_by_its_name_in_the_table(tmp_path):
-    book = Calibration(tmp_path, "0.30.0")
+    book = Calibration(tmp_path / "vram_calibration.json", "0.30.0")
     book.add([run(1.5, gpu="NVIDIA GeForce RTX 4090")] * 3)
     assert plan(book).phase("sample").correction == 1.5
     book.add([run(1.5, gpu="NVIDIA GeForce RTX 9999")] * 3)
@@ -143,10 +145,11 @@ def test_a_phase_that_is_not_on_the_card_teaches_nothing():
 
 @pytest.mark.parametrize("told", ["--user-dir", "--models-dir"])
 def test_reset_on_the_command_line(tmp_path, capsys, told):
-    """The file that the report node writes: user/steadydancer, beside models."""
+    """The file that the report node writes: user/__steadydancer, beside models."""
     (tmp_path / "models").mkdir()
-    Calibration(tmp_path / "user", "0.30.0/pytorch").add([run(1.5, kind=f"{KIND}/pytorch")] * 3)
-    assert (tmp_path / "user" / "steadydancer" / "vram_calibration.json").is_file()
+    Calibration(tmp_path / "user" / "__steadydancer" / "vram_calibration.json", "0.30.0/pytorch").add(
+        [run(1.5, kind=f"{KIND}/pytorch")] * 3
+    )
     command = ["plan", told, str(tmp_path / told[2:].partition("-")[0])]
     assert cli.main([*command, "--variant", "fp8", "--gpu", "RTX 4090"]) == 0
     assert "corrected by measured runs" in capsys.readouterr().out

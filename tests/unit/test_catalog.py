@@ -19,7 +19,7 @@ ROLES = {
 }  # fmt: skip
 FORMATS = {"safetensors", "gguf", "onnx", "pickle", "folder", "text"}
 LOADERS = {"", "steadydancer", "turbo", "core", "pose"}
-PRECISIONS = {"fp32", "bf16", "fp16", "fp8", "int8"}
+PRECISIONS = {"fp32", "bf16", "fp16", "fp8", "int8", "int8_convrot"}
 SOURCES = ({"hub", "path"}, {"hub", "patterns"}, {"hub"}, {"url"}, {"civitai"})
 FAMILY_FIELDS = {"id", "title", "loader", "clip_type", "default", "licence", "files", "variants"}
 GOOD = """id = "toy"
@@ -81,8 +81,10 @@ def wrong_in_file(entry: dict) -> list[str]:
         found.append("bytes or gb must be a number above 0")
     if not isinstance(entry.get("full_precision", False), bool):
         found.append("full_precision must be true or false")
-    if not entry.get("sources"):
-        found.append("needs at least one source")
+    if bool(entry.get("sources")) == bool(entry.get("made_from")):
+        found.append("needs at least one source, or the file that it is made of")
+    if entry.get("made_from", "steadydancer-fp16") not in catalogue().files:
+        found.append(f"{entry['made_from']}, which it is made of, is no file")
     for source in entry.get("sources", []):
         found += wrong_in_source(source, entry)
     if entry["role"] == "diffusion":
@@ -201,7 +203,7 @@ def test_what_can_be_chosen_has_no_precision_twice():
         assert len(precisions) == len(set(precisions)) > 5
         assert all(book.diffusion(variant).architecture in kinds()["architectures"] for variant in variants)
     assert next(iter(quants("steadydancer"))) == "Q2_K" and quants("steadydancer")["Q8_0"] == "steadydancer/Q8_0"
-    assert len(plannable()) == 33
+    assert len(plannable()) == 34
 
 
 @pytest.mark.parametrize("profile", [p for p in catalogue().profiles.values() if p.graph], ids=lambda p: p.name)

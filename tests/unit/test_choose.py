@@ -10,7 +10,7 @@ from steadydancer.commands.select import table
 from steadydancer.machine import gpus
 from steadydancer.machine.card import computer
 from steadydancer.planning import choose
-from steadydancer.planning.estimate import STREAMING
+from steadydancer.planning.estimate import OFFLOADED
 from steadydancer.planning.job import job_for, usual_job
 from steadydancer.planning.planner import plan_job
 from steadydancer.planning.solve import Host
@@ -212,7 +212,7 @@ def test_streaming_has_one_price():
     waiting = (plan.blocks - plan.kept) / plan.blocks
     whole = choose.choose("steadydancer", replace(plan.card, free=200 * 10**9)).plan
     assert plan.phase("sample").seconds / whole.phase("sample").seconds == pytest.approx(
-        1 + (STREAMING - 1) * waiting, rel=0.02
+        1 + (OFFLOADED - 1) * waiting, rel=0.02
     )
 
 

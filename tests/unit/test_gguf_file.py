@@ -1,12 +1,14 @@
 """GGUF headers: good ones read with little work, bad ones refused in words."""
 
 import struct
+import sys
 import tracemalloc
 
 import gguf
 import numpy as np
 import pytest
 import torch
+from steadydancer.formats.ggml_types import FLOATS, PACKED, type_name
 from steadydancer.formats.gguf_file import open_gguf
 from steadydancer.quant.blocks import BY_NAME, dequantise
 from support.broken_gguf import open_broken_files, write_small
@@ -52,6 +54,23 @@ def test_the_tests_quantiser_makes_what_gguf_py_understands(kind):
     assert error < 2.6 * 2 ** -(bits - 1)
     ours = dequantise(torch.from_numpy(data.copy()), BY_NAME[kind], torch.empty(64, 256))
     assert np.array_equal(ours.numpy(), back)
+
+
+def test_the_types_are_ggmls():
+    """Number, name, weights and bytes of a block: of every type that is read, as the gguf package has them."""
+    for number, (name, size) in FLOATS.items():
+        assert gguf.GGMLQuantizationType(number).name == name
+        assert gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(number)] == (1, size)
+    for number, (name, *sizes) in PACKED.items():
+        assert gguf.GGMLQuantizationType(number).name == name
+        assert gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(number)] == tuple(sizes)
+    assert len(FLOATS) == 3 and len(PACKED) == 12
+
+
+def test_a_type_that_is_not_read_is_named_with_and_without_gguf(monkeypatch):
+    assert type_name(39) == "MXFP4" and type_name(4000) == "the unknown type 4000"
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    assert type_name(39) == "the unknown type 39"
 
 
 def header(version=3, tensors=0, keys=0, rest=b""):

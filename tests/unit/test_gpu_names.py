@@ -15,6 +15,8 @@ GIB = 1 << 30
         ("NVIDIA GeForce RTX 4090", "RTX 4090"),
         ("nvidia geforce rtx 4090 24gb", "RTX 4090"),
         ("GPU 0: NVIDIA GeForce RTX 4090 (UUID: GPU-1b2f-5090)", "RTX 4090"),
+        ("Device: cuda:0 NVIDIA GeForce RTX 4090 : cudaMallocAsync", "RTX 4090"),
+        ("cuda:1 NVIDIA L40S : native", "L40S"),
         ("RTX_4090", "RTX 4090"),
         ("rtx4090", "RTX 4090"),
         ("4090", "RTX 4090"),

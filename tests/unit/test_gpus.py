@@ -12,8 +12,8 @@ from steadydancer.machine import gpus, this_computer
 def mine(tmp_path, monkeypatch):
     """mine(text) writes the user's own file."""
     monkeypatch.setattr(gpus, "own", None)
-    gpus.use(tmp_path)
-    file = tmp_path / "steadydancer" / "gpus.toml"
+    file = tmp_path / "__steadydancer" / "gpus.toml"
+    gpus.use(file)
 
     def write(text):
         file.parent.mkdir(exist_ok=True)

@@ -200,6 +200,9 @@ def test_mlx_and_8_bits_without_a_description_are_named(tmp_path):
     save_file({"a.weight": torch.zeros(2, 2, dtype=torch.uint8)}, path, {"_quantization_metadata": layers})
     assert foreign(safetensors_header(path)) == ""
     assert quantisation_formats(path) == {"nvfp4", "tomorrow"}
+    unnamed = {"a.comfy_quant": torch.tensor(list(b'{"convrot": true, "per_row": true}'), dtype=torch.uint8)}
+    save_file(unnamed, path)
+    assert quantisation_formats(path) == {"without a name"}
 
 
 def wan(blocks: int) -> list[str]:

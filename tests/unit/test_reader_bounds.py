@@ -147,6 +147,45 @@ def test_code_in_a_pickle_is_not_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def called(module: bytes, name: bytes, argument: bytes) -> bytes:
+    return b"c" + module + b"\n" + name + b"\n" + argument + b"\x85R"
+
+
+SIX_GB = b"\x8a\x05" + (6 << 30).to_bytes(5, "little")
+TWICE_ITSELF = b")" + b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(40))
+BOMBS = {
+    "a bytearray of any size": b"X\1\0\0\0a" + called(b"builtins", b"bytearray", SIX_GB) + b"s",
+    "and by its old name": b"X\1\0\0\0a" + called(b"__builtin__", b"bytearray", SIX_GB) + b"s",
+    "a key whose hash has no end": TWICE_ITSELF + b"K\1s",
+    "in the argument of a dictionary": b"X\1\0\0\0a"
+    + called(b"collections", b"OrderedDict", b"](" + TWICE_ITSELF + b"K\1\x86e")
+    + b"s",
+    "in that of a counter": b"X\1\0\0\0a" + called(b"collections", b"Counter", b"](" + TWICE_ITSELF + b"e") + b"s",
+    "two million steps": b"X\1\0\0\0a" + b"]0" * 1_100_000 + b"]s",
+}
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_pickle_that_asks_for_all_memory_or_all_time(tmp_path, bomb, legacy):
+    """PyTorch's own reader would do what it says."""
+    path, program = tmp_path / "bomb.pth", b"\x80\2}" + BOMBS[bomb] + b"."
+    if legacy:
+        path.write_bytes(program * 5)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", program)
+            archive.writestr("archive/version", "3\n")
+    with pytest.raises(ValueError, match=r"^bomb.pth (holds more than plain tensors|is damaged or no checkpoint)"):
+        pickle_file.weights(path)
+
+
+def test_checkpoints_before_pytorch_1_6_are_read(tmp_path):
+    path = tmp_path / "old.pth"
+    torch.save({"w": torch.arange(4.0)}, path, _use_new_zipfile_serialization=False)
+    assert pickle_file.weights(path)["w"].tolist() == [0, 1, 2, 3]
+
+
 def gguf(keys: int = 0, tensors: int = 0, rest: bytes = b"") -> bytes:
     return struct.pack("<4sIQQ", b"GGUF", 3, tensors, keys) + rest
 

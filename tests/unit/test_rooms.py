@@ -13,7 +13,7 @@ from support.without_comfyui import COMFYUI
 FLOORS = (
     ("base",),
     ("machine", "catalog", "formats"),
-    ("quant", "pose", "media", "bucket", "planning", "loaders/download"),
+    ("quant", "pose", "media", "bucket", "planning", "convert", "loaders/download"),
     ("dancer",),
     ("turbo",),
     ("loaders",),
@@ -24,7 +24,7 @@ FLOORS = (
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # What operators use without ComfyUI, and what is tested without it.
 FREE = (
-    "base/*", "bucket/*", "catalog/*", "cli", "commands/*", "formats/*", "loaders/download/*", "machine/*", "media/*",
+    "base/*", "bucket/*", "catalog/*", "cli", "commands/*", "convert/*", "formats/*", "loaders/download/*", "machine/*", "media/*",
     "planning/*", "pose/*", "quant/blocks", "turbo/schedule",
 )  # fmt: skip
 NETS = ("pose/layers", "pose/rtmpose", "pose/weights", "pose/yolox")  # building them may import it, in a function

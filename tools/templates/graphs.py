@@ -1,5 +1,7 @@
 """The example workflows as data: nodes in columns, links by name. make.py turns them into files."""
 
+from typing import Any
+
 PERSON = "steadydancer_example_person.png"
 DANCE = "steadydancer_example_dance.mp4"
 POSE = "steadydancer_example_pose.json"
@@ -31,10 +33,20 @@ NEGATIVE = (
 )
 
 
-def node(key, type, x, y, /, *, title=None, size=(None, None), **widgets):
+def node(
+    key: str,
+    type: str,
+    x: int,
+    y: int,
+    /,
+    *,
+    title: str | None = None,
+    size: tuple[int | None, int | None] = (None, None),
+    **widgets: Any,
+) -> dict:
     """One node at a place in pixels. A size of None is the smallest that shows all of it."""
     ours = type.startswith("SteadyDancer")
-    properties = {
+    properties: dict[str, Any] = {
         "cnr_id": "steadydancer" if ours else "comfy-core",
         "ver": "0.1.0" if ours else "0.30.0",
         "Node name for S&R": type,
@@ -58,11 +70,12 @@ def node(key, type, x, y, /, *, title=None, size=(None, None), **widgets):
     }
 
 
-def note(key, x, y, text, height, title="Read me", width=1340):
+def note(key: str, x: int, y: int, text: str, height: int, title: str = "Read me", width: int = 1340) -> dict:
+    """A Markdown note of a size in pixels."""
     return node(key, "MarkdownNote", x, y, title=title, size=(width, height), **{"": text})
 
 
-def link(path):
+def link(path: str) -> list[str]:
     """'picture.IMAGE > fit.image' as a link."""
     source, target = (end.strip().split(".", 1) for end in path.split(">"))
     return [*source, *target]
@@ -106,7 +119,7 @@ BASIC_NODES = [
     node("video", "CreateVideo", 1730, 300, size=(400, None), fps=16.0),
     node("save", "SaveVideo", 1730, 490, size=(400, 455), title="4. The video", filename_prefix="video/SteadyDancer"),
 ]  # fmt: skip
-BASIC_GROUPS = [
+BASIC_GROUPS: list[list[Any]] = [
     ["1, 2. Your picture and its poses", -20, -80, 920, 1050],
     ["3. Prompts", 920, -80, 440, 460],
     ["Models", 920, 400, 440, 570],
@@ -195,7 +208,7 @@ AUTO_SOURCES = {
 }
 
 
-def automatic(path):
+def automatic(path: str) -> list[str]:
     """A link of the basic graph, from the one loader."""
     source, target = (end.strip() for end in path.split(">"))
     return link(f"{AUTO_SOURCES.get(source, source)} > {target}")
@@ -246,8 +259,17 @@ Run it once, and every later workflow starts at once. Names are profiles (`stead
 On a machine without a page: `python cli.py download steadydancer`, or `--from-env` with the ENABLE_… variables of a pod.
 """
 
+CONVERT_NOTE = """\
+## Half the size, closer than fp8
 
-def replace(nodes, **changed):
+Run it once: SteadyDancer's fp16 file becomes `Wan21_I2V_SteadyDancer_int8_convrot.safetensors` beside it, in a quarter of an hour
+or less. The fp16 file (32.8 GB) is downloaded first if it is not here. Then choose `steadydancer/int8_convrot` in the loader.
+
+It is for NVIDIA RTX 20 to 40, A100 and H100 with PyTorch for CUDA 13. On a machine without a page: `python cli.py convert`.
+"""
+
+
+def replace(nodes: list[dict], **changed: dict) -> list[dict]:
     """The nodes with some replaced by key."""
     return [changed.get(n["key"], n) for n in nodes]
 
@@ -255,7 +277,9 @@ def replace(nodes, **changed):
 LOADERS = ("unet", "clip", "clip_vision", "vae")
 
 
-def one_loader(text, height=190, step_distill=False, variant="auto", **changed):
+def one_loader(
+    text: str, height: int = 190, step_distill: bool = False, variant: str = "auto", **changed: dict
+) -> list[dict]:
     """The basic graph's nodes with one loader in place of core's four, another note, and `changed` nodes."""
     kept = [n for n in BASIC_NODES if n["key"] not in LOADERS]
     loader = node(
@@ -348,7 +372,8 @@ FROM_VIDEO_NODES = [
 FROM_VIDEO_SHIFT = 310  # of what stands to the right of the poses, against the basic graph
 
 
-def moved(spec):
+def moved(spec: dict) -> dict:
+    """A node of the basic graph, to the right to make room for the poses of a dance."""
     x, y = spec["pos"]
     return {**spec, "pos": [x + FROM_VIDEO_SHIFT, y]}
 
@@ -369,7 +394,7 @@ FROM_VIDEO_LINKS = [
 ]
 
 
-def from_video(path):
+def from_video(path: str) -> list[str]:
     """A link of the basic graph, with the poses from the dance and the models from one loader."""
     source, target = (end.strip() for end in path.split(">"))
     return automatic(f"{POSE_SOURCES.get(source, source)} > {target}")
@@ -600,6 +625,22 @@ GRAPHS = {
         "nodes": [
             note("note", -440, 0, DOWNLOAD_NOTE, 240, width=400),
             node("download", "SteadyDancerDownload", 0, 0, size=(400, 260), names="steadydancer", workflow=""),
+        ],
+        "links": [],
+        "groups": [],
+    },
+    "convert_model": {
+        "nodes": [
+            note("note", -440, 0, CONVERT_NOTE, 300, width=400),
+            node(
+                "convert",
+                "SteadyDancerConvertModel",
+                0,
+                0,
+                size=(400, 260),
+                source="steadydancer/fp16",
+                to="int8_convrot",
+            ),
         ],
         "links": [],
         "groups": [],

@@ -64,6 +64,7 @@ READY = "!!(window.app?.graph && window.LiteGraph?.registered_node_types?.Steady
 
 
 def main(server: str, names: list[str]) -> None:
+    """Builds the named graphs, or all, in the page of a running server, and writes each in both forms."""
     (EXAMPLES / "api").mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -84,6 +85,7 @@ def main(server: str, names: list[str]) -> None:
 
 
 def write(path: Path, data: dict) -> None:
+    """Writes a workflow as JSON that reads well in a diff."""
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from urllib.parse import urlsplit
 
 import pytest
 from steadydancer.bucket.client import MIB
+from steadydancer.bucket.journal import Journal
 from support import ROOT
 from support.s3_server import Fault
 
@@ -49,6 +51,7 @@ def test_test_walks_through_every_right(r2, s3):
         ({"conditions": "refused"}, "conditions refused"),
         ({"conditions": "ignored"}, "conditions ignored"),
         ({"etags": "other"}, "ETags    of another kind: uploads are read back"),
+        ({"etags": "none"}, "ETags    of another kind: uploads are read back"),
     ],
 )
 def test_test_says_what_the_service_can_do_and_keeps_it(r2, s3, tmp_path, switches, told):
@@ -216,6 +219,35 @@ def test_a_profile_of_a_config_file(r2, s3, tmp_path):
     assert r2("ls", "--profile", "work", STEADYDANCER_R2_CONFIG=str(config)).returncode == 0
     assert "no save profile 'work'" in r2("ls", "--profile", "work").stderr
     assert "There is no file" in r2("ls", "--config", tmp_path / "none.toml").stderr
+
+
+def test_what_version_0_1_left_is_taken_over(r2, s3, tmp_path):
+    """Profiles in a folder of their own in the home folder, and a journal inside the folder that was sent."""
+    folder, config = tmp_path / "renders", tmp_path / ".config"
+    (config / "__steadydancer").mkdir(parents=True)
+    profile = config / "__steadydancer" / "r2.toml"
+    profile.write_text(
+        f'[work]\nendpoint = "{s3.endpoint}"\nbucket = "renders"\naccess_key_id = "{s3.key_id}"\n'
+        f'secret_access_key = "{s3.secret}"\n'
+    )
+    profile.chmod(0o600)
+    folder.mkdir()
+    sent, old = old_file(folder / "sent.png"), Journal(folder / ".steadydancer" / "r2_journal.jsonl")
+    address = f"{urlsplit(s3.endpoint).netloc}/renders"
+    old.finish(sent, sent.stat(), address, "day/sent.png")
+    old.finish(tmp_path / "elsewhere.png", sent.stat(), address, "day/elsewhere.png")
+    old.note_service(address, False)
+    new = old_file(folder / "new.png")
+    for expected in ("1 sent, 0 left", "0 sent, 0 left"):
+        done = r2("sync", folder, "--profile", "work", R2_ENDPOINT="", R2_BUCKET="", R2_ACCESS_KEY_ID="")
+        assert done.returncode == 0 and expected in done.stderr, done.stderr
+    assert [key.rpartition("/")[2] for key in s3.objects] == ["new.png"], "what the journal knew is not sent again"
+    assert not old.path.exists() and not profile.exists()
+    assert (config / "steadydancer" / "r2.toml").stat().st_mode & 0o777 == 0o600
+    journal = Journal(config / "steadydancer" / "r2_journal.jsonl")
+    assert journal.find(sent, sent.stat(), address).sent and journal.find(new, new.stat(), address).sent
+    assert journal.find(tmp_path / "elsewhere.png", sent.stat(), address) is None, "a folder speaks for its own files"
+    assert journal.keeps_conditions(address) is None
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C cannot be sent to one process")

@@ -3,6 +3,7 @@
 import io
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from steadydancer.media.read_video import read_clip
@@ -66,6 +67,20 @@ def test_seeking_gives_the_frame_that_was_asked_for(container, options):
         clip = read_clip(file, start=start, count=4)
         assert which(clip.frames) == [i // 4 for i in range(first, min(160, first + 4))][: len(clip.frames)]
         assert len(clip.frames) == min(4, 160 - first)
+
+
+def test_seeking_keeps_the_colours_of_a_palette():
+    """In AVI the first packet alone has it."""
+    file, palette = io.BytesIO(), np.stack([np.full(256, 255), *[np.arange(256)] * 3], 1).astype(np.uint8)
+    with av.open(file, "w", format="avi") as out:
+        stream = out.add_stream("rawvideo", rate=16)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "pal8"
+        for number in range(32):
+            frame = av.VideoFrame.from_ndarray((np.full((48, 64), grey(number), np.uint8), palette), format="pal8")
+            frame.pts, frame.time_base = number, Fraction(1, 16)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    assert which(read_clip(file, 1.0).frames) == list(range(16, 32))
 
 
 def test_a_start_behind_the_end_of_a_file_without_a_length():

@@ -78,6 +78,7 @@ class OddAudio:
         "three at once": lambda: (torch.rand(3, 2, 48000) - 0.5, 48000),
         "half precision": lambda: ((torch.rand(1, 2, 48000) - 0.5).half(), 48000),
         "one row": lambda: (torch.rand(48000) - 0.5, 48000),
+        "four dimensions": lambda: (torch.rand(1, 1, 2, 48000) - 0.5, 48000),
         "empty": lambda: (torch.zeros(1, 2, 0), 48000),
         "none at all": lambda: (torch.zeros(0, 2, 100), 48000),
         "a list": lambda: ([[0.0] * 100] * 2, 48000),
