@@ -41,6 +41,10 @@ class Places:
                 found = [path, *(other for other in found if other != path)] if first else [*found, path]
         return sorted(found, key=lambda path: path == self.models_dir / "unet")  # searched, but nothing is put there
 
+    def everywhere(self) -> list[Path]:
+        """Every folder that models may lie in, for a name of which nothing says what it is."""
+        return [self.models_dir, *(path for _, path, _ in self.extra)]
+
     def find(self, file: ModelFile) -> Path | None:
         """The file, or the finished snapshot folder, if it is here. Subfolders count: people sort their models.
 
