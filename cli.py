@@ -38,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
         try:
             return command(argv)
         finally:
-            sys.stdout.flush()
+            if sys.stdout:
+                sys.stdout.flush()
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130

@@ -3,10 +3,22 @@
 import math
 import os
 
+TRUE = ("1", "true", "yes", "on")
+
 
 def text(name: str, default: str = "") -> str:
     """The variable's value without surrounding blanks, or `default` where it is unset or blank."""
     return os.environ.get(name, "").strip() or default
+
+
+def names(beginning: str) -> list[str]:
+    """The variables that are set and whose names begin so."""
+    return sorted(name for name in os.environ if name.startswith(beginning))
+
+
+def is_true(name: str) -> bool:
+    """Whether a variable says so; another program's may say anything else."""
+    return text(name).lower() in TRUE
 
 
 def flag(name: str, default: bool = False) -> bool:
@@ -17,7 +29,7 @@ def flag(name: str, default: bool = False) -> bool:
     value = text(name).lower()
     if not value:
         return default
-    if value in ("1", "true", "yes", "on"):
+    if value in TRUE:
         return True
     if value in ("0", "false", "no", "off"):
         return False

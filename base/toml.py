@@ -1,13 +1,12 @@
 """Reading TOML with every Python that ComfyUI runs on."""
 
-import sys
 from pathlib import Path
 
-if sys.version_info >= (3, 11):
+try:
     import tomllib
-else:
+except ModuleNotFoundError:  # Python 3.10
     try:
-        import tomli as tomllib
+        import tomli as tomllib  # type: ignore[no-redef]  # of the two there is one
     except ModuleNotFoundError as err:
         raise ModuleNotFoundError(
             "Python 3.10 cannot read TOML files by itself. Run `pip install tomli`, or use Python 3.11 or newer."

@@ -46,7 +46,7 @@ GROUPS = (
                 "text",
                 "Q4_K_M",
                 "with STEADYDANCER_VARIANT=gguf",
-                "The GGUF type: Q2_K to Q8_0.",
+                "The GGUF type: Q2_K to Q8_0, or short q2 to q8.",
             ),
             Variable("MODELS_DIR", "text", "", "download", "The models folder, where it is not the ComfyUI's around."),
             Variable("DRY_RUN", "flag", "false", "download", "Show what would be fetched, and fetch nothing."),
@@ -73,10 +73,13 @@ GROUPS = (
                 ("WAN_480P", "Wan 2.1 text to video 1.3B."),
                 ("WAN_720P", "Wan 2.1 text to video 14B; with ENABLE_I2V image to video 720p."),
                 ("ENABLE_I2V", "Wan 2.1 image to video."),
-                ("ENABLE_WAN22_DISTILL", "Wan 2.2 image to video, both experts with their 4-step LoRAs."),
+                (
+                    "ENABLE_WAN22_DISTILL",
+                    "Wan 2.2 image to video, both experts with their 4-step LoRAs; SteadyDancer's 4-step LoRA with ENABLE_STEADYDANCER.",
+                ),
                 ("ENABLE_FUN_INP", "Wan 2.2 Fun InP, both experts."),
                 ("ENABLE_VACE", "VACE 14B."),
-                ("ENABLE_SCAIL", "SCAIL."),
+                ("ENABLE_SCAIL", "SCAIL 2."),
                 ("ENABLE_ZIMAGE", "Z-Image Turbo."),
                 ("ENABLE_ILLUSTRIOUS", "Realism Illustrious with its embeddings."),
                 ("ENABLE_CONTROLNET", "ControlNet 1.1; which ones: CONTROLNET_MODELS."),
@@ -90,8 +93,12 @@ GROUPS = (
             )
         )
         + (
-            Variable("CONTROLNET_MODELS", "list", "openpose", "download --from-env", "Names of ControlNets."),
-            Variable("QWEN_EDIT_MODEL", "list", "Q4_K_M", "download --from-env", "GGUF types: Q2_K to Q8_0."),
+            Variable(
+                "CONTROLNET_MODELS", "list", "canny,depth,openpose", "download --from-env", "Names of ControlNets."
+            ),
+            Variable(
+                "QWEN_EDIT_MODEL", "list", "Q4_K_M", "download --from-env", "Q2_K to Q8_0 or q2 to q8, fp8, full."
+            ),
             Variable("VIBEVOICE_MODEL", "list", "1.5B", "download --from-env", "1.5B, Large, Large-Q8."),
         ),
     ),

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.lock import locked
+from ..base.regular import regular
 
 FILE = "r2_journal.jsonl"  # in ComfyUI's system user folder, which is not served over HTTP
 
@@ -119,7 +120,7 @@ class Journal:
             self._learn(line)
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                with self.path.open("ab", buffering=0) as file:
+                with open(self.path, "ab", buffering=0, opener=regular) as file:
                     whole = b"\n" + line + b"\n"  # the first ends a line that somebody could not finish
                     if file.write(whole) < len(whole):
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -130,7 +131,7 @@ class Journal:
     def _refresh(self) -> None:
         """Reads what was appended since the last time, whole lines only."""
         try:
-            with self.path.open("rb") as file:
+            with open(self.path, "rb", opener=regular) as file:
                 stat = os.fstat(file.fileno())
                 if stat.st_size < self._read or stat.st_ino != self._inode:
                     self._read, self._inode = 0, stat.st_ino  # it was emptied or replaced

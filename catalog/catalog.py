@@ -39,7 +39,7 @@ class ModelFile:
     `name` is relative to the models folder `folder`, and empty where only the repository's listing can tell it.
     `bytes` and `sha256` (a prefix is allowed) are set where the publisher states them; `gb` is for planning only.
     `confirmed` says where the published name was seen; `listing` means nowhere, so that the listing is asked first.
-    `format` is the container: safetensors, gguf, onnx, pickle, folder. Of a diffusion model, `precision` is how most of its
+    `format` is the container: safetensors, gguf, onnx, pickle, text, folder. Of a diffusion model, `precision` is how most of its
     weights are stored (fp32, bf16, fp16, fp8, int8, int8_convrot or a GGUF type) and `architecture` which network they
     belong to. One that nobody publishes has no sources: it is made here of the file `made_from`.
     """
@@ -128,7 +128,8 @@ class Family:
 class Profile:
     """A named set: `items` are variant and file ids, `{NAME}` in them is a variable whose default is in `choices`.
 
-    `--from-env` takes the profile when every variable of `env` is true.
+    `words`: what else a variable may say, in small letters, and what it means. `--from-env` takes the profile when every
+    variable of `env` is true. `graph` is the template of ComfyUI whose files these are, empty where there is none.
     """
 
     name: str
@@ -136,6 +137,8 @@ class Profile:
     items: tuple[str, ...]
     env: tuple[str, ...]
     choices: dict[str, str]
+    words: dict[str, str]
+    graph: str
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,8 @@ def read(families: Path, profiles: Path) -> Catalogue:
         read_family(read_toml(path), book)
     for name, entry in read_toml(profiles)["profiles"].items():
         lists = (tuple(entry["items"]), tuple(entry.get("env", ())))
-        book.profiles[name] = Profile(name, entry["title"], *lists, entry.get("choices", {}))
+        tables = (entry.get("choices", {}), entry.get("words", {}))
+        book.profiles[name] = Profile(name, entry["title"], *lists, *tables, entry.get("graph", ""))
     return book
 
 

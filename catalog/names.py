@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 from ..base import environment
+from ..base.variables import GROUPS
 from .catalog import Catalogue, ModelFile, Profile, catalogue
 
 STEP_DISTILL = "lightx2v-i2v-480p-rank64"  # the file that `step_distill` of the loader and the planner means
@@ -53,13 +54,30 @@ def profile_items(profile: Profile) -> list[str]:
     for item in profile.items:
         used = [name for name in choices if f"{{{name}}}" in item]
         for values in itertools.product(*(choices[name] for name in used)):
-            items.append(item.format(**dict(zip(used, values))))
+            meant = (profile.words.get(value.lower(), value) for value in values)
+            items.append(item.format(**dict(zip(used, meant))))
     return items
 
 
 def split(text: str) -> list[str]:
     """The names in a text that separates them by commas, blanks or lines."""
     return [part for part in re.split(r"[\s,]+", text) if part]
+
+
+VOICES = (
+    "no model file of ours: install the node pack TTS-Audio-Suite (diodiogod/TTS-Audio-Suite), which fetches its own"
+)
+ELSEWHERE = {"ENABLE_CHATTERBOX": VOICES, "ENABLE_XTTS": VOICES}
+
+
+def unanswered() -> dict[str, str]:
+    """The ENABLE_… variables that are true and that nothing here answers to, and what to do, in words that follow them."""
+    book, ours = catalogue(), {variable.name for group in GROUPS for variable in group.variables}
+    ours |= {name for profile in book.profiles.values() for name in profile.env}
+    wanted = [name for name in environment.names("ENABLE_") if name not in ours and environment.is_true(name)]
+    return {
+        name: ELSEWHERE.get(name, "nothing here answers to it; `cli.py env` shows what there is") for name in wanted
+    }
 
 
 def profiles_from_environment() -> list[str]:

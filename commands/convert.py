@@ -24,6 +24,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
+    """Makes the file, or says that it was here already. 0; raises ValueError where it cannot be made."""
     path = source_path(args)
     source = open_source(path)
     target = args.output or converted_path(path, args.to)

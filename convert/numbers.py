@@ -4,6 +4,7 @@ Rows are converted some at a time, which gives the same bits as all at once: eac
 fp8's one scale is found beforehand.
 """
 
+import errno
 import io
 import os
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ def pieces(tensor: Tensor) -> Iterator[tuple[int, torch.Tensor]]:
             file.seek(tensor.start + first * tensor.row_bytes)
             raw = bytearray(count * tensor.row_bytes)
             if read_into(file, raw) != len(raw):
-                raise OSError(5, os.strerror(5), str(tensor.path))
+                raise OSError(errno.EIO, os.strerror(errno.EIO), os.fspath(tensor.path))
             numbers = torch.frombuffer(raw, dtype=TYPES.get(tensor.dtype, torch.uint8))
             yield first, numbers.view(count, *tensor.shape[1:]) if tensor.dtype in TYPES else numbers
 
@@ -93,12 +94,14 @@ def description(part: Description) -> torch.Tensor:
 
 
 def finite(numbers: torch.Tensor) -> torch.Tensor:
+    """The numbers as they came. Raises Spoilt where one of them is infinite or none."""
     if not numbers.isfinite().all():
         raise Spoilt(f"has numbers that are not finite in {str(numbers.dtype).removeprefix('torch.')}")
     return numbers
 
 
 def require(within: torch.Tensor) -> None:
+    """Raises Spoilt where not every row is as near to the original as its format allows."""
     if not within.all():
         raise Spoilt("came out farther from the original than its format allows")
 

@@ -74,6 +74,7 @@ def fp8(name: str, tensor: Tensor) -> Step:
 
 
 def described(name: str, dtype: str, shape: tuple[int, ...], scales: tuple[int, ...], words: dict) -> dict[str, Part]:
+    """A quantised layer: its weight, its scales in float32, and the words by which ComfyUI knows the format."""
     layer, text = name.removesuffix("weight"), json.dumps(words)
     return {
         name: Part(dtype, shape),

@@ -38,10 +38,12 @@ class Tensor:
 
     @property
     def row_bytes(self) -> int:
+        """Bytes of one row."""
         return prod(self.shape[1:]) * BITS[self.dtype] // 8
 
     @property
     def bytes(self) -> int:
+        """Bytes of all rows."""
         return self.rows * self.row_bytes
 
 
@@ -63,6 +65,7 @@ class Source:
 
     @property
     def bytes(self) -> int:
+        """Bytes of all tensors."""
         return sum(tensor.bytes for tensor in self.tensors.values())
 
 

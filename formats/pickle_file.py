@@ -102,6 +102,7 @@ class Rehearsal(pickle._Unpickler):
     pop_mark: Callable[[], list]
 
     def find_class(self, module: str, name: str) -> type:
+        """What a pickle may name to make a tensor. Raises UnpicklingError for everything else."""
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         plain = module == "torch._utils" and name in REBUILDS
@@ -113,6 +114,7 @@ class Rehearsal(pickle._Unpickler):
         return Nothing
 
     def persistent_load(self, _: object) -> Nothing:
+        """Stands for a storage: no bytes of it are read."""
         return Nothing()
 
     def shape(self, count: int | None) -> None:

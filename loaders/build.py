@@ -47,6 +47,10 @@ class ComfyPlaces(Places):
         old = Path(folder_paths.models_dir, "unet")  # is searched, but nothing is put there
         return sorted(map(Path, folder_paths.get_folder_paths(folder)), key=lambda path: path == old)
 
+    def everywhere(self) -> list[Path]:
+        kinds = (kind for kind in folder_paths.folder_names_and_paths if kind != "custom_nodes")
+        return list(dict.fromkeys(Path(path) for kind in kinds for path in folder_paths.get_folder_paths(kind)))
+
 
 def own_file(folder: str, name: str) -> Path:
     """A person's own file, as ComfyUI lists it. Raises ValueError where it is not there, or a link that leads nowhere."""

@@ -9,6 +9,8 @@ import comfy.sd
 
 from .run import PlannedRun
 
+NO_USE = ("patcher", "get_models")  # what ComfyUI looks for on every result that it keeps, to count memory
+
 
 class OnFirstUse:
     """A ComfyUI object that is fetched and loaded when something first asks it for anything.
@@ -26,8 +28,7 @@ class OnFirstUse:
 
     def __getattribute__(self, name: str) -> Any:
         mine = object.__getattribute__(self, "__dict__")
-        # ComfyUI looks for a patcher on every result that it keeps, to count memory: that is not a use.
-        if "load_now" in mine and name != "patcher" and not name.startswith("__"):
+        if "load_now" in mine and name not in NO_USE and not name.startswith("__"):
             loaded = mine["load_now"]()
             del mine["load_now"]
             mine.update(loaded.__dict__)

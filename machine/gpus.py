@@ -100,6 +100,8 @@ def names() -> list[str]:
 
 def unlisted(gib: float, sm: int) -> Card:
     """A card that is not in the table: memory as sold, and the rates of the table's card that is most like it."""
+    if not 0 < gib < 100_000:
+        raise ValueError(f"No card has {gib:g} GB. Give its memory in GB, like 24.")
     total = round(gib * GIB)
     if usable(total) <= 0:
         raise ValueError(f"A card of {gib:g} GB is too small for anything here.")

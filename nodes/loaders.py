@@ -1,13 +1,18 @@
 """Loaders that fetch what is missing, and a node that only fetches."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import folder_paths
 from comfy_api.latest import io, ui
 
 from ..catalog.catalog import ModelFile, catalogue
 from ..catalog.names import STEP_DISTILL, files_of, split
+from ..loaders import build
+from ..loaders.download import workflow as flow
+from ..loaders.download.errors import printable
 from ..planning.plan import Plan
 from ..services import loading
 from ..services.models import one_model
@@ -114,8 +119,8 @@ class SteadyDancerDownload(io.ComfyNode):
             node_id="SteadyDancerDownload",
             display_name="Download Models",
             category=CATEGORY,
-            description="Fetches models without loading them: a whole prompt by itself, to prepare a machine.",
-            search_aliases=["fetch", "prefetch", "models"],
+            description="Fetches models without loading them: what you name, or what a workflow needs.",
+            search_aliases=["fetch", "prefetch", "models", "missing models", "template"],
             is_output_node=True,
             inputs=[
                 io.String.Input(
@@ -125,22 +130,34 @@ class SteadyDancerDownload(io.ComfyNode):
                     tooltip="Profiles (steadydancer, steadydancer-turbo, dwpose, wan-t2v, …), variants "
                     "(steadydancer/Q4_K_M) or files of the catalogue, separated by commas or lines.",
                 ),
+                io.String.Input(
+                    "workflow",
+                    default="",
+                    optional=True,
+                    tooltip="Fetch what a workflow names, too: this for the one that this node is in, the name of a template "
+                    "(video_wan2_2_14B_i2v), or a workflow that you saved (my dance.json).",
+                ),
             ],
             outputs=[io.String.Output(display_name="report")],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
-    def validate_inputs(cls, names: str | None) -> bool | str:
-        if names is None:  # linked: known only when it runs
+    def validate_inputs(cls, names: str | None, workflow: str | None = "") -> bool | str:
+        if names is None or workflow is None:  # linked: known only when it runs
             return True
         try:
-            return True if files_of(split(names), default) else "Name a profile or variant, such as steadydancer."
+            if files_of(split(names), default) or workflow.strip():
+                return True
+            return "Name a profile or variant, such as steadydancer, or a workflow."
         except ValueError as err:
             return str(err)
 
     @classmethod
-    def fingerprint_inputs(cls, names: str | None) -> list:
-        """Runs again when one of the files was taken away."""
+    def fingerprint_inputs(cls, names: str | None, workflow: str | None = "") -> list | float:
+        """Runs again when one of the files was taken away; always where a workflow says what they are."""
+        if workflow != "":
+            return float("nan")
         try:
             find = loading.finder()
             return [names, [file.id for file in named(names or "") if not find(file.id)]]
@@ -148,18 +165,46 @@ class SteadyDancerDownload(io.ComfyNode):
             return [str(err)]
 
     @classmethod
-    def execute(cls, names: str) -> io.NodeOutput:
-        files = named(names)
-        paths = loading.fetch(*(file.id for file in files))
+    def execute(cls, names: str, workflow: str = "") -> io.NodeOutput:
+        needed = flow.Named()
+        if workflow.strip():
+            needed = flow.named(cls.graph(workflow.strip()), automatic)
+        files = list({flow.place(file): file for file in (*needed.files, *named(names))}.values())
+        paths = loading.fetch_files(files)
         sizes = [path.stat().st_size if path.is_file() else tree_size(path) for path in paths]
         lines = [f"{size / 1e9:6.2f} GB  {path}" for path, size in zip(paths, sizes)]
-        report = "\n".join([*lines, f"{sum(sizes) / 1e9:6.2f} GB  in {len(paths)} files, all here and checked"])
+        lines.append(f"{sum(sizes) / 1e9:6.2f} GB  in {len(paths)} files, all here and checked")
+        lines += [f"not needed: {name}: only muted or bypassed nodes name it" for name in needed.off]
+        left = flow.still_left(needed.left, build.ComfyPlaces())
+        if left:
+            why = " ".join(f"{printable(entry.name)} {entry.why}." for entry in left)
+            raise ValueError(f"{len(paths)} files are here. Not fetched: {why}")
+        report = "\n".join(lines)
         return io.NodeOutput(report, ui=ui.PreviewText(report))
+
+    @classmethod
+    def graph(cls, name: str) -> dict:
+        """The workflow of a name: `this`, a saved one, or a template."""
+        if name == "this":
+            return (cls.hidden.extra_pnginfo or {}).get("workflow") or cls.hidden.prompt
+        return flow.read(saved_workflow(name) or flow.template(name))
+
+
+def saved_workflow(name: str) -> Path | None:
+    """A workflow in ComfyUI's user folder, if there is one of that name."""
+    saved = Path(folder_paths.get_user_directory(), "default", "workflows")
+    path = Path(os.path.abspath(saved / (name if name.endswith(".json") else f"{name}.json")))
+    return path if path.is_relative_to(saved.absolute()) and path.is_file() else None
 
 
 def named(names: str) -> list[ModelFile]:
-    """The files that a text names; `auto` in a profile is the choice for this card."""
-    return files_of(split(names), lambda family: loading.choice(family).variant)
+    """The files that a text names."""
+    return files_of(split(names), automatic)
+
+
+def automatic(family: str) -> str:
+    """What `auto` in a profile or a workflow means: the choice for this card."""
+    return loading.choice(family).variant
 
 
 def default(family: str) -> str:

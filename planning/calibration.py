@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..base.regular import regular
 from ..machine import gpus
 from ..machine.card import Card
 from .plan import Plan
@@ -43,6 +44,18 @@ class Measurement:
         return self.measured / max(1, self.predicted)
 
 
+TYPES = {"phase": str, "kind": str, "gpu": str, "volume": int, "predicted": int, "measured": int, "ran_out": bool}
+
+
+def sound(entry: object) -> bool:
+    """Whether an entry of the file is a measurement as we write it: the file may be damaged, edited or somebody else's."""
+    if not isinstance(entry, dict):
+        return False
+    typed = {name: type(value) for name, value in entry.items()}
+    whole = {"ran_out": bool} | typed == TYPES
+    return whole and all(0 <= entry[name] < 1 << 63 for name in ("volume", "predicted", "measured"))
+
+
 class Calibration:
     """The measurements in a file. Without a `setting`, ComfyUI's version and attention, those of all count."""
 
@@ -62,9 +75,11 @@ class Calibration:
         return {phase: correction(runs[-LATEST:]) for phase, runs in found.items()}
 
     def read(self) -> list[Measurement]:
-        """All measurements, the oldest first; none where the file is missing or is not ours."""
-        with suppress(OSError, ValueError, TypeError):
-            return [Measurement(**entry) for entry in json.loads(self.path.read_text(encoding="utf-8"))]
+        """All measurements, the oldest first, without entries that are not as we write them."""
+        with suppress(OSError, ValueError, RecursionError):
+            with open(self.path, encoding="utf-8", opener=regular) as file:
+                found = json.load(file)
+            return [Measurement(**entry) for entry in found if sound(entry)] if isinstance(found, list) else []
         return []
 
     def add(self, runs: list[Measurement]) -> None:

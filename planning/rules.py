@@ -10,6 +10,8 @@ from ..machine.card import Card
 from .solve import Rules
 
 MODES = ("auto", "full", "model_cpu_offload", "sequential_cpu_offload")
+# what else may be written for a GGUF type, in small letters
+SHORT_TYPES = {"q2": "Q2_K", "q3": "Q3_K_M", "q4": "Q4_K_M", "q5": "Q5_K_M", "q6": "Q6_K", "q8": "Q8_0"}
 # GPU_TIER of a pod → the preference where a node says auto
 TIERS = {"auto": "balanced", "consumer": "balanced", "prosumer": "balanced", "datacenter": "quality"}
 
@@ -62,8 +64,8 @@ def named_variant(family: str) -> str | None:
     if wish != "gguf":
         return f"{family}/{wish}"
     types = quants(family)
-    wanted = one_of("STEADYDANCER_GGUF_MODEL", tuple(types), "Q4_K_M")
-    return types[wanted]
+    short = SHORT_TYPES.get(environment.text("STEADYDANCER_GGUF_MODEL").lower())
+    return types[short or one_of("STEADYDANCER_GGUF_MODEL", tuple(types), "Q4_K_M")]
 
 
 def one_of(variable: str, values: tuple[str, ...], default: str = "auto") -> str:

@@ -27,6 +27,7 @@ def sources() -> list[str]:
 
 
 def is_plain(file: ModelFile | None) -> bool:
+    """Whether a catalogue file is a model of Wan's kind in 16 or 32 bits, as safetensors."""
     return (
         file is not None
         and file.precision in PLAIN

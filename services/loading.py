@@ -137,8 +137,12 @@ def require_fit(plan: Plan, chosen: str) -> None:
 def fetch(*ids: str) -> list[Path]:
     """The paths of catalogue files, fetched with progress and Cancel on the node that is being executed. What nobody
     publishes is made of the file that is fetched for it."""
+    return fetch_files([catalogue().files[id] for id in ids])
+
+
+def fetch_files(files: list[ModelFile]) -> list[Path]:
+    """The same for files that the catalogue may not have."""
     node_id = executing().node_id
-    files = [catalogue().files[id] for id in ids]
     where = build.ComfyPlaces()
     with interruptible():
         progress = NodeProgress(node_id, "B")

@@ -20,6 +20,10 @@ class NoRoom(DownloadError):
     """The disk is too small, whatever the source."""
 
 
+class NotThere(DownloadError):
+    """The publisher answers, and does not have the file."""
+
+
 class Changed(DownloadError):
     """The server has another version than the one that was begun: it must be fetched anew."""
 
@@ -48,7 +52,7 @@ def refusal(status: int, url: str, name: str) -> str:
             "Log in (HF_TOKEN or CIVITAI_API_KEY), accept its licence on its page, and try again."
         )
     if status in (404, 410):
-        return f"{host} does not have {name}: it was moved or removed. Update SteadyDancer or place it by hand."
+        return f"{host} does not have {name}: it was moved or removed. Update SteadyDancer or the workflow that names it, or place it by hand."
     return f"{host} answered {status} when asked for {name}. Try again later."
 
 

@@ -129,7 +129,7 @@ def ensure_all(
     """
     files = list(files)
     missing = enough_room(files, where, cancelled)
-    counts = {file.id: (0, file.size if file in missing else 0) for file in files}
+    counts = {file.id: (0, missing.get(file, 0)) for file in files}
     failed = threading.Event()
     reporting = threading.Lock()
 
@@ -168,25 +168,27 @@ def published_file(file: ModelFile, where: Places) -> ModelFile:
     return catalogue().files[file.made_from]
 
 
-def enough_room(files: list[ModelFile], where: Places, cancelled: IsCancelled) -> list[ModelFile]:
-    """Those of the files that are not here. Raises NoRoom, before a byte is fetched, where they do not fit together.
+def enough_room(files: list[ModelFile], where: Places, cancelled: IsCancelled) -> dict[ModelFile, int]:
+    """Those of the files that are not here, with their bytes as far as they are known. Raises NoRoom, before a byte is
+    fetched, where they do not fit together.
 
     Sizes that the catalogue only estimates are asked of the publisher, when it may matter. One file alone is seen to
     when its publisher has been asked anyway.
     """
-    files = [file for file in files if not where.find(file)]
-    if len(files) < 2 or hub.offline():
-        return files
-    targets, what = {file: where.target(file, file.id) for file in files}, f"{len(files)} files"
+    sizes = {file: file.size for file in files if not where.find(file)}
+    if len(sizes) < 2 or hub.offline():
+        return sizes
+    targets, what = {file: where.target(file, file.id) for file in sizes}, f"{len(sizes)} files"
     try:
-        room.check({targets[file]: file.size for file in files}, what)
-        if all(file.size for file in files):
-            return files
+        room.check({targets[file]: size for file, size in sizes.items()}, what)
+        if all(sizes.values()):
+            return sizes
     except NoRoom:
         pass  # by estimates
     quick = RetryPolicy(attempts=1, timeout=10.0)
-    room.check({targets[file]: file.bytes or published(file, quick, cancelled) for file in files}, what)
-    return files
+    asked = {file: file.bytes or published(file, quick, cancelled) for file in sizes}
+    room.check({targets[file]: size for file, size in asked.items()}, what)
+    return {file: size or file.size for file, size in asked.items()}
 
 
 def published(file: ModelFile, retries: RetryPolicy, cancelled: IsCancelled) -> int:

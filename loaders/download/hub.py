@@ -16,7 +16,7 @@ from ...base import environment
 from ...base.cancel import IsCancelled, pause, run_cancellable
 from ...base.retry import RetryPolicy, TransientError
 from ...catalog.catalog import ModelFile, Source
-from .errors import NO_SUCH_NAME, DownloadError, bad_token, come_back, in_a_row, printable, refusal
+from .errors import NO_SUCH_NAME, DownloadError, NotThere, bad_token, come_back, in_a_row, printable, refusal
 from .hub_token import Token, civitai_token, hub_token
 from .places import RECORD
 from .transfer import Remote
@@ -134,7 +134,7 @@ def hub_file(file: ModelFile, source: Source, retries: RetryPolicy) -> list[Remo
     with answer(url, name, hub_token(), retries, "HEAD") as (response, token):
         if response.headers.get("X-Error-Code") == "EntryNotFound":
             offered = [entry["path"] for entry in listing(file, source, retries)[0]]
-            raise DownloadError(not_there(source, source.path, offered))
+            raise NotThere(not_there(source, source.path, offered))
         check_hub(response, file, source, token)
         headers = response.headers
     etag = headers.get("X-Linked-Etag", headers.get("ETag", "")).removeprefix("W/").strip('"')
@@ -156,7 +156,7 @@ def hub_match(file: ModelFile, source: Source, retries: RetryPolicy) -> list[Rem
         )
         if matching:
             return [hub_entry(source, matching[0], token, matching[0]["path"].rsplit("/", 1)[-1])]
-    raise DownloadError(not_there(source, source.patterns[0], [entry["path"] for entry in entries]))
+    raise NotThere(not_there(source, source.patterns[0], [entry["path"] for entry in entries]))
 
 
 def hub_all(file: ModelFile, source: Source, retries: RetryPolicy) -> list[Remote]:
@@ -219,13 +219,14 @@ def check_hub(response: "requests.Response", file: ModelFile, source: Source, to
             f"{name} is not open to everybody: its licence must be accepted once. Open {endpoint()}/{repository}, {do}"
         )
     if code == "RepoNotFound" or (response.status_code == 401 and not token.value):
-        raise DownloadError(
+        raise NotThere(
             f"{name} cannot be fetched: the repository {repository} does not exist or is private. "
             "Set HF_TOKEN if you may see it, or place the file by hand."
         )
     if code == "RevisionNotFound":
         raise DownloadError(
-            f"{name} cannot be fetched: {repository} has no version {source.revision}. Update SteadyDancer."
+            f"{name} cannot be fetched: {repository} has no version {source.revision}. "
+            "Update SteadyDancer or the workflow that names it."
         )
     if not response.ok:
         raise DownloadError(refusal(response.status_code, response.url, name))
@@ -279,7 +280,7 @@ def not_there(source: Source, wanted: str, offered: list[str]) -> str:
     weights = [name for name in offered if name.endswith((".safetensors", ".gguf", ".pth", ".onnx", ".pt"))]
     near = difflib.get_close_matches(wanted, weights, n=5, cutoff=0.3) or weights[:5]
     offer = f"It offers {', '.join(map(printable, near))}." if near else "It has no weights at all."
-    return f"{source.where} has no file {wanted}. {offer} Choose one of these variants, or update SteadyDancer."
+    return f"{source.where} has no file {wanted}. {offer} Choose one of these, or update SteadyDancer or the workflow."
 
 
 def plain_url(file: ModelFile, source: Source, retries: RetryPolicy) -> list[Remote]:

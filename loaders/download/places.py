@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ...base.cancel import IsCancelled, stop_if
+from ...base.regular import regular
 from ...catalog.catalog import ModelFile
 from ...formats import model_file
 from .listing import Names, names_below
@@ -39,6 +40,10 @@ class Places:
             if name == folder and (first or path not in found):
                 found = [path, *(other for other in found if other != path)] if first else [*found, path]
         return sorted(found, key=lambda path: path == self.models_dir / "unet")  # searched, but nothing is put there
+
+    def everywhere(self) -> list[Path]:
+        """Every folder that models may lie in, for a name of which nothing says what it is."""
+        return [self.models_dir, *(path for _, path, _ in self.extra)]
 
     def find(self, file: ModelFile) -> Path | None:
         """The file, or the finished snapshot folder, if it is here. Subfolders count: people sort their models.
@@ -88,7 +93,7 @@ def sound_entries(folder: Path) -> dict[str, dict]:
     """
     known = None
     with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):  # not there, or damaged
-        with open(folder / RECORD, encoding="utf-8") as file:
+        with open(folder / RECORD, encoding="utf-8", opener=regular) as file:
             known = json.loads(file.read(LONGEST_RECORD))
     return {name: entry for name, entry in known.items() if sound(name, entry)} if isinstance(known, dict) else {}
 

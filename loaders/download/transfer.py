@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...base.cancel import IsCancelled, stop_if
+from ...base.regular import regular
 from ...base.retry import RetryPolicy, TransientError
 from . import room
 from .errors import Changed, DownloadError, NoRoom, bad_token, come_back, disk_fault, in_a_row, printable, refusal
@@ -382,7 +383,7 @@ class Transfer:
 def notes_of(part: Path) -> dict:
     """What was written down of the transfer into `part`; empty where that is damaged or not there."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        with open(part.with_name(part.name + ".json"), encoding="utf-8") as file:
+        with open(part.with_name(part.name + ".json"), encoding="utf-8", opener=regular) as file:
             found = json.loads(file.read(NOTES))
         if isinstance(found, dict):
             return found

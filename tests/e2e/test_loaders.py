@@ -1,5 +1,6 @@
 """The loader nodes in a real ComfyUI: bare folders, a local Hub, Cancel, offline, and parts that are linked later."""
 
+import json
 import time
 
 import pytest
@@ -236,6 +237,38 @@ def test_download_node_is_a_prompt_by_itself(server, hub):
         server.queue({"get": node("SteadyDancerDownload", names="steadydancr")})
 
 
+def test_download_node_fetches_what_a_workflow_names(server, hub):
+    """Its own, as the page sends it or as the prompt itself; a saved one; a template."""
+    vae, lora = "models/vae/wan_2.1_vae.safetensors", f"models/loras/{LORA.rsplit('/', 1)[-1]}"
+    entry = {"name": "wan_2.1_vae.safetensors", "directory": "vae"}
+    entry["url"] = f"https://huggingface.co/{SHARED.replace('/split', '/resolve/main/split')}/vae/{entry['name']}"
+    graph = {"nodes": [{"type": "VAELoader", "properties": {"models": [entry]}}]}
+    wanted = node("SteadyDancerDownload", names="", workflow="this")
+
+    remove_models(server, "wan_2.1_vae", "lightx2v")
+    report = server.succeed({"get": wanted}, workflow=graph).outputs["get"]["text"][0]
+    assert "1 files, all here and checked" in report and (server.base_directory / vae).is_file()
+
+    remove_models(server, "wan_2.1_vae", "lightx2v")
+    loader = node("LoraLoaderModelOnly", model=["none", 0], lora_name=LORA.rsplit("/", 1)[-1], strength_model=1.0)
+    server.succeed({"get": wanted, "unused": loader})
+    assert (server.base_directory / lora).is_file() and not (server.base_directory / vae).exists()
+
+    saved = server.base_directory / "user/default/workflows/mine/my dance.json"
+    saved.parent.mkdir(parents=True, exist_ok=True)
+    saved.write_text(json.dumps(graph), "utf-8")
+    server.succeed({"get": node("SteadyDancerDownload", names="", workflow="mine/my dance.json")})
+    assert (server.base_directory / vae).is_file()
+    outside = server.run({"get": node("SteadyDancerDownload", names="", workflow="../../../outside.json")})
+    assert "There is no template" in outside.error
+    foreign = {**entry, "name": "x.safetensors", "url": "https://example.com/x.safetensors"}
+    saved.write_text(
+        json.dumps({"nodes": [*graph["nodes"], {"type": "X", "properties": {"models": [foreign]}}]}), "utf-8"
+    )
+    refused = server.run({"get": node("SteadyDancerDownload", names="", workflow="mine/my dance")})
+    assert "1 files are here. Not fetched: x.safetensors is at 'https://example.com" in refused.error
+
+
 def test_a_gguf_variant_is_fetched_and_renders(server, hub, tmp_path):
     name = "Wan21_I2V_SteadyDancer_fp16-Q4_K_M_fix_5d_tensor.gguf"
     hub.put("MCG-NJU/SteadyDancer-GGUF", name, write_steadydancer_gguf(tmp_path / name, "Q4_K").read_bytes())
@@ -304,6 +337,21 @@ def test_lazy_parts_are_real_and_try_again(comfyui):
     latent = vae.encode(torch.zeros(1, 32, 32, 3))
     assert latent.shape[1] == 16 and len(tries) == 2
     assert vae.patcher.cached_patcher_init[1][0] == str(path)
+
+
+def test_what_comfyui_counts_of_kept_results_loads_nothing(comfyui):
+    """Its tracker asks every result for its models, when no node is being executed."""
+    from comfy.model_patcher import PromptModelTracker, is_model_patcher_output
+    from steadydancer.loaders.lazy import LazyCLIP, LazyClipVision, LazyVAE
+
+    def load():
+        raise AssertionError("this is no use")
+
+    kept = [kind(load) for kind in (LazyCLIP, LazyClipVision, LazyVAE)]
+    tracker = PromptModelTracker()
+    tracker.start()
+    tracker.add(kept)
+    assert not tracker.models and not any(map(is_model_patcher_output, kept))
 
 
 def test_what_a_variant_fetched_is_not_listed_as_a_persons_own(comfyui):

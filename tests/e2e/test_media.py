@@ -117,15 +117,32 @@ def dancer():
     return (read_clip(str(example), count=17, fps=16, longest_side=320).frames * 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("name", [*SOUNDS, *NO_SOUNDS])
+def shipped(comfy) -> tuple[dict, dict]:
+    """The template's prompt at a size for a CPU, and its Driving Video; the weights are there."""
+    prompt = with_tiny_values(with_tiny_text_encoder(load(TEMPLATE)))
+    comfy.provide_models(*model_files(load(TEMPLATE)))
+    return prompt, next(node for node in prompt.values() if node["class_type"] == "SteadyDancerDrivingVideo")
+
+
+@pytest.mark.parametrize("name", ["7.1", "film order"])
 def test_the_shipped_template_with_odd_sound(comfy, dancer, name):
     """An hour's sampling ends in a video, whatever sound the dance has."""
+    prompt, driving = shipped(comfy)
+    file = SOUNDS[name](frames=17, size=(dancer.shape[2], dancer.shape[1]), pictures=dancer)
+    prompt[driving["inputs"]["video"][0]]["inputs"]["file"] = put(comfy, f"dance {name}.mov", file)
+    (video,) = saved(comfy.succeed(prompt, timeout=600))
+    assert (probe(video).frames, probe(video).has_audio) == (17, True)
+
+
+@pytest.mark.parametrize("name", [*SOUNDS, *NO_SOUNDS])
+def test_the_end_of_the_shipped_template_with_every_odd_sound(comfy, name):
+    """Sampled once, with the dance that is shipped; the sound is read from another one, by a Driving Video like the first."""
+    prompt, driving = shipped(comfy)
     make_video = SOUNDS.get(name) or NO_SOUNDS[name][0]
-    file = make_video(frames=17, size=(dancer.shape[2], dancer.shape[1]), pictures=dancer)
-    comfy.provide_models(*model_files(load(TEMPLATE)))
-    prompt = with_tiny_values(with_tiny_text_encoder(load(TEMPLATE)))
-    (dance,) = (node for node in prompt.values() if node["class_type"] == "LoadVideo")
-    dance["inputs"]["file"] = put(comfy, f"dance {name}.mov", file)
+    prompt["other"] = {"class_type": "LoadVideo", "inputs": {"file": put(comfy, f"other {name}.mov", make_video())}}
+    prompt["heard"] = driving | {"inputs": driving["inputs"] | {"video": ["other", 0]}}
+    (create,) = (node for node in prompt.values() if node["class_type"] == "CreateVideo")
+    create["inputs"]["audio"][0] = "heard"
     (video,) = saved(comfy.succeed(prompt, timeout=600))
     assert (probe(video).frames, probe(video).has_audio) == (17, name in SOUNDS)
 

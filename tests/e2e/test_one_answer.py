@@ -58,7 +58,7 @@ def ask(comfyui, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(this_machine, "host", Host)
     monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(user))
     monkeypatch.setattr(loading, "say", lambda node, text: said.append(text))
-    monkeypatch.setattr(loading, "get_executing_context", lambda: argparse.Namespace(node_id="1"))
+    monkeypatch.setattr(loading, "executing", lambda: argparse.Namespace(node_id="1"))
     said = []
 
     def command(*arguments):

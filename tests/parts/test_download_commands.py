@@ -102,8 +102,65 @@ def test_environment_chooses(cli):
     for part in ("steadydancer-Q6_K", "controlnet-canny", "controlnet-depth", "umt5_xxl_fp8"):
         assert part in plan.stdout
     assert cli("download", "--from-env").stdout.startswith("No ENABLE_")
+    both = {
+        "ENABLE_STEADYDANCER": "1",
+        "ENABLE_WAN22_DISTILL": "1",
+        "STEADYDANCER_VARIANT": "gguf",
+        "ENABLE_XTTS": "on",
+    }
+    both |= {
+        "STEADYDANCER_GGUF_MODEL": "q4",
+        "ENABLE_QWEN_EDIT": "true",
+        "QWEN_EDIT_MODEL": "full",
+        "ENABLE_OTHERS": "no",
+    }
+    plan = cli("download", "--from-env", HF_HUB_OFFLINE="1", DRY_RUN="true", **both)
+    for part in ("steadydancer-Q4_K_M", "cfg_step_distill_rank64", "qwen_image_edit_2511_bf16"):
+        assert part in plan.stdout, plan.stderr
+    assert "ENABLE_XTTS is true, but no model file of ours" in plan.stderr and "OTHERS" not in plan.stderr
     wrong = cli("download", "--from-env", ENABLE_VACE="perhaps")
     assert wrong.returncode == 1 and "ENABLE_VACE is 'perhaps'" in wrong.stderr
+
+
+def test_fp8_in_place_of_a_gguf_file_that_is_not_published(cli, hub):
+    """Only where the publisher answers that it has none, and loudly."""
+    args = ("download", "steadydancer/Q4_K_M", "--or", "fp8", "--dry-run")
+    gone = cli(*args)
+    assert gone.returncode == 0 and "Wan21_SteadyDancer_fp8" in gone.stdout and "Q4_K_M" not in gone.stdout
+    assert "ATTENTION" in gone.stderr and "Taking steadydancer/fp8 in its place." in gone.stderr
+    hub.put("MCG-NJU/SteadyDancer-GGUF", "Wan21_SteadyDancer-Q4_K_S_from_fp8.gguf", b"GGUF")
+    other = cli(*args)
+    assert "has no file" in other.stderr and "Taking steadydancer/fp8" in other.stderr
+    hub.put("MCG-NJU/SteadyDancer-GGUF", "Wan21_SteadyDancer-Q4_K_M_from_fp8.gguf", b"GGUF")
+    there = cli(*args)
+    assert (
+        "steadydancer-Q4_K_M" in there.stdout
+        and "ATTENTION" not in there.stderr
+        and "fp8_e4m3fn_scaled_KJ" not in there.stdout
+    )
+    unknown = cli("download", "steadydancer/Q5_K_M", "--or", "fp9", "--dry-run")
+    assert unknown.returncode == 1 and "Did you mean" in unknown.stderr
+    hub.stop()
+    silent = cli(*args)
+    assert "steadydancer-Q4_K_M" in silent.stdout and "ATTENTION" not in silent.stderr
+
+
+def test_a_tokenizer_lies_beside_its_model(cli, hub, tmp_path):
+    hub.put("microsoft/VibeVoice-1.5B", "model.safetensors", tensor_file(1000))
+    texts = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+    for name in (*texts, "model.safetensors"):
+        hub.put("Qwen/Qwen2.5-1.5B", name, b"{}")
+    for _ in range(2):
+        done = cli("download", "vibevoice")
+        assert done.returncode == 0, done.stderr
+    assert "0 of 5 files to fetch" in done.stdout
+    folder = tmp_path / "models" / "vibevoice"
+    assert sorted(
+        path.name
+        for path in (folder / "tokenizer").iterdir()
+        if path.suffix in (".json", ".txt") and path.name[0] != "."
+    ) == sorted(texts)
+    assert (folder / "VibeVoice-1.5B" / "model.safetensors").is_file()
 
 
 def test_the_models_folder_of_the_comfyui_that_the_package_is_linked_into(hub, tmp_path):

@@ -34,8 +34,8 @@ class Fault:
     no_ranges: bool = False
     unreachable: bool = False  # the second host does not listen
     stall: float = 0.0  # seconds of silence before each block
-    token: int = 0  # the status that answers whoever comes with a token, after the first `token_after` times
-    token_after: int = 0
+    token: int = 0  # the status that answers whoever comes with a token
+    token_revoked: bool = False  # only whoever asks for bytes: it was good while the file was described
     private: bool = False
     token_needed: bool = False  # 401 for whoever comes without one
     members: bool = False  # a token does not open what is gated
@@ -113,13 +113,6 @@ class Hub:
     def asked(self, host: str) -> list[tuple[str, str, str, dict]]:
         return [request for request in self.requests if request[0] == host]
 
-    def tokens(self, path: str) -> int:
-        """How often somebody with a token has asked for a path."""
-        return sum(
-            unquote(urlsplit(asked).path) == path and "authorization" in headers
-            for _, _, asked, headers in self.requests
-        )
-
     def pace(self, count: int, sent: int, begun: float) -> None:
         """Sleeps until `count` further bytes are allowed, `sent` of this connection's having begun at `begun`."""
         until = begun + sent / self.rate if self.rate else 0.0
@@ -150,7 +143,7 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.requests.append((self.host, self.command, self.path, headers))
         path = unquote(urlsplit(self.path).path)
         fault = self.hub.fault(path)
-        if fault.token and "authorization" in headers and self.hub.tokens(path) > fault.token_after:
+        if fault.token and "authorization" in headers and not (fault.token_revoked and self.command == "HEAD"):
             return self.reply(fault.token, {"X-Error-Message": "Invalid credentials in Authorization header"})
         if fault.page == "away" and path != "/login":
             return self.reply(302, {"Location": f"{self.hub.cdn}/login?for=toy.safetensors"})

@@ -64,7 +64,25 @@ def test_what_is_stored_comes_back_and_the_oldest_is_forgotten(tmp_path):
     )
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '[{"phase": "sample"}]', '{"a": 1}'])
+ODD = {
+    "phase": "sample",
+    "kind": "steadydancer/bf16/0.30.0",
+    "gpu": "RTX 4090",
+    "volume": 1,
+    "predicted": 1,
+    "measured": 9,
+}
+DAMAGED = [
+    *("", "{", "[1]", '[{"phase": "sample"}]', '{"a": 1}', "5", "null", "[" * 100_000),
+    *(
+        json.dumps([ODD | odd])
+        for odd in ({"kind": 5}, {"gpu": None}, {"predicted": "1"}, {"measured": 1e999}, {"phase": []})
+    ),
+    *(json.dumps([ODD | odd]) for odd in ({"measured": 10**400}, {"measured": -1}, {"ran_out": 1}, {"more": 1})),
+]
+
+
+@pytest.mark.parametrize("text", DAMAGED, ids=range(len(DAMAGED)))
 def test_a_damaged_file_is_as_none(tmp_path, text):
     book = Calibration(tmp_path / "vram_calibration.json", "0.30.0")
     book.path.write_text(text, "utf-8")

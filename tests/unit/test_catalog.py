@@ -8,15 +8,16 @@ import pytest
 import support
 from steadydancer.base.toml import read_toml, tomllib
 from steadydancer.catalog.catalog import DATA, PARTS, ModelFile, catalogue, read, tables
-from steadydancer.catalog.names import quants
+from steadydancer.catalog.names import files_of, quants
+from steadydancer.loaders.download import workflow
 from steadydancer.planning.model_sizes import kinds, plannable
 
 FAMILIES = sorted((DATA / "families").glob("*.toml"))
 ROLES = {
     "diffusion", "text_encoder", "clip_vision", "vae", "lora", "pose", "detector", "checkpoint", "embedding", "controlnet",
-    "bundle",
+    "bundle", "tokenizer",
 }  # fmt: skip
-FORMATS = {"safetensors", "gguf", "onnx", "pickle", "folder"}
+FORMATS = {"safetensors", "gguf", "onnx", "pickle", "folder", "text"}
 LOADERS = {"", "steadydancer", "turbo", "core", "pose"}
 PRECISIONS = {"fp32", "bf16", "fp16", "fp8", "int8", "int8_convrot"}
 SOURCES = ({"hub", "path"}, {"hub", "patterns"}, {"hub"}, {"url"}, {"civitai"})
@@ -132,15 +133,18 @@ def test_every_entry_has_a_name_of_its_own():
     assert len(catalogue().families) == len(FAMILIES)
 
 
-def test_every_profile_names_what_exists():
+def test_every_profile_names_what_exists(monkeypatch):
     book = catalogue()
     assert book.profiles
     for profile in book.profiles.values():
         for item in profile.items:
-            plain = item.format(**profile.choices)
-            family, _, variant = plain.partition("/")
-            choice = variant == "auto" and book.families[family].default
-            assert choice or plain in book.variants or plain in book.files, plain
+            family, _, variant = item.partition("/")
+            assert variant != "auto" or book.families[family].default
+        for value in [*profile.words, *profile.words.values(), ""]:
+            with monkeypatch.context() as changed:
+                for variable in profile.choices:
+                    changed.setenv(variable, value.upper())
+                assert files_of([profile.name], lambda family: book.families[family].default)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +203,17 @@ def test_what_can_be_chosen_has_no_precision_twice():
         assert len(precisions) == len(set(precisions)) > 5
         assert all(book.diffusion(variant).architecture in kinds()["architectures"] for variant in variants)
     assert next(iter(quants("steadydancer"))) == "Q2_K" and quants("steadydancer")["Q8_0"] == "steadydancer/Q8_0"
-    assert len(plannable()) == 32
+    assert len(plannable()) == 34
+
+
+@pytest.mark.parametrize("profile", [p for p in catalogue().profiles.values() if p.graph], ids=lambda p: p.name)
+def test_a_profile_is_what_its_graph_wants(profile, monkeypatch):
+    """All the files of ComfyUI's template, under the same names, in the same folders, and no other."""
+    monkeypatch.setenv("QWEN_EDIT_MODEL", "fp8")  # the graph has this one of several
+    graph = workflow.named(workflow.read(workflow.template(profile.graph)), str)
+    wanted = {(file.folder, file.name) for file in graph.files}
+    assert {(file.folder, file.name) for file in files_of([profile.name], str)} == wanted
+    assert len(wanted) >= 3 and graph.left == []
 
 
 def test_no_code_reads_meaning_out_of_an_id():
@@ -277,4 +291,5 @@ def test_the_help_page_has_every_profile_and_variable():
     for profile in catalogue().profiles.values():
         (row,) = re.findall(rf"^\| `{re.escape(profile.name)}` .*$", page, re.MULTILINE)
         assert profile.title in row
-        assert all(f"`{name}`" in row for name in (*profile.env, *profile.choices))
+        assert all(f"`{name}`" in row for name in (*profile.env, *profile.choices, *filter(None, [profile.graph])))
+        assert all(f"({default})" in row for default in profile.choices.values())

@@ -194,6 +194,8 @@ def test_a_variant_that_the_environment_names_is_taken_where_the_node_says_auto(
         assert chosen(card, "fp8").variant == "steadydancer/Q5_K_M", "a wish of the pod's is stronger than the disk"
     assert chosen("RTX 4090", preference="balanced").variant == "steadydancer/Q8_0"
     assert chosen("RTX 4090", family="qwen-image-edit-2511").variant == "qwen-image-edit-2511/fp8mixed"
+    monkeypatch.setenv("STEADYDANCER_GGUF_MODEL", "Q8")
+    assert chosen("RTX 4090").variant == "steadydancer/Q8_0"
     monkeypatch.setenv("STEADYDANCER_GGUF_MODEL", "q9")
     with pytest.raises(ValueError, match="STEADYDANCER_GGUF_MODEL is 'q9', .*Q8_0"):
         chosen("RTX 4090")
@@ -242,6 +244,8 @@ def test_the_command_wants_one_card_or_all_and_only_known_ones(capsys):
         (["--gpu", "RTX 9090"], "'RTX 9090' is no card of the table. Choose one of"),
         (["--gpu", "RTX 4090", "--sm", "89"], "--sm says more about --vram"),
         (["--vram", "0.5"], "too small"),
+        (["--vram", "nan"], "No card has nan GB"),
+        (["--vram", "inf"], "No card has inf GB"),
     ):
         assert cli.main(["select", *arguments]) == 1
         assert what in capsys.readouterr().err

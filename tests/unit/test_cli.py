@@ -61,3 +61,12 @@ def test_what_no_command_expected_is_one_sentence(error, sentence, monkeypatch, 
     assert cli.main(["list"]) == 1
     out, err = capsys.readouterr()
     assert out == "" and err.startswith(sentence) and err.endswith(".\n") and err.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell closes them there")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_output_is_no_error(closed):
+    done = subprocess.run(
+        f'"{sys.executable}" "{ROOT / "cli.py"}" list {closed}', shell=True, capture_output=True, timeout=60
+    )
+    assert done.returncode == 0 and done.stderr == b""

@@ -254,6 +254,8 @@ DOWNLOAD_NOTE = """\
 Run it once, and every later workflow starts at once. Names are profiles (`steadydancer`, `steadydancer-turbo`, `dwpose`,
 `wan-t2v`, …), variants (`steadydancer/Q4_K_M`) or files of the catalogue; the node's help page has the table.
 
+*workflow* fetches what a workflow names: `this` for the one that the node is in, or a template's name, ComfyUI's own among them.
+
 On a machine without a page: `python cli.py download steadydancer`, or `--from-env` with the ENABLE_… variables of a pod.
 """
 
@@ -622,7 +624,7 @@ GRAPHS = {
     "download_models": {
         "nodes": [
             note("note", -440, 0, DOWNLOAD_NOTE, 240, width=400),
-            node("download", "SteadyDancerDownload", 0, 0, size=(400, 260), names="steadydancer"),
+            node("download", "SteadyDancerDownload", 0, 0, size=(400, 260), names="steadydancer", workflow=""),
         ],
         "links": [],
         "groups": [],

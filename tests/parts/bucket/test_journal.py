@@ -133,22 +133,25 @@ def a_folder(path, monkeypatch):
     path.mkdir(parents=True)
 
 
+def a_pipe(path, monkeypatch):
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path)
+
+
 def no_folder(path, monkeypatch):
     path.parent.write_bytes(b"a file where the folder should be")
 
 
 def refused(code):
     def make(path, monkeypatch):
-        import pathlib
+        whole = open
 
-        whole = pathlib.Path.open
+        def refusing(file, mode="r", *more, **options):
+            if file == path and "a" in mode:
+                raise OSError(code, os.strerror(code), str(file))
+            return whole(file, mode, *more, **options)
 
-        def open(self, mode="r", *more, **options):
-            if self == path and "a" in mode:
-                raise OSError(code, os.strerror(code), str(self))
-            return whole(self, mode, *more, **options)
-
-        monkeypatch.setattr(pathlib.Path, "open", open)
+        monkeypatch.setattr("steadydancer.bucket.journal.open", refusing, raising=False)
 
     return make
 
@@ -160,6 +163,7 @@ TROUBLE = {
     "not ours": refused(errno.EACCES),
     "over quota": refused(errno.EDQUOT),
     "a folder": a_folder,
+    "a pipe": a_pipe,
     "a file for a folder": no_folder,
 }
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 from steadydancer.base.cancel import Cancelled
-from steadydancer.catalog.catalog import Source
-from steadydancer.loaders.download import transfer
+from steadydancer.catalog.catalog import ModelFile, Source
+from steadydancer.loaders.download import transfer, workflow
 from steadydancer.loaders.download.errors import DownloadError
 from steadydancer.loaders.download.fetch import ensure
 from steadydancer.loaders.download.places import RECORD
@@ -58,8 +58,17 @@ OUTCOMES = {
 }
 
 
+def named_by_a_workflow(hub) -> ModelFile:
+    """The same file, of which a graph gives name, folder and address, and nobody size or hash."""
+    entry = {"name": TOY, "directory": "vae", "url": f"{hub.endpoint}/owner/toy/resolve/main/sub/{TOY}"}
+    (file,) = workflow.named({"nodes": [{"type": "X", "properties": {"models": [entry]}}]}, str).files
+    return file
+
+
+@pytest.mark.parametrize("by_workflow", [False, True], ids=["catalogue", "workflow"])
 @pytest.mark.parametrize(("fault", "sentence", "left"), OUTCOMES.values(), ids=OUTCOMES)
-def test_faults(hub, models, fault, sentence, left):
+def test_faults(hub, models, fault, sentence, left, by_workflow):
+    file = named_by_a_workflow(hub) if by_workflow else model_file()
     hub.faults["toy.safetensors"] = replace(fault)
     seen_early = []
 
@@ -68,11 +77,11 @@ def test_faults(hub, models, fault, sentence, left):
             seen_early.append(done)
 
     if sentence is None:
-        path = ensure(model_file(), models, progress, retries=HASTY)
+        path = ensure(file, models, progress, retries=HASTY)
         assert path.read_bytes() == DATA
     else:
         with pytest.raises(DownloadError, match=sentence) as caught:
-            ensure(model_file(), models, progress, retries=HASTY)
+            ensure(file, models, progress, retries=HASTY)
         assert visible(models) == []
         assert "Signature" not in "".join(traceback.format_exception(caught.value))
     assert seen_early == []

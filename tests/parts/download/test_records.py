@@ -52,6 +52,15 @@ def test_a_record_that_cannot_be_read_is_not_written_over(hub, models):
     assert (path.parent / RECORD).is_dir() and on_disk(models) == [TOY]
 
 
+def test_a_pipe_in_a_records_or_a_notes_place_is_not_waited_for(hub, models):
+    path = models.target(model_file())
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path.parent / RECORD)
+    os.mkfifo(path.with_name(NOTES))
+    assert ensure(model_file(sha256=SHA256), models).read_bytes() == DATA
+    assert ensure(model_file(sha256=SHA256), models).read_bytes() == DATA
+
+
 @pytest.mark.parametrize("names", [["../../vae/toy.safetensors"], [5], "toy", ["/etc/hostname"], {}])
 def test_a_record_does_not_make_a_folder_whole(hub, models, names):
     hub.put("owner/bundle", "config.json", b"{}")

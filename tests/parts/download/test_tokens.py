@@ -72,12 +72,12 @@ def test_a_token_that_does_not_open_the_file(hub, models, monkeypatch, fault, se
 
 def test_a_token_that_is_revoked_meanwhile(hub, models, monkeypatch, caplog):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    hub.faults["toy.safetensors"] = Fault(token=401, token_after=1)
+    hub.faults["toy.safetensors"] = Fault(token=401, token_revoked=True)
     assert ensure(model_file(), models, retries=HASTY).read_bytes() == DATA
     assert "refuses the token in HF_TOKEN" in caplog.text and TOKEN not in caplog.text
     (models.target(model_file())).unlink()
     hub.requests.clear()
-    hub.faults["toy.safetensors"] = Fault(token=401, token_after=1, token_needed=True)
+    hub.faults["toy.safetensors"] = Fault(token=401, token_revoked=True, token_needed=True)
     with pytest.raises(DownloadError, match="refuses the token in HF_TOKEN"):
         ensure(model_file(), models, retries=HASTY)
 
