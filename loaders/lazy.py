@@ -10,6 +10,10 @@ import comfy.sd
 from .run import PlannedRun
 
 
+# ComfyUI looks for them on every result that it keeps, to count memory, and between nodes: that is no use.
+ASKED_OF_ALL = ("patcher", "get_models")
+
+
 class OnFirstUse:
     """A ComfyUI object that is fetched and loaded when something first asks it for anything.
 
@@ -26,8 +30,7 @@ class OnFirstUse:
 
     def __getattribute__(self, name: str) -> Any:
         mine = object.__getattribute__(self, "__dict__")
-        # ComfyUI looks for a patcher on every result that it keeps, to count memory: that is not a use.
-        if "load_now" in mine and name != "patcher" and not name.startswith("__"):
+        if "load_now" in mine and name not in ASKED_OF_ALL and not name.startswith("__"):
             loaded = mine["load_now"]()
             del mine["load_now"]
             mine.update(loaded.__dict__)
