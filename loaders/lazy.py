@@ -9,7 +9,6 @@ import comfy.sd
 
 from .run import PlannedRun
 
-
 # ComfyUI looks for them on every result that it keeps, to count memory, and between nodes: that is no use.
 ASKED_OF_ALL = ("patcher", "get_models")
 
