@@ -317,6 +317,7 @@ def test_shards_load_as_one_model(comfyui, tmp_path):
 
 
 def test_lazy_parts_are_real_and_try_again(comfyui):
+    import comfy.model_patcher
     import comfy.sd
     from steadydancer.loaders.build import load_vae
     from steadydancer.loaders.lazy import LazyVAE
@@ -331,6 +332,7 @@ def test_lazy_parts_are_real_and_try_again(comfyui):
         return load_vae([path])
 
     vae = LazyVAE(load)
+    comfy.model_patcher.PromptModelTracker().add([vae])  # what ComfyUI does with every result
     assert isinstance(vae, comfy.sd.VAE) and not tries
     with pytest.raises(RuntimeError, match="network is down"):
         vae.encode(torch.zeros(1, 32, 32, 3))

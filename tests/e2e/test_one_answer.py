@@ -115,6 +115,8 @@ def test_everybody_names_the_same_variant_for_the_same_reason(ask, disk, here):
         assert len(set(chosen)) > 2
     elif here == f"{MARK}Q2_K":
         assert here not in chosen, "too coarse"
+    elif here == f"{MARK}int8_convrot":
+        assert here not in chosen, "no card of the table says which CUDA its torch was made for"
     else:
         assert here in chosen or "Q3_K" in here, "it is good enough on some card"
 

@@ -368,18 +368,9 @@ def volume(start_comfy, s3, tmp_path_factory):
     tables = [f'[{name}]\nendpoint = "{s3.endpoint}"\n{keys}' for name in ("payroll", "boss")]
     profile.write_text(f'{tables[0]}buckets = ["renders", "cayman"]\n{tables[1]}bucket = "renders"\n')
     profile.chmod(0o600)
-    (folder / "sitecustomize.py").write_text(
-        "import fcntl, os, pathlib, sys\n"
-        "real = fcntl.flock\n"
-        "def flock(*file_and_how):\n"
-        "    if sys._getframe(1).f_globals['__name__'].endswith('.base.lock'):\n"
-        "        code = int(pathlib.Path(__file__).with_name('errno').read_text())\n"
-        "        raise OSError(code, os.strerror(code))\n"
-        "    return real(*file_and_how)\n"
-        "fcntl.flock = flock\n"
-    )
     (folder / "errno").write_text(str(errno.ENOLCK))
-    server = start_comfy(variables={"STEADYDANCER_R2_CONFIG": str(profile), "PYTHONPATH": str(folder)})
+    variables = {"STEADYDANCER_R2_CONFIG": str(profile), "STEADYDANCER_TEST_LOCKS": str(folder / "errno")}
+    server = start_comfy(variables=variables)
     server.refuse = lambda code: (folder / "errno").write_text(str(code))
     return server
 
