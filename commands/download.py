@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
 def with_other(files: list[ModelFile], other: str, where: Places) -> list[ModelFile]:
     """The files, each GGUF file that is neither here nor published replaced by those of the family's variant `other`."""
-    found = {}
+    found: dict[str, ModelFile] = {}
     for file in files:
         taken = [file]
         if file.format == "gguf" and not where.find(file) and not hub.offline():

@@ -63,7 +63,7 @@ def read(path: Path) -> dict:
 def template(name: str) -> Path:
     """The file of a template of ours or of ComfyUI's. Raises ValueError for a name that is none's."""
     spec = importlib.util.find_spec(PACKAGE)
-    folders = [Path(root, "templates") for root in (spec.submodule_search_locations if spec else [])]
+    folders = [Path(root, "templates") for root in (spec and spec.submodule_search_locations or [])]
     known = {path.stem: path for folder in (*folders, EXAMPLES) for path in folder.glob("*.json")}
     name = name.removesuffix(".json")
     if name in known:
@@ -101,14 +101,13 @@ def named(graph: dict, automatic: Callable[[str], str]) -> Named:
         found[place(file)] = file
     with_address = {bare(name) for _, name, _ in entries}
     for name in held_names(on):
-        if name not in with_address:
-            file = by_name(name)
-            if file:
-                found[place(file)] = file
-            else:
-                left[name] = Left(
-                    name, "", "is named by a node, and neither the workflow nor the catalogue knows where it is"
-                )
+        if name in with_address:
+            continue
+        if ours := by_name(name):
+            found[place(ours)] = ours
+        else:
+            why = "is named by a node, and neither the workflow nor the catalogue knows where it is"
+            left[name] = Left(name, "", why)
     served = {name for file in found.values() for name in (bare(file.name), file.name)}
     asleep = {name for node in off for _, name, _ in addresses(models_of(node))} | set(held_names(off))
     return Named(
@@ -154,7 +153,9 @@ def nodes_of(graph: dict) -> tuple[list[dict], list[dict]]:
     inner = {str(inside.get("id")): inside for inside in dicts(mapping(graph.get("definitions")).get("subgraphs"))}
     for name, inside in mapping(mapping(graph.get("extra")).get("groupNodes")).items():
         inner |= {f"workflow>{name}": mapping(inside), f"workflow/{name}": mapping(inside)}
-    on, off, opened = [], [], set()
+    on: list[dict] = []
+    off: list[dict] = []
+    opened = set()
     waiting = [(node, False) for node in dicts(graph.get("nodes"))]
     while waiting:
         node, asleep = waiting.pop(0)
@@ -181,9 +182,9 @@ def blocks_of(graph: dict, nodes: list[dict]) -> Iterator[list[dict]]:
 def addresses(block: list[dict]) -> Iterator[tuple[str, str, str]]:
     """Folder, name and address of each entry that has all three."""
     for entry in block:
-        texts = [entry.get(key) for key in ("directory", "name", "url")]
-        if all(isinstance(text, str) and text for text in texts):
-            yield tuple(texts)
+        texts = [text for key in ("directory", "name", "url") if isinstance(text := entry.get(key), str) and text]
+        if len(texts) == 3:
+            yield texts[0], texts[1], texts[2]
 
 
 def texts_in(value: object) -> Iterator[str]:
@@ -274,7 +275,6 @@ def linked_file(folder: str, name: str, url: str) -> ModelFile:
         raise ValueError(f"is a {ending} file, which can run code when it is read. Place it by hand if you trust it")
     if ending not in FORMATS:
         raise ValueError("is not a model file")
-    texts = {"family": "", "role": "", "licence": "", "confirmed": "the workflow", "sha256": ""}
     return ModelFile(
         f"{folder}/{name}",
         folder=folder,
@@ -283,7 +283,11 @@ def linked_file(folder: str, name: str, url: str) -> ModelFile:
         sources=(source,),
         bytes=None,
         gb=0.0,
-        **texts,
+        family="",
+        role="",
+        licence="",
+        confirmed="the workflow",
+        sha256="",
     )
 
 
