@@ -10,7 +10,7 @@ from support import ROOT
 
 ROOMS = (
     "base", "bucket", "catalog", "commands", "dancer", "formats", "loaders", "machine", "media", "nodes", "planning", "pose",
-    "quant", "services", "turbo",
+    "quant", "report", "services", "turbo",
 )  # fmt: skip
 FILES = [*ROOT.glob("*.py"), *(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))]
 FILES = [file for file in FILES if file.name != "dev.py"]
