@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-COMMANDS = ("queue", "download", "list", "verify", "select", "plan", "r2", "env")
+COMMANDS = ("queue", "download", "list", "verify", "select", "plan", "report", "r2", "env")
 ROOT = Path(__file__).resolve().parent
 
 

@@ -94,7 +94,7 @@ def leaps(asked: Poses, body: Poses) -> np.ndarray:
         step = np.linalg.norm(np.diff(error, 3, axis=0), axis=-1) / 2
         stays = np.linalg.norm(error[3:] - error[:-3], axis=-1)
         curve[2:-1] = mean(np.minimum(step, stays), all_seen)
-    return peaks(curve, 1 / 3)
+    return peaks(curve, 0.4)  # a third, and some for what the pose reader adds
 
 
 def usual(curve: np.ndarray, least: float) -> np.ndarray:
