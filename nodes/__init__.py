@@ -12,6 +12,7 @@ from ..machine import gpus
 from ..services import folders, r2_watch
 from ..services.examples import place_example_inputs
 from .conditioning import SteadyDancerClipVision, SteadyDancerFitImage, SteadyDancerToVideo
+from .dance_report import SteadyDancerDanceReport
 from .driving_video import SteadyDancerDrivingVideo
 from .loaders import SteadyDancerCatalogLoader, SteadyDancerDownload, SteadyDancerLoader
 from .planner import SteadyDancerVRAMPlanner, SteadyDancerVRAMReport
@@ -70,6 +71,7 @@ class SteadyDancerExtension(ComfyExtension):
             SteadyDancerTurboSampler,
             SteadyDancerSparseAttention,
             SteadyDancerRCMMerge,
+            SteadyDancerDanceReport,
             SteadyDancerR2SaveVideo,
             SteadyDancerR2SaveImages,
             SteadyDancerR2Upload,

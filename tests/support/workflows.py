@@ -40,7 +40,7 @@ TINY_VALUES = {
     "WanContextWindowsManual": {"context_length": 9, "context_overlap": 5},
 }
 # Examples that render nothing. On the page they are opened and not run; tests/e2e/test_workflows.py runs each its own way.
-NO_RENDER = ("dwpose_extract", "save_to_r2", "download_models")
+NO_RENDER = ("dwpose_extract", "dance_report", "save_to_r2", "download_models")
 # Loaders of ours → the input that names what they load, and which output is CLIP.
 LOADERS = {
     "SteadyDancerLoader": ("variant", 1),
@@ -97,7 +97,7 @@ def catalogue_files(node: dict) -> list[ModelFile]:
     inputs = node["inputs"]
     if node["class_type"] == "SteadyDancerDownload":
         return files_of(split(inputs["names"]), automatic)
-    if node["class_type"] == "SteadyDancerPoseEstimator":
+    if node["class_type"] in ("SteadyDancerPoseEstimator", "SteadyDancerDanceReport"):
         return files_of(["dwpose/onnx"], automatic)
     if node["class_type"] not in LOADERS:
         return []
