@@ -21,6 +21,7 @@ spec.loader.exec_module(cli)
 cli.load_package()
 
 from steadydancer.report.agreement import agreement  # noqa: E402
+from steadydancer.report.body import paired  # noqa: E402
 from steadydancer.report.motion import motion_figures  # noqa: E402
 from steadydancer.report.person import colours  # noqa: E402
 from steadydancer.report.report import Report, make_report  # noqa: E402
@@ -43,9 +44,9 @@ def main() -> None:
     first = replace(poses, points=poses.points[:1], scores=poses.scores[:1])
     report: list[Report] = []
     parts = (
-        ("agreement of the poses", lambda: agreement(poses, poses)),
-        ("colours", lambda: colours(frames, poses, frames[0], first, poses)),
-        ("stability of the pixels", lambda: stability(frames, frames[0], poses, poses)),
+        ("agreement of the poses", lambda: agreement(poses, *paired(poses, poses))),
+        ("colours", lambda: colours(frames, poses, frames[0], first)),
+        ("stability of the pixels", lambda: stability(frames, frames[0], poses, poses, poses)),
         ("motion", lambda: motion_figures(poses, poses)),
         ("the whole report", lambda: report.append(make_report(frames, frames[0], poses, poses, first, 16.0))),
         ("sheet", lambda: sheet(report[0], frames, frames[0], poses)),

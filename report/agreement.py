@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..pose.keypoints import BODY, LEFT_HAND, RIGHT_HAND, Poses, boxes
-from .body import FEW, JOINTS, LIMBS, MIRRORED, SURE, known, mean, paired, torso
+from .body import FEW, JOINTS, LIMBS, MIRRORED, SURE, known, mean, torso
 from .figure import Figure
 
 # COCO's constants in the order of our joints; the neck, which COCO lacks, as a shoulder.
@@ -18,9 +18,8 @@ AREA_OF_BOX = (
 BETTER = 0.1  # OKS, by which exchanged sides must agree better
 
 
-def agreement(asked: Poses, found: Poses) -> list[Figure]:
-    """Figures of the poses asked for and those read from the result: equal frames and canvas."""
-    body, added = paired(asked, found)
+def agreement(asked: Poses, body: Poses, added: np.ndarray) -> list[Figure]:
+    """Figures of the poses asked for and of `paired(asked, found)`, those read from the result."""
     wanted, seen, size = known(asked), known(body), torso(asked)
     people, there = wanted.sum(-1) >= FEW, seen.any(-1)  # [frames, people]
     both = wanted & there[..., None]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..pose.keypoints import BODY, Poses
-from .body import known, paired, torso
+from .body import known, torso
 from .figure import Figure
 
 ROUND = 8  # frames before and after that are taken together: a second at 16 a second
@@ -11,9 +11,8 @@ READING = 0.002  # torsos a frame by which read joints move of themselves
 READING_JERK = 0.02  # the same in the third difference
 
 
-def motion_figures(asked: Poses, found: Poses) -> list[Figure]:
-    """Figures of two clips with equal frames and canvas: ways and third differences of the joints that both show."""
-    body, _ = paired(asked, found)
+def motion_figures(asked: Poses, body: Poses) -> list[Figure]:
+    """Ways and third differences of the joints that both show, the same people in the poses asked for and in the result."""
     both, size = known(asked) & known(body), torso(asked)
     ratios = {}
     for id, order, floor in (("speed", 1, READING), ("smoothness", 3, READING_JERK)):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..pose.keypoints import BODY, Poses, boxes
-from .body import SURE, known, paired, poses_at, torso
+from .body import SURE, known, poses_at, torso
 from .figure import Figure, limits
 
 # Region → the limbs along whose middle its colour is taken.
@@ -20,13 +20,11 @@ TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 
 WHITE = np.array([0.9505, 1.0, 1.089])
 
 
-def colours(frames: np.ndarray, found: Poses, picture: np.ndarray, of_picture: Poses, asked: Poses) -> Figure:
+def colours(frames: np.ndarray, body: Poses, picture: np.ndarray, model: Poses) -> Figure:
     """Colour differences between frames [n, height, width, 3], 0..1, and the picture of that size, of the worst region.
 
-    `of_picture` is the pose of one frame read from the picture. With several people, the worst of all of them.
+    `body` are the people in the frames, `model` the same people, in one frame, in the picture; the worst of them counts.
     """
-    body, _ = paired(asked, found)
-    model, _ = paired(poses_at(asked, 0), of_picture)
     curve, parts = np.full(len(frames), np.nan), {}
     good = limits()["colour"].good
     sizes = torso(body), torso(model)

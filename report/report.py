@@ -3,13 +3,14 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from ..base.cancel import IsCancelled
 from ..pose.keypoints import Poses
 from .agreement import agreement
-from .body import FEW, known
+from .body import FEW, known, paired, poses_at
 from .figure import BROKEN, GOOD, LOOK, UNSEEN, Figure, limits
 from .motion import motion_figures
 from .person import colours
@@ -102,12 +103,13 @@ def make_report(
         notes.append("Nobody was found in the result.")
     if not of_picture.present.any():
         notes.append("Nobody was found in the picture, so colours are not compared.")
-    figures = agreement(asked, found)
-    figures.append(colours(frames, found, picture, of_picture, asked))
-    figures += stability(
-        frames, picture, asked, found, lambda done, total: progress(done, total, "Comparing frames"), cancelled
-    )
-    return Report(count, fps, width, height, figures + motion_figures(asked, found), notes)
+    body, added = paired(asked, found)
+    model, _ = paired(poses_at(asked, 0), of_picture)
+    step = partial(progress, doing="Comparing frames")
+    figures = agreement(asked, body, added)
+    figures.append(colours(frames, body, picture, model))
+    figures += stability(frames, picture, asked, found, body, step, cancelled)
+    return Report(count, fps, width, height, figures + motion_figures(asked, body), notes)
 
 
 def comparable(asked: Poses, count: int, width: int, height: int) -> tuple[Poses, list[str]]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..base.cancel import IsCancelled, stop_if
 from ..pose.keypoints import BODY, Poses
-from .body import known, mean, paired, torso
+from .body import known, mean, torso
 from .figure import Figure
 from .luma import Blurred, luma, ssim
 from .mask import people_mask
@@ -21,12 +21,15 @@ def stability(
     picture: np.ndarray,
     asked: Poses,
     found: Poses,
+    body: Poses,
     progress: Callable[[int, int], None] = lambda done, total: None,
     cancelled: IsCancelled = lambda: False,
 ) -> list[Figure]:
-    """Figures of frames [n, height, width, 3], 0..1, beside the picture of the same size, and both poses. Raises Cancelled."""
+    """Figures of frames [n, height, width, 3], 0..1, beside the picture of the same size. Raises Cancelled.
+
+    `asked` and `found` cover whoever is no background, `body` are the people of `found` in the order of `asked`.
+    """
     count = len(frames)
-    body, _ = paired(asked, found)
     ssims, flicker, change, lasting, background, first = (np.full(count, np.nan) for _ in range(6))
     sizes = [(poses, torso(poses)) for poses in (asked, found)]
     still = motion(asked) < STILL  # [frames, people], since the frame before
