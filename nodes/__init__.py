@@ -11,6 +11,7 @@ from ..services import folders, r2_watch
 from ..services.examples import place_example_inputs
 from .conditioning import SteadyDancerClipVision, SteadyDancerFitImage, SteadyDancerToVideo
 from .convert import SteadyDancerConvertModel
+from .dance_report import SteadyDancerDanceReport
 from .driving_video import SteadyDancerDrivingVideo
 from .loaders import SteadyDancerCatalogLoader, SteadyDancerDownload, SteadyDancerLoader
 from .planner import SteadyDancerVRAMPlanner, SteadyDancerVRAMReport
@@ -73,6 +74,7 @@ class SteadyDancerExtension(ComfyExtension):
             SteadyDancerTurboSampler,
             SteadyDancerSparseAttention,
             SteadyDancerRCMMerge,
+            SteadyDancerDanceReport,
             SteadyDancerR2SaveVideo,
             SteadyDancerR2SaveImages,
             SteadyDancerR2Upload,

@@ -1,7 +1,11 @@
 """The shipped API prompts through a real server, with tiny weights under the shipped file names."""
 
+import json
+
 import pytest
 from steadydancer.formats.safetensors_file import safetensors_header
+from steadydancer.pose import interchange
+from steadydancer.tools import draw_dancer
 from support import ROOT
 from support.s3_server import StrictS3
 from support.video import probe
@@ -82,7 +86,7 @@ def test_prompt_renders(comfy, file):
 def test_what_renders_nothing_has_a_test_of_its_own():
     assert (
         set(NO_RENDER)
-        == {"dwpose_extract", "save_to_r2", "download_models", "convert_model"}
+        == {"dwpose_extract", "save_to_r2", "dance_report", "download_models", "convert_model"}
         < {file.stem for file in PROMPTS}
     )
 
@@ -93,6 +97,22 @@ def test_dwpose_extract_runs(comfy):
     (path,) = (path for path in comfy.succeed(with_tiny_values(shipped), timeout=600).files if path.suffix == ".mp4")
     video = probe(path)
     assert (video.frames, video.rate, video.width, video.height) == (17, 16, 576, 1024)
+
+
+def test_dance_report_runs(comfy):
+    """The poses asked for come from a file: those that random nets read lie beside the picture, which is refused."""
+    shipped = shipped_prompt("dance_report")
+    comfy.provide_models(*model_files(shipped))
+    prompt = with_tiny_values(shipped)
+    (report,) = (node for node in prompt.values() if node["class_type"] == "SteadyDancerDanceReport")
+    assert "There is nobody in the poses" in comfy.run(prompt, timeout=600).error
+    text = json.dumps(interchange.write(draw_dancer.dance(17)))
+    (comfy.base_directory / "input" / "dance_report.json").write_text(text, "utf-8")
+    prompt["poses"] = {"class_type": "SteadyDancerPoseLoad", "inputs": {"file": "dance_report.json"}}
+    report["inputs"]["keypoints"] = ["poses", 0]
+    (path,) = (path for path in comfy.succeed(prompt, timeout=600).files if path.suffix == ".mp4")
+    video = probe(path)
+    assert (video.frames, video.rate, video.width, video.height) == (17, 16, 3 * 288, 512) and video.has_audio
 
 
 def test_save_to_r2_runs(start_comfy, tmp_path):

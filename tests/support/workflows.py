@@ -40,7 +40,7 @@ TINY_VALUES = {
     "WanContextWindowsManual": {"context_length": 9, "context_overlap": 5},
 }
 # Examples that render nothing. On the page they are opened and not run; tests/e2e/test_workflows.py runs each its own way.
-NO_RENDER = ("dwpose_extract", "save_to_r2", "download_models", "convert_model")
+NO_RENDER = ("dwpose_extract", "dance_report", "save_to_r2", "download_models", "convert_model")
 # Loaders of ours → the input that names what they load, and which output is CLIP.
 LOADERS = {
     "SteadyDancerLoader": ("variant", 1),
@@ -99,7 +99,7 @@ def catalogue_files(node: dict) -> list[ModelFile]:
         return files_of(split(inputs["names"]), automatic)
     if node["class_type"] == "SteadyDancerConvertModel":
         return [file for file in files_of([inputs["source"]], automatic) if file.role == "diffusion"]
-    if node["class_type"] == "SteadyDancerPoseEstimator":
+    if node["class_type"] in ("SteadyDancerPoseEstimator", "SteadyDancerDanceReport"):
         return files_of(["dwpose/onnx"], automatic)
     if node["class_type"] not in LOADERS:
         return []

@@ -14,7 +14,7 @@ FLOORS = (
     ("base",),
     ("machine", "catalog", "formats"),
     ("quant", "pose", "media", "bucket", "planning", "convert", "loaders/download"),
-    ("dancer",),
+    ("dancer", "report"),
     ("turbo",),
     ("loaders",),
     ("services", "commands"),
@@ -25,7 +25,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # What operators use without ComfyUI, and what is tested without it.
 FREE = (
     "base/*", "bucket/*", "catalog/*", "cli", "commands/*", "convert/*", "formats/*", "loaders/download/*", "machine/*", "media/*",
-    "planning/*", "pose/*", "quant/blocks", "turbo/schedule",
+    "planning/*", "pose/*", "quant/blocks", "report/*", "turbo/schedule",
 )  # fmt: skip
 NETS = ("pose/layers", "pose/rtmpose", "pose/weights", "pose/yolox")  # building them may import it, in a function
 COMFYUI_MODULES = COMFYUI | {"nodes", "comfyui_version", "latent_preview", "comfy_config", "utils", "app"}

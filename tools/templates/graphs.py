@@ -355,6 +355,55 @@ FROM_VIDEO_NOTE = """\
 the mode *robust*. **As the authors do it**, slower: *detect_every* 1 and *flip_test* on in both estimators, mode *official*.
 """
 
+REPORT_NOTE = """\
+## Did it dance?
+
+1. **Result**: load a video that SteadyDancer made. **Picture** and **Dance**: what it was made from, the same piece and frames.
+2. **Run.** The poses are read again from the result (YOLOX and DWPose, 350 MB, come by themselves) and measured: joints in place,
+   left and right, colours of the clothes, flicker, jumps, background, speed. Each figure says *good*, *look at it* or *broken*, in
+   which frames, and what to change. The video shows picture, poses and result side by side, with the dance's sound.
+
+The example's result is the dance itself, so its motion is right and its **person is another one**: colours are broken.
+**Right after a render** connect *images* to the frames of VAE Decode instead, *keypoints* to *positive* of Align Pose; *enabled* off costs nothing.
+The numbers lie in `output/report` as JSON: `python cli.py report A.json B.json` compares two settings.
+"""
+
+REPORT_NODES = [
+    note("note", 0, -250, REPORT_NOTE, 210, width=1500),
+    node("result", "LoadVideo", 0, 0, title="1. The result", size=(280, 560), file=DANCE),
+    node("picture", "LoadImage", 620, 0, title="1. Picture of the person", size=(280, 560), image=PERSON),
+    node("dance", "LoadVideo", 310, 0, title="1. Dance", size=(280, 560), file=DANCE),
+    node("result_frames", "SteadyDancerDrivingVideo", 0, 660, title="Frames of the result", size=(280, None), start=0.0, frames=81),
+    node("piece", "SteadyDancerDrivingVideo", 310, 660, size=(280, None), start=0.0, frames=81),
+    node("person", "SteadyDancerPoseEstimator", 940, 0, title="Pose of the person", size=(280, 610)),
+    node("dancer", "SteadyDancerPoseEstimator", 1250, 0, title="Poses of the dance", size=(280, 610)),
+    node("size", "GetImageSize", 620, 660, size=(280, None)),
+    node("track", "SteadyDancerPoseTrack", 940, 680, size=(280, None), max_people=1),
+    node("align", "SteadyDancerPoseAlign", 1250, 680, size=(280, None), mode="robust", seed=0, control_after_generate="fixed"),
+    node("report", "SteadyDancerDanceReport", 1580, -80, title="2. Did it dance?", size=(400, 1020)),
+    node("save", "SaveVideo", 2020, -80, size=(420, 500), title="Picture, poses, result", filename_prefix="video/report"),
+    node("see", "PreviewImage", 2020, 480, size=(420, 460), title="Curves and worst frames"),
+]  # fmt: skip
+REPORT_LINKS = [
+    "result.VIDEO > result_frames.video",
+    "dance.VIDEO > piece.video",
+    "picture.IMAGE > person.image",
+    "piece.images > dancer.image",
+    "result_frames.images > size.image",
+    "dancer.keypoints > track.keypoints",
+    "track.keypoints > align.driving",
+    "person.keypoints > align.reference",
+    "size.width > align.width",
+    "size.height > align.height",
+    "result_frames.images > report.images",
+    "result_frames.fps > report.fps",
+    "picture.IMAGE > report.picture",
+    "align.positive > report.keypoints",
+    "piece.audio > report.audio",
+    "report.side_by_side > save.video",
+    "report.sheet > see.images",
+]
+
 POSE_NODES = ("poses", "negative_poses", "pose_frames", "negative_pose_frames")
 POSE_SOURCES = {"pose_frames.images": "draw.images", "negative_pose_frames.images": "draw_negative.images"}
 FROM_VIDEO_NODES = [
@@ -646,6 +695,7 @@ GRAPHS = {
         "groups": [],
     },
     "dwpose_extract": {"nodes": EXTRACT_NODES, "links": [link(path) for path in EXTRACT_LINKS], "groups": []},
+    "dance_report": {"nodes": REPORT_NODES, "links": [link(path) for path in REPORT_LINKS], "groups": []},
     "steadydancer_from_video": {
         "nodes": [
             *replace(
