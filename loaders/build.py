@@ -48,6 +48,7 @@ class ComfyPlaces(Places):
         return sorted(map(Path, folder_paths.get_folder_paths(folder)), key=lambda path: path == old)
 
     def everywhere(self) -> list[Path]:
+        """Every folder of models that ComfyUI knows."""
         kinds = (kind for kind in folder_paths.folder_names_and_paths if kind != "custom_nodes")
         return list(dict.fromkeys(Path(path) for kind in kinds for path in folder_paths.get_folder_paths(kind)))
 

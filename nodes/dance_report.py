@@ -2,16 +2,20 @@
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 import numpy as np
 import torch
+from comfy.clip_vision import ClipVisionModel
 from comfy_api.latest import InputImpl, Types, io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..base.cancel import stop_if
 from ..machine.memory import free_ram
 from ..pose.estimate import Settings, estimate, rgb
+from ..pose.keypoints import Poses
+from ..report.figure import Figure
 from ..report.person import crop, likeness
 from ..report.report import comparable, make_report, text
 from ..report.sheet import sheet
@@ -29,7 +33,7 @@ OUTPUTS = 4
 
 class SteadyDancerDanceReport(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerDanceReport",
             display_name="Dance Report",
@@ -92,23 +96,23 @@ class SteadyDancerDanceReport(io.ComfyNode):
         )
 
     @classmethod
-    def check_lazy_status(cls, enabled, **inputs) -> list[str]:
+    def check_lazy_status(cls, enabled: bool, **inputs: Any) -> list[str]:
         return [name for name, value in inputs.items() if value is None] if enabled else []
 
     @classmethod
     def execute(
         cls,
-        enabled,
-        fps,
-        filename_prefix,
-        detector,
-        pose_model,
-        runtime,
-        images=None,
-        picture=None,
-        keypoints=None,
-        audio=None,
-        clip_vision=None,
+        enabled: bool,
+        fps: float,
+        filename_prefix: str,
+        detector: str,
+        pose_model: str,
+        runtime: str,
+        images: Any = None,
+        picture: Any = None,
+        keypoints: Any = None,
+        audio: Any = None,
+        clip_vision: Any = None,
     ) -> io.NodeOutput:
         if not enabled:
             return io.NodeOutput(*[ExecutionBlocker(None)] * OUTPUTS)
@@ -143,7 +147,9 @@ class SteadyDancerDanceReport(io.ComfyNode):
         return io.NodeOutput(lines, report.to_json(), picture_of_it, video, ui=ui_parts)
 
 
-def alike(clip_vision, frames: torch.Tensor, cover: torch.Tensor, found, of_picture) -> list:
+def alike(
+    clip_vision: ClipVisionModel, frames: torch.Tensor, cover: torch.Tensor, found: Poses, of_picture: Poses
+) -> list[Figure]:
     """Likeness of the first person in every fourth frame; nothing where the picture shows nobody, or no frame does."""
 
     def features(image: torch.Tensor, box: tuple[int, int, int, int]) -> np.ndarray:
@@ -160,7 +166,7 @@ def alike(clip_vision, frames: torch.Tensor, cover: torch.Tensor, found, of_pict
     return likeness(rows, np.array(list(boxes)), features(cover, person), len(frames))
 
 
-def side_by_side(trio: Trio, audio: dict | None, fps: float) -> InputImpl.VideoFromComponents:
+def side_by_side(trio: Trio, audio: Any, fps: float) -> Any:
     """The trio as ComfyUI's video. Raises ValueError where the memory does not hold it, and Cancelled."""
     needed, free = len(trio) * trio.height * trio.width * 12, free_ram()  # three float32 a pixel
     if needed > free:

@@ -1,5 +1,7 @@
 """Whether the people in the result stand as the poses asked for."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from ..pose.keypoints import BODY, LEFT_HAND, RIGHT_HAND, Poses, boxes
@@ -21,7 +23,7 @@ BETTER = 0.1  # OKS, by which exchanged sides must agree better
 def agreement(asked: Poses, body: Poses, added: np.ndarray) -> list[Figure]:
     """Figures of the poses asked for and of `paired(asked, found)`, those read from the result."""
     wanted, seen, size = known(asked), known(body), torso(asked)
-    people, there = wanted.sum(-1) >= FEW, seen.any(-1)  # [frames, people]
+    people, there = wanted.sum(-1) >= FEW, np.any(seen, axis=-1)  # [frames, people]
     both = wanted & there[..., None]
 
     away = np.linalg.norm(body.points[:, :, BODY] - asked.points[:, :, BODY], axis=-1) / size[:, None]
@@ -67,5 +69,5 @@ def _hands(asked: Poses, body: Poses, size: np.ndarray) -> np.ndarray:
     return mean(away <= NEAR, both)
 
 
-def _parts(names, faults) -> dict[str, list[int]]:
+def _parts(names: Iterable[str], faults: Iterable[np.ndarray]) -> dict[str, list[int]]:
     return {name: np.flatnonzero(frames).tolist() for name, frames in zip(names, faults) if np.any(frames)}

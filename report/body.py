@@ -36,10 +36,10 @@ def torso(poses: Poses) -> np.ndarray:
     """
     points, seen = poses.points[:, :, BODY], known(poses)
     hips, shoulders = points[:, :, [8, 11]].mean(2), points[:, :, 2] - points[:, :, 5]
-    ways = (
-        (np.linalg.norm(points[:, :, 1] - hips, axis=-1), seen[:, :, [1, 8, 11]].all(-1)),
-        (np.linalg.norm(shoulders, axis=-1) * SHOULDERS_TO_TORSO, seen[:, :, [2, 5]].all(-1)),
-        (np.ptp(boxes(points, seen)[..., 1::2], axis=-1) * 0.3, seen.any(-1)),
+    ways: tuple[tuple[np.ndarray, np.ndarray], ...] = (
+        (np.linalg.norm(points[:, :, 1] - hips, axis=-1), np.all(seen[:, :, [1, 8, 11]], axis=-1)),
+        (np.linalg.norm(shoulders, axis=-1) * SHOULDERS_TO_TORSO, np.all(seen[:, :, [2, 5]], axis=-1)),
+        (np.ptp(boxes(points, seen)[..., 1::2], axis=-1) * 0.3, np.any(seen, axis=-1)),
     )
     sizes = np.full(points.shape[1], np.nan)
     for length, there in ways:

@@ -28,7 +28,7 @@ class Limits:
     def badness(self, value: np.ndarray | float) -> np.ndarray:
         """0 and less up to the limit of good, 1 and more from the limit of broken on."""
 
-        def bad(number):
+        def bad(number: np.ndarray | float) -> np.ndarray:
             if self.better == "one":
                 return np.abs(np.log(np.maximum(number, 1e-3)))
             return -np.asarray(number) if self.better == "high" else np.asarray(number)
@@ -52,6 +52,7 @@ class Figure:
 
     @property
     def limits(self) -> Limits:
+        """What the figure is held against."""
         return limits()[self.id]
 
     @property
@@ -65,6 +66,7 @@ class Figure:
 
     @property
     def word(self) -> str:
+        """Good, look at it or broken, by the value; unseen where nothing can be said."""
         if self.value is None:
             return UNSEEN
         badness = self.limits.badness(self.value)
@@ -77,4 +79,5 @@ class Figure:
 
     @property
     def badness(self) -> np.ndarray:
+        """The curve between its limits: 0 and less is good, 1 and more broken."""
         return self.limits.badness(self.curve)

@@ -25,7 +25,7 @@ def shrink(height: int, width: int) -> int:
 class Blurred:
     """A luma picture with the local means that SSIM needs, so that a neighbour does not compute them again."""
 
-    def __init__(self, levels: np.ndarray):
+    def __init__(self, levels: np.ndarray) -> None:
         self.levels, self.mean = levels, blur(levels)
         self.variance = blur(levels * levels) - self.mean**2
 

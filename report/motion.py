@@ -23,7 +23,7 @@ def motion_figures(asked: Poses, body: Poses) -> list[Figure]:
             way = np.linalg.norm(steps, axis=-1) / size[:, None] + floor
             sums.append(around((way * seen).sum((1, 2))))
         curve = np.full(len(both), np.nan)
-        curve[order:] = np.divide(*sums, out=np.full(len(seen), np.nan), where=sums[1] > 0)
+        curve[order:] = np.divide(sums[0], sums[1], out=np.full(len(seen), np.nan), where=sums[1] > 0)
         ratios[id] = Figure(id, curve)
     return list(ratios.values())
 

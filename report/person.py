@@ -25,7 +25,8 @@ def colours(frames: np.ndarray, body: Poses, picture: np.ndarray, model: Poses) 
 
     `body` are the people in the frames, `model` the same people, in one frame, in the picture; the worst of them counts.
     """
-    curve, parts = np.full(len(frames), np.nan), {}
+    curve = np.full(len(frames), np.nan)
+    parts: dict[str, list[int]] = {}
     good = limits()["colour"].good
     sizes = torso(body), torso(model)
     for person in range(body.points.shape[1]):
@@ -52,7 +53,7 @@ def regions(image: np.ndarray, poses: Poses, frame: int, person: int, size: floa
     for name, limbs in REGIONS.items():
         there = [limb for limb in limbs if seen[list(limb)].all()]
         if there:
-            places[name] = np.concatenate([_along(*points[list(limb)], size) for limb in there])
+            places[name] = np.concatenate([_along(points[limb[0]], points[limb[1]], size) for limb in there])
     if seen[0]:
         places["face"] = points[0] + FACE * size * (np.stack(np.meshgrid(SHARES, SHARES), -1).reshape(-1, 2) * 2 - 1)
     return {name: _median(image, at) for name, at in places.items()}

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 
@@ -49,11 +48,17 @@ class Report:
         """The report with every curve, each number with four digits."""
         entries = []
         for figure in self.figures:
-            known = {"id": figure.id, "name": figure.limits.name, "value": rounded(figure.value)}
+            known: dict[str, object] = {"id": figure.id, "name": figure.limits.name, "value": rounded(figure.value)}
             known |= {"unit": figure.limits.unit, "word": figure.word, "frames": figure.frames, "parts": figure.parts}
             known |= {"source": figure.limits.source, "change": figure.limits.change}
             entries.append(known | {"curve": [rounded(value) for value in figure.curve]})
-        head = {"kind": KIND, "version": VERSION, "word": self.word, "frames": self.frames, "fps": self.fps}
+        head: dict[str, object] = {
+            "kind": KIND,
+            "version": VERSION,
+            "word": self.word,
+            "frames": self.frames,
+            "fps": self.fps,
+        }
         head |= {"width": self.width, "height": self.height, "worst": self.worst, "notes": self.notes}
         return json.dumps(head | {"figures": entries})
 
@@ -105,7 +110,10 @@ def make_report(
         notes.append("Nobody was found in the picture, so colours are not compared.")
     body, added = paired(asked, found)
     model, _ = paired(poses_at(asked, 0), of_picture)
-    step = partial(progress, doing="Comparing frames")
+
+    def step(done: int, total: int) -> None:
+        progress(done, total, "Comparing frames")
+
     figures = agreement(asked, body, added)
     figures.append(colours(frames, body, picture, model))
     figures += stability(frames, picture, asked, found, body, step, cancelled)
@@ -154,6 +162,7 @@ def text(report: Report) -> list[str]:
 
 
 def shown(value: float | None) -> str:
+    """A value with three digits after the point, with one from 10 on; nothing for None."""
     return "" if value is None else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
@@ -181,7 +190,10 @@ def compared(names: list[str], reports: list[Report]) -> list[str]:
             continue
         cells = []
         for figure, value in zip(found, values):
-            best = value is not None and min(known_bad) < max(known_bad) and limit.badness(value) == min(known_bad)
-            cells.append(f"{figure.word} {shown(value)}{'*' if best else ' '}" if value is not None else "")
+            if figure is None or value is None:
+                cells.append("")
+                continue
+            best = min(known_bad) < max(known_bad) and limit.badness(value) == min(known_bad)
+            cells.append(f"{figure.word} {shown(value)}{'*' if best else ' '}")
         lines.append(f"{limit.name:<30}" + "".join(f"{cell:>{wide}}" for cell in cells))
     return lines

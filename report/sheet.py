@@ -1,5 +1,7 @@
 """The Dance Report as one picture: words and numbers, curves over time, and the worst frames below."""
 
+from typing import Any
+
 import numpy as np
 
 from ..pose.keypoints import Poses
@@ -42,8 +44,8 @@ def sheet(report: Report, frames: np.ndarray, picture: np.ndarray, asked: Poses)
         _curve(pen, figure, table + row * CURVE, report.worst, text)
     left, right = MARGIN + LABELS, WIDTH - MARGIN
     for frame in range(0, report.frames, max(1, round(report.frames / 10))):
-        x = left + (right - left) * frame / max(report.frames - 1, 1)
-        pen.text((x, below - 44), str(frame), FAINT, text)
+        at = left + (right - left) * frame / max(report.frames - 1, 1)
+        pen.text((at, below - 44), str(frame), FAINT, text)
     pen.text((MARGIN, below - 22), "picture, pose and result in the worst frames:", INK, text)
     for number, frame in enumerate(worst):
         row, column = divmod(number, FRAMES_WIDE)
@@ -53,7 +55,7 @@ def sheet(report: Report, frames: np.ndarray, picture: np.ndarray, asked: Poses)
     return np.asarray(image)
 
 
-def _curve(pen, figure: Figure, top: int, worst: list[int], font) -> None:
+def _curve(pen: Any, figure: Figure, top: int, worst: list[int], font: Any) -> None:
     """One curve upwards from its limit: badness, 0 is what is still good, cut at twice what is broken."""
     left, right, bottom = MARGIN + LABELS, WIDTH - MARGIN, top + CURVE - 10
     pen.rectangle((left, top, right, bottom), BAND)

@@ -13,7 +13,7 @@ from .body import poses_at
 class Trio:
     """A sequence of pictures uint8 [height, width, 3] of a width in pixels, or a height; both even. Drawn when asked for."""
 
-    def __init__(self, frames: np.ndarray, picture: np.ndarray, asked: Poses, width: int = 0, height: int = 0):
+    def __init__(self, frames: np.ndarray, picture: np.ndarray, asked: Poses, width: int = 0, height: int = 0) -> None:
         tall, wide = frames.shape[1:3]
         scale = width / (3 * wide) if width else height / tall
         self.one = max(2, round(wide * scale) // 2 * 2), max(2, round(tall * scale) // 2 * 2)  # width, height
@@ -22,10 +22,12 @@ class Trio:
 
     @property
     def width(self) -> int:
+        """Pixels of all three."""
         return 3 * self.one[0]
 
     @property
     def height(self) -> int:
+        """Pixels."""
         return self.one[1]
 
     def __len__(self) -> int:

@@ -38,7 +38,7 @@ def stability(
         stop_if(cancelled)
         now = Blurred(luma(frames[frame]))
         masks = [people_mask(poses, frame, now.levels.shape, size) for poses, size in sizes]
-        everybody = np.concatenate(masks).any(0)
+        everybody = np.any(np.concatenate(masks), axis=0)
         if not frame:
             first[0], beginning, was = ssim(now, Blurred(luma(picture))), now, everybody
         last = [*last[-3:], (now, everybody)]
@@ -75,6 +75,7 @@ def motion(poses: Poses) -> np.ndarray:
 
 
 def mean_where(values: np.ndarray, where: np.ndarray) -> float:
+    """The mean of the values where the mask holds; not a number where it nowhere does."""
     return float(values[where].mean()) if where.any() else np.nan
 
 

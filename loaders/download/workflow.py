@@ -137,10 +137,12 @@ def still_left(left: list[Left], where: Places) -> list[Left]:
 
 
 def mapping(value: object) -> dict:
+    """The value if it is an object of JSON, else an empty one: a graph may hold anything anywhere."""
     return value if isinstance(value, dict) else {}
 
 
 def dicts(value: object) -> list[dict]:
+    """The objects in a list of JSON; none where it is no list."""
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
@@ -169,6 +171,7 @@ def nodes_of(graph: dict) -> tuple[list[dict], list[dict]]:
 
 
 def models_of(node: dict) -> list[dict]:
+    """What a node's properties say of its models."""
     return dicts(mapping(node.get("properties")).get("models"))
 
 

@@ -8,7 +8,7 @@ from support import ROOT
 
 # What ComfyUI, torch and cli.py call by these names, and document themselves.
 CONTRACTS = {
-    "define_schema", "execute", "fingerprint_inputs", "validate_inputs", "forward", "add_parser",
+    "define_schema", "execute", "fingerprint_inputs", "validate_inputs", "check_lazy_status", "forward", "add_parser",
 }  # fmt: skip
 NOT_SHIPPED = {"tests", "benchmarks"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef

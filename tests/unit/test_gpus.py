@@ -81,7 +81,7 @@ class Torch:
     """Stands for torch on a machine with a GPU, which this one is not."""
 
     def __init__(self, name="", total=0, major=0, minor=0, hip=None):
-        self.version = SimpleNamespace(hip=hip)
+        self.version = SimpleNamespace(hip=hip, cuda=None if hip else "12.8")
         properties = SimpleNamespace(name=name, total_memory=total, major=major, minor=minor)
         self.cuda = SimpleNamespace(is_available=lambda: bool(name), get_device_properties=lambda index: properties)
 
