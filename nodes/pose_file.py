@@ -1,6 +1,7 @@
 """Poses as JSON files: kept for the next run, or edited elsewhere in between."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ class SteadyDancerPoseSave(io.ComfyNode):
         try:
             path.write_text(text, encoding="utf-8")
         except OSError as err:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)  # half a file would be listed by Load Pose
             raise ValueError(
                 f"The poses could not be written to {path} ({err.strerror}). Free or unlock it, and run again."
             ) from err

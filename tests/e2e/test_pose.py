@@ -1,5 +1,6 @@
 """From a dance video to a pose video through the real server, with nets that really find dots, and with real structure."""
 
+import errno
 import json
 import shutil
 import time
@@ -566,3 +567,18 @@ def test_the_authors_dance(server):
     lines = [line for node, line in events.texts if node == "estimate"]
     assert any(line.startswith("Finding people: 17 of 17 frames, ") for line in lines), lines
     assert any(line.startswith("Reading poses: 81 of 81 frames, ") for line in lines), lines
+
+
+def test_a_full_disk_leaves_no_half_file_of_poses(comfyui, monkeypatch):
+    import folder_paths
+    from steadydancer.nodes.pose_file import SteadyDancerPoseSave
+
+    def half(path, text, encoding):
+        with open(path, "w", encoding=encoding) as file:
+            file.write(text[: len(text) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(ValueError, match="No space left on device"):
+        SteadyDancerPoseSave.execute(interchange.write(clip(walker(2))), "poses/full")
+    assert not list(Path(folder_paths.get_output_directory(), "poses").glob("full*"))
