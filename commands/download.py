@@ -16,7 +16,7 @@ from ..catalog.names import files_of, profiles_from_environment, unanswered
 from ..loaders.download import hub, workflow
 from ..loaders.download.errors import DownloadError, NotThere, printable
 from ..loaders.download.fetch import ensure_all, published_file
-from ..loaders.download.places import Places, broken
+from ..loaders.download.places import Places
 from ..machine import gpus, this_computer
 from ..machine.card import computer
 from ..planning.choose import choose
@@ -147,8 +147,7 @@ def show(files: list[ModelFile], where: Places, retries: RetryPolicy) -> int:
     sizes: dict[str, list[tuple[int, bool]]] = {"missing": [], "broken": [], "present": []}
     print(f"{'file':<58} {'bytes':>16}  state")
     for file in files:
-        path = where.find(file)
-        wrong = broken(path, file) if path else ""
+        path, wrong = where.look(file)
         if path is None:
             state, size, sure = "missing", *published_size(file, retries)
         elif wrong:

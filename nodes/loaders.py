@@ -1,7 +1,6 @@
 """Loaders that fetch what is missing, and a node that only fetches."""
 
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,7 @@ class SteadyDancerLoader(io.ComfyNode):
     @classmethod
     def execute(cls, variant: str, step_distill: bool, plan: Plan | None = None) -> io.NodeOutput:
         more = (STEP_DISTILL,) if step_distill else ()
-        loaded = loading.load("steadydancer", variant, plan, partial(one_model, step_distill=step_distill), more=more)
+        loaded = loading.load("steadydancer", variant, plan, one_model, more=more)
         return io.NodeOutput(loaded.models[0], loaded.clip, loaded.clip_vision, loaded.vae, loaded.variant)
 
 
