@@ -16,7 +16,7 @@ from ..catalog.names import files_of, profiles_from_environment, unanswered
 from ..loaders.download import hub, workflow
 from ..loaders.download.errors import DownloadError, NotThere, printable
 from ..loaders.download.fetch import ensure_all, published_file
-from ..loaders.download.places import Places
+from ..loaders.download.places import Places, bytes_of
 from ..machine import gpus, this_computer
 from ..machine.card import computer
 from ..planning.choose import choose
@@ -179,11 +179,6 @@ def in_all(sizes: list[tuple[int, bool]]) -> str:
     """The sum of counts of bytes, each with whether somebody states it."""
     known = said(sum(size for size, _ in sizes), all(sure for _, sure in sizes))
     return f"more than {known.removeprefix('about ')}" if known != "unknown" and (0, False) in sizes else known
-
-
-def bytes_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
 
 
 def published_size(file: ModelFile, retries: RetryPolicy) -> tuple[int, bool]:

@@ -12,6 +12,7 @@ from ..catalog.names import STEP_DISTILL, files_of, split
 from ..loaders import build
 from ..loaders.download import workflow as flow
 from ..loaders.download.errors import printable
+from ..loaders.download.places import bytes_of
 from ..planning.plan import Plan
 from ..services import loading
 from ..services.models import one_model
@@ -170,7 +171,7 @@ class SteadyDancerDownload(io.ComfyNode):
             needed = flow.named(cls.graph(workflow.strip()), automatic)
         files = list({flow.place(file): file for file in (*needed.files, *named(names))}.values())
         paths = loading.fetch_files(files)
-        sizes = [path.stat().st_size if path.is_file() else tree_size(path) for path in paths]
+        sizes = [bytes_of(path) for path in paths]
         lines = [f"{size / 1e9:6.2f} GB  {path}" for path, size in zip(paths, sizes)]
         lines.append(f"{sum(sizes) / 1e9:6.2f} GB  in {len(paths)} files, all here and checked")
         lines += [f"not needed: {name}: only muted or bypassed nodes name it" for name in needed.off]
@@ -209,8 +210,3 @@ def automatic(family: str) -> str:
 def default(family: str) -> str:
     """For looking whether names are right, which must not look at the disk."""
     return catalogue().families[family].default
-
-
-def tree_size(folder: Path) -> int:
-    """Bytes of all files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

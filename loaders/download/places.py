@@ -202,6 +202,11 @@ def damage(path: Path, file: ModelFile, progress: Progress, cancelled: IsCancell
     return "" if sha256.startswith(file.sha256) else "has another sha256 than the published file"
 
 
+def bytes_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+
+
 def cut_short(path: Path, format: str) -> str:
     """Whether the file is not whole by its own header, or by what was recorded of it, in words that follow "it"."""
     if format == "folder":  # a snapshot's files are of any kind
