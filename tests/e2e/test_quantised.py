@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from steadydancer.quant.blocks import BY_NAME
 from support import tiny
+from support.gguf_writer import BY_NAME
 from support.golden import Golden
 from support.tiny_gguf import write_steadydancer_gguf
 
