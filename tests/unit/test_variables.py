@@ -6,7 +6,7 @@ import pytest
 from steadydancer.base import variables
 from steadydancer.base.variables import VARIABLES
 from steadydancer.catalog.catalog import catalogue
-from steadydancer.commands import queue
+from steadydancer.commands import prompt as api_prompt
 from support import ROOT
 
 PAGE = ROOT / "docs" / "environment.md"
@@ -31,7 +31,7 @@ def test_what_is_read_is_registered():
     assert len(found) > 12 and "GPU_TIER" in found
     for profile in catalogue().profiles.values():
         found |= {*profile.env, *profile.choices}
-    found |= {*queue.NUMBERS, *queue.TURBO_NUMBERS}
+    found |= {*api_prompt.NUMBERS, *api_prompt.FEW_STEPS_NUMBERS}
     assert not found - VARIABLES.keys()
 
 
