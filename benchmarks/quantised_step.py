@@ -38,7 +38,7 @@ def peers_tensor(data: torch.Tensor, number: int, shape: tuple[int, ...]):
 
 def state_dict(keys: str, kind: str, blocks: int = 40, peer: bool = False) -> dict[str, torch.Tensor]:
     """Random weights in the published layout; Linear weights of the first `blocks` blocks in `kind`, the rest in bf16."""
-    from steadydancer.quant.blocks import BLOCKS, BY_NAME
+    from steadydancer.quant.blocks import BLOCKS
     from steadydancer.quant.layout import packed
 
     tensors = {}
@@ -51,8 +51,7 @@ def state_dict(keys: str, kind: str, blocks: int = 40, peer: bool = False) -> di
             continue
         shape = tuple(map(int, sizes.split(",")))
         if kind != "bf16" and key.startswith("blocks.") and key.endswith(".weight") and len(shape) == 2:
-            block = BY_NAME[kind]
-            number = next(number for number, entry in BLOCKS.items() if entry is block)
+            number, block = next(entry for entry in BLOCKS.items() if entry[1].name == kind)
             data = torch.randint(
                 0, 256, (shape[0], shape[1] // block.weights, block.bytes), dtype=torch.uint8, device=maker
             )

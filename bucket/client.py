@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..base.cancel import Cancelled
+from ..base.cancel import Cancelled, IsCancelled, stop_if
 from .profiles import R2_HOST, Profile
 
 REQUESTS = 8  # at once, over all uploads of a bucket
@@ -211,14 +211,17 @@ class Bucket:
                 "ETag", ""
             )
 
-    def sha256(self, key: str, stopped: threading.Event) -> str:
-        """The hash of what the bucket holds, all of it fetched for that. Ends early once `stopped` is set."""
+    def sha256(self, key: str, cancelled: IsCancelled) -> str:
+        """The hash of what the bucket holds, all of it fetched for that. Raises Cancelled between two blocks."""
         digest = hashlib.sha256()
         with self.plain_errors(f"read '{key}' back"):
             body = self.client.get_object(Bucket=self.name, Key=key)["Body"]
-            while not stopped.is_set() and (block := body.read(MIB)):
-                digest.update(block)
-            body.close()
+            try:
+                while block := body.read(MIB):
+                    stop_if(cancelled)
+                    digest.update(block)
+            finally:
+                body.close()
         return digest.hexdigest()
 
     def delete(self, key: str) -> None:

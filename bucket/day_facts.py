@@ -1,15 +1,15 @@
 """metadata.json beside a day's objects: for each of them how it was made, so that a bucket explains itself."""
 
-import random
 import threading
-import time
 from collections.abc import Mapping
 from typing import Any
 
-from .client import Bucket, KeyTaken
+from ..base.cancel import IsCancelled, pause
+from ..base.retry import RetryPolicy, TransientError
+from .client import Bucket, KeyTaken, StorageError
 
 NAME = "metadata.json"
-TRIES = 6
+RETRIES = RetryPolicy(first=1.0, limit=1.0)  # R2 takes one write a second to the same key
 _one_at_a_time = threading.Lock()
 
 
@@ -39,11 +39,12 @@ def facts_of_graph(prompt: Mapping[str, Mapping], node_id: str) -> dict[str, obj
     return facts | {name: found for name, found in (("models", models), ("prompt", texts)) if found}
 
 
-def add(bucket: Bucket, facts: Mapping[str, Mapping[str, object]]) -> None:
+def add(bucket: Bucket, facts: Mapping[str, Mapping[str, object]], cancelled: IsCancelled = lambda: False) -> None:
     """Adds the facts of objects, by key, to the metadata.json of their folder.
 
     Several machines may write at once: each write is refused if the file changed since it was read, and is tried again.
-    Where the service keeps no conditions, what two machines write in the same moment may lose one of them.
+    Where the service keeps no conditions, what two machines write in the same moment may lose one of them. Raises
+    StorageError, Cancelled.
     """
     folders: dict[str, dict] = {}
     for key, values in facts.items():
@@ -51,17 +52,21 @@ def add(bucket: Bucket, facts: Mapping[str, Mapping[str, object]]) -> None:
         folders.setdefault(folder + slash + NAME, {})[name] = dict(values)
     with _one_at_a_time:
         for beside, fresh in folders.items():
-            _add_to(bucket, beside, fresh)
+            _add_to(bucket, beside, fresh, cancelled)
 
 
-def _add_to(bucket: Bucket, beside: str, fresh: dict[str, dict]) -> None:
-    for attempt in range(TRIES):
+def _add_to(bucket: Bucket, beside: str, fresh: dict[str, dict], cancelled: IsCancelled) -> None:
+    def write() -> None:
         day, etag = bucket.read_json(beside)
         try:
             bucket.write_json(beside, day | fresh, etag)
-            if (bucket.keeps_conditions and etag != "") or fresh.keys() <= bucket.read_json(beside)[0].keys():
-                break
-        except KeyTaken:
-            if attempt == TRIES - 1:
-                raise
-            time.sleep(random.uniform(0.2, 1.0))  # R2 takes one write a second to the same key
+        except KeyTaken as err:
+            raise TransientError("another machine wrote it in between") from err
+        if not (bucket.keeps_conditions and etag != "") and not fresh.keys() <= bucket.read_json(beside)[0].keys():
+            raise TransientError("another machine wrote over it")
+
+    RETRIES.run(
+        write,
+        lambda err, tries, _: StorageError(f"'{beside}' was not written in {tries} attempts: each time {err}."),
+        lambda seconds, _: pause(seconds, cancelled),
+    )

@@ -219,7 +219,7 @@ def _holds(bucket: Bucket, key: str, there: dict | None, content: Content, cance
         return False
     stopped = threading.Event()
     try:
-        return run_cancellable(lambda: bucket.sha256(key, stopped), cancelled) == content.sha256
+        return run_cancellable(lambda: bucket.sha256(key, stopped.is_set), cancelled) == content.sha256
     finally:
         stopped.set()
 

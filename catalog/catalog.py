@@ -39,7 +39,7 @@ class ModelFile:
     `name` is relative to the models folder `folder`, and empty where only the repository's listing can tell it.
     `bytes` and `sha256` (a prefix is allowed) are set where the publisher states them; `gb` is for planning only.
     `confirmed` says where the published name was seen; `listing` means nowhere, so that the listing is asked first.
-    `format` is the container: safetensors, gguf, onnx, pickle, text, folder. Of a diffusion model, `precision` is how most of its
+    `format` is what it is packed in: safetensors, gguf, onnx, pickle, text, folder. Of a diffusion model, `precision` is how most of its
     weights are stored (fp32, bf16, fp16, fp8, int8, int8_convrot or a GGUF type) and `architecture` which network they
     belong to. One that nobody publishes has no sources: it is made here of the file `made_from`.
     """

@@ -19,6 +19,13 @@ def quants(family: str) -> dict[str, str]:
     return {file.precision: variant for variant, file in files.items() if file and file.format == "gguf"}
 
 
+def of_precision(family: str, precision: str) -> str:
+    """The family's variant in a precision, of which there is one."""
+    book = catalogue()
+    found = {variant.id: book.diffusion(variant) for variant in book.variants.values() if variant.family == family}
+    return next(variant for variant, file in found.items() if file and file.precision == precision)
+
+
 def match(name: str, book: Catalogue) -> str | None:
     """The variant id that equals `name` but for upper and lower case."""
     return next((variant for variant in book.variants if variant.lower() == name.lower()), None)

@@ -1,6 +1,6 @@
 """The subcommands of cli.py, one file each: `add_parser(subparsers)` declares it, `run(args) -> int` does it.
 
-machine.py and server.py are no subcommands: the options for cards and folders that several share, and the ComfyUI that
+machine.py, prompt.py and server.py are none: the options for cards and folders that several share, API prompts, the ComfyUI that
 `queue` talks to.
 """
 

@@ -16,7 +16,7 @@ from ..catalog.names import files_of, profiles_from_environment, unanswered
 from ..loaders.download import hub, workflow
 from ..loaders.download.errors import DownloadError, NotThere, printable
 from ..loaders.download.fetch import ensure_all, published_file
-from ..loaders.download.places import Places, broken
+from ..loaders.download.places import Places, bytes_of
 from ..machine import gpus, this_computer
 from ..machine.card import computer
 from ..planning.choose import choose
@@ -147,8 +147,7 @@ def show(files: list[ModelFile], where: Places, retries: RetryPolicy) -> int:
     sizes: dict[str, list[tuple[int, bool]]] = {"missing": [], "broken": [], "present": []}
     print(f"{'file':<58} {'bytes':>16}  state")
     for file in files:
-        path = where.find(file)
-        wrong = broken(path, file) if path else ""
+        path, wrong = where.look(file)
         if path is None:
             state, size, sure = "missing", *published_size(file, retries)
         elif wrong:
@@ -180,11 +179,6 @@ def in_all(sizes: list[tuple[int, bool]]) -> str:
     """The sum of counts of bytes, each with whether somebody states it."""
     known = said(sum(size for size, _ in sizes), all(sure for _, sure in sizes))
     return f"more than {known.removeprefix('about ')}" if known != "unknown" and (0, False) in sizes else known
-
-
-def bytes_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
 
 
 def published_size(file: ModelFile, retries: RetryPolicy) -> tuple[int, bool]:

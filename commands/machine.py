@@ -6,8 +6,7 @@ from pathlib import Path
 
 from ..base import environment
 from ..base.state import state_file
-from ..catalog.catalog import catalogue
-from ..formats.model_file import damage
+from ..loaders.download import places
 from ..loaders.download.extra_paths import extra_folders
 from ..loaders.download.places import Places
 from ..machine import gpus, this_computer
@@ -91,15 +90,7 @@ def state_of(args: argparse.Namespace, name: str) -> Path:
 
 def finder(where: Places | None) -> Find:
     """Path of a catalogue file id, or of a user's own file."""
-
-    def find(name: str) -> Path | None:
-        if name in catalogue().files:
-            file = catalogue().files[name]
-            path = where.find(file) if where else None
-            return None if path and damage(path, file.format) else path  # a damaged one is fetched again
-        return Path(name) if Path(name).is_file() else None
-
-    return find
+    return places.finder(where, lambda name: Path(name) if Path(name).is_file() else None)
 
 
 def cards_of(args: argparse.Namespace) -> list[Card]:

@@ -14,34 +14,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..base import environment
 from ..base.plain import one_line, visible
+from .prompt import fill_from_environment, read_prompt, set_input, title
 from .server import Server, Trouble
 
-# Environment variable → the inputs that it fills in, as (node class, input). The second table is for graphs of few steps.
-NUMBERS = {
-    "STEADYDANCER_GUIDE_SCALE": [("SteadyDancerGuider", "cfg")],
-    "STEADYDANCER_CONDITION_GUIDE": [("SteadyDancerGuider", "pose_cfg")],
-    "STEADYDANCER_END_CFG": [("SteadyDancerGuider", "end")],
-    "STEADYDANCER_SEED": [("RandomNoise", "noise_seed"), ("KSampler", "seed"), ("SteadyDancerTurboSampler", "seed")],
-    "DWPOSE_RESOLUTION": [("SteadyDancerPoseEstimator", "resolution")],
-}
-TURBO_NUMBERS = {
-    "TURBO_STEPS": [("SteadyDancerSchedule", "steps"), ("SteadyDancerRCMSchedule", "steps")],
-    "TURBO_GUIDE_SCALE": [("SteadyDancerGuider", "cfg")],
-    "TURBO_CONDITION_GUIDE": [("SteadyDancerGuider", "pose_cfg")],
-    "TURBO_END_CFG": [("SteadyDancerGuider", "end")],
-}
-TURBO_NODES = {"SteadyDancerRCMSchedule", "SteadyDancerTurboSampler", "SteadyDancerTurboLoader"}
 POLL_SECONDS = 1.0
 SOCKET_SECONDS = 10  # for what would only show the steps
 PATIENCE_SECONDS = 60  # with a server, or what stands before it, that does not answer during a run
 NO_WORDS = "it failed without a word. ComfyUI's own log may say more."
 END_EVENTS = ("execution_success", "execution_error", "execution_interrupted")
-
-
-class UsageError(ValueError):
-    """The command line or the file asks for something that cannot be."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -95,117 +76,6 @@ def run(args: argparse.Namespace) -> int:
             f"and its result will be in its output folder. {err}"
         ) from err
     return job.report()
-
-
-def read_prompt(file: Path) -> dict:
-    """The prompt in an API file.
-
-    Raises UsageError when the file is not there or is not one.
-    """
-    try:
-        # By its first bytes: Windows writes UTF-8 and UTF-16 with a mark before the text.
-        prompt = json.loads(file.read_bytes())
-    except OSError as err:
-        raise UsageError(f"{file} cannot be read: {err.strerror}. Give the path of an API prompt.") from err
-    except UnicodeError as err:
-        raise UsageError(f"{file} is not text in UTF-8. Save it again as UTF-8.") from err
-    except (ValueError, RecursionError) as err:
-        where = f" (line {err.lineno})" if isinstance(err, json.JSONDecodeError) else ""
-        raise UsageError(f"{file} is not JSON{where}. Export it again from ComfyUI with Export (API).") from err
-    if isinstance(prompt, dict) and "nodes" in prompt:
-        raise UsageError(
-            f"{file} is a workflow for the page, which holds no prompt. Open it there and use Export (API), or take the "
-            "file of that name in example_workflows/api."
-        )
-    if not isinstance(prompt, dict) or not all(
-        isinstance(node, dict) and "class_type" in node and isinstance(node.get("inputs"), dict)
-        for node in prompt.values()
-    ):
-        raise UsageError(f"{file} is not an API prompt. Export it from ComfyUI with Export (API).")
-    return prompt
-
-
-def fill_from_environment(prompt: dict) -> None:
-    """Puts the numbers that are set in the environment into the inputs they belong to.
-
-    In a graph of few steps (a TurboDiffusion model or a step-distilled LoRA) the TURBO_ variables come last and win.
-
-    Raises ValueError for a variable that is not a number.
-    """
-    table = NUMBERS | TURBO_NUMBERS if is_turbo(prompt) else NUMBERS
-    for variable, targets in table.items():
-        if not environment.text(variable):
-            continue
-        value = environment.number(variable, 0)
-        for node in prompt.values():
-            for class_type, name in targets:
-                old = node["inputs"].get(name)
-                if node["class_type"] == class_type and isinstance(old, int | float):
-                    node["inputs"][name] = int(value) if isinstance(old, int) and value == int(value) else value
-
-
-def is_turbo(prompt: dict) -> bool:
-    """Whether a prompt is for few steps: a step-distill LoRA or TurboDiffusion, by its nodes and inputs."""
-    for node in prompt.values():
-        lora = str(node["inputs"].get("lora_name", "")).lower()
-        distilled = "distill" in lora or "lightx2v" in lora or node["inputs"].get("step_distill") is True
-        if node["class_type"] in TURBO_NODES or distilled:
-            return True
-    return False
-
-
-def set_input(prompt: dict, assignment: str) -> None:
-    """Carries out one NODE.INPUT=VALUE. The value's kind follows the one that is there.
-
-    Raises UsageError, saying what there is, where node, input or value does not fit.
-    """
-    target, equals, text = assignment.partition("=")
-    if not equals or "." not in target:
-        raise UsageError(f"--set {assignment}: write it as NODE.INPUT=VALUE, for example 19.steps=20.")
-    node, name = find_input(prompt, target)
-    old = node["inputs"][name]
-    if isinstance(old, list):
-        raise UsageError(f"--set {assignment}: this input comes from node {old[0]}. Set that node's input instead.")
-    if isinstance(old, str):
-        node["inputs"][name] = text
-        return
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = text
-    wanted = bool if isinstance(old, bool) else (int, float)
-    if isinstance(old, bool | int | float) and (
-        not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool)
-    ):
-        kind = "true or false" if wanted is bool else "a number"
-        raise UsageError(f"--set {assignment}: '{text}' is not {kind}, which this input takes.")
-    node["inputs"][name] = value
-
-
-def find_input(prompt: dict, target: str) -> tuple[dict, str]:
-    """The node and the input that "NODE.INPUT" means; titles and inputs may have dots of their own."""
-    named = False
-    for position in (i for i, letter in enumerate(target) if letter == "."):
-        who, name = target[:position], target[position + 1 :]
-        nodes = [who] if who in prompt else [key for key, node in prompt.items() if title(node) == who]
-        if len(nodes) > 1:
-            raise UsageError(f"--set {target}: several nodes are called '{who}'. Use an id: {', '.join(nodes)}.")
-        if nodes and name in prompt[nodes[0]]["inputs"]:
-            return prompt[nodes[0]], name
-        if nodes:
-            named = True
-            inputs = ", ".join(prompt[nodes[0]]["inputs"]) or "none"
-            problem = f"--set {target}: '{who}' has no input '{name}'. It has: {inputs}."
-    if named:
-        raise UsageError(problem)
-    names = ", ".join(f"{key} ({title(node)})" for key, node in prompt.items())
-    raise UsageError(f"--set {target}: no node has this id or title. There are: {names}.")
-
-
-def title(node: dict) -> str:
-    """What a node is called: its title in the graph, else its class."""
-    meta = node.get("_meta")
-    return str(isinstance(meta, dict) and meta.get("title") or node["class_type"])
 
 
 class Job:

@@ -1,7 +1,6 @@
 """Loaders that fetch what is missing, and a node that only fetches."""
 
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from ..catalog.names import STEP_DISTILL, files_of, split
 from ..loaders import build
 from ..loaders.download import workflow as flow
 from ..loaders.download.errors import printable
+from ..loaders.download.places import bytes_of
 from ..planning.plan import Plan
 from ..services import loading
 from ..services.models import one_model
@@ -76,7 +76,7 @@ class SteadyDancerLoader(io.ComfyNode):
     @classmethod
     def execute(cls, variant: str, step_distill: bool, plan: Plan | None = None) -> io.NodeOutput:
         more = (STEP_DISTILL,) if step_distill else ()
-        loaded = loading.load("steadydancer", variant, plan, partial(one_model, step_distill=step_distill), more=more)
+        loaded = loading.load("steadydancer", variant, plan, one_model, more=more)
         return io.NodeOutput(loaded.models[0], loaded.clip, loaded.clip_vision, loaded.vae, loaded.variant)
 
 
@@ -171,7 +171,7 @@ class SteadyDancerDownload(io.ComfyNode):
             needed = flow.named(cls.graph(workflow.strip()), automatic)
         files = list({flow.place(file): file for file in (*needed.files, *named(names))}.values())
         paths = loading.fetch_files(files)
-        sizes = [path.stat().st_size if path.is_file() else tree_size(path) for path in paths]
+        sizes = [bytes_of(path) for path in paths]
         lines = [f"{size / 1e9:6.2f} GB  {path}" for path, size in zip(paths, sizes)]
         lines.append(f"{sum(sizes) / 1e9:6.2f} GB  in {len(paths)} files, all here and checked")
         lines += [f"not needed: {name}: only muted or bypassed nodes name it" for name in needed.off]
@@ -210,8 +210,3 @@ def automatic(family: str) -> str:
 def default(family: str) -> str:
     """For looking whether names are right, which must not look at the disk."""
     return catalogue().families[family].default
-
-
-def tree_size(folder: Path) -> int:
-    """Bytes of all files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

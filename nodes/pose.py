@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
@@ -12,8 +11,10 @@ from ..machine.memory import free_ram
 from ..pose import interchange, smooth
 from ..pose.align import align
 from ..pose.augment import augment
+from ..pose.contact_sheet import contact_sheet
+from ..pose.detect import given_boxes
 from ..pose.draw import draw
-from ..pose.estimate import MISSING, NO_PERSON, Settings, estimate, filled, rgb
+from ..pose.estimate import MISSING, NO_PERSON, Settings, estimate, filled
 from ..pose.keypoints import Poses
 from ..pose.styles import STYLES
 from ..pose.track import track
@@ -26,7 +27,6 @@ PoseKeypoint = io.Custom("POSE_KEYPOINT")
 TORCH, ONNXRUNTIME = "torch", "onnxruntime on the CPU"
 FLAGS = {"detect_body": "DWPOSE_DETECT_BODY", "detect_hand": "DWPOSE_DETECT_HAND", "detect_face": "DWPOSE_DETECT_FACE"}
 RESOLUTION = "DWPOSE_RESOLUTION"
-SHEET = 8  # pictures of the preview
 
 
 def read(keypoints: list | dict | str) -> Poses:
@@ -237,32 +237,6 @@ def people(poses: Poses) -> str:
 
 def _flag(name: str, value: str) -> bool:
     return environment.flag(FLAGS[name], True) if value == AUTO else value == "yes"
-
-
-def given_boxes(value: list | dict, frames: int) -> dict[int, np.ndarray]:
-    """Core's BOUNDING_BOX (one box, a list for all frames, or a list for each frame; the last repeats) by frame [k, 5]."""
-    value = [value] if isinstance(value, dict) else list(value)
-    nested = value if value and isinstance(value[0], list) else [value]
-    found = {}
-    for frame in range(frames):
-        rows = [
-            [box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"], box.get("score", 1.0)]
-            for box in nested[min(frame, len(nested) - 1)]
-        ]
-        found[frame] = np.array(rows, float).reshape(-1, 5)
-    return found
-
-
-def contact_sheet(image: torch.Tensor, poses: Poses) -> torch.Tensor:
-    """Up to 8 frames side by side with the poses over them, [1, height, width, 3]."""
-    chosen = np.unique(np.linspace(0, len(image) - 1, min(SHEET, len(image))).round().astype(int))
-    height = min(320, image.shape[1])
-    width = max(1, round(height * image.shape[2] / image.shape[1]))
-    small = rgb(image[chosen]).movedim(-1, 1).float().cpu()
-    small = torch.nn.functional.interpolate(small, (height, width), mode="area").movedim(1, -1)
-    some = Poses(poses.points[chosen], poses.scores[chosen], poses.width, poses.height).resized(width, height)
-    drawn = torch.from_numpy(draw(some, STYLES["preview"]))
-    return torch.cat(list(torch.where(drawn.amax(-1, keepdim=True) > 0, drawn, small * 0.6)), 1)[None]
 
 
 class SteadyDancerPoseTrack(io.ComfyNode):

@@ -114,6 +114,8 @@ def _text(path: Path) -> str:
 
 
 def _files() -> list[str]:
+    """The files to choose from. Read from the disk for each schema, as Load Image's are: ComfyUI's remembered lists fail
+    where a folder of theirs was deleted, and people do delete pose of the output folder."""
     given = sorted(path.name for path in Path(folder_paths.get_input_directory()).glob("*.json"))
     output = Path(folder_paths.get_output_directory())
     saved = sorted(path.relative_to(output).as_posix() for path in (output / FOLDER).rglob("*.json"))

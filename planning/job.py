@@ -15,11 +15,13 @@ from .solve import Host, Rules, solve
 Find = Callable[[str], Path | None]
 
 
-def job_for(variant: str, width: int, height: int, frames: int, turbo: bool = False, **given: int | bool | None) -> Job:
-    """A job with what the model's kind usually takes where `given` does not say; `turbo` is the 4-step LoRA."""
+def job_for(
+    variant: str, width: int, height: int, frames: int, step_distill: bool = False, **given: int | bool | None
+) -> Job:
+    """A job with what the model's kind usually takes where `given` does not say; `step_distill` is the 4-step LoRA."""
     kind = kind_of("steadydancer/fp8" if variant == "auto" else variant)
     usual = {"branches": kind["branches"], "steps": kind["steps"], "pose": kind["pose"]}
-    if turbo:
+    if step_distill:
         usual |= {"branches": 1, "steps": 4, "lora_bytes": catalogue().files[STEP_DISTILL].size}
     return Job(variant, width, height, frames, **{**usual, **{k: v for k, v in given.items() if v is not None}})
 

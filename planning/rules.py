@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 
 from ..base import environment
-from ..catalog.names import quants
+from ..catalog.names import of_precision, quants
 from ..machine.card import Card
 from .solve import Rules
 
@@ -62,7 +62,7 @@ def named_variant(family: str) -> str | None:
     if wish == "auto":
         return None
     if wish != "gguf":
-        return f"{family}/{wish}"
+        return of_precision(family, wish)
     types = quants(family)
     short = SHORT_TYPES.get(environment.text("STEADYDANCER_GGUF_MODEL").lower())
     return types[short or one_of("STEADYDANCER_GGUF_MODEL", tuple(types), "Q4_K_M")]

@@ -141,3 +141,17 @@ def every_frame(person: Sightings, frames: int, detect_every: int) -> dict[int, 
         else:
             boxes[frame] = first + (second - first) * ((frame - a) / (b - a))
     return boxes
+
+
+def given_boxes(value: list | dict, frames: int) -> dict[int, np.ndarray]:
+    """Core's BOUNDING_BOX (one box, a list for all frames, or a list for each frame; the last repeats) by frame [k, 5]."""
+    value = [value] if isinstance(value, dict) else list(value)
+    nested = value if value and isinstance(value[0], list) else [value]
+    found = {}
+    for frame in range(frames):
+        rows = [
+            [box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"], box.get("score", 1.0)]
+            for box in nested[min(frame, len(nested) - 1)]
+        ]
+        found[frame] = np.array(rows, float).reshape(-1, 5)
+    return found

@@ -1,7 +1,7 @@
 """POSE_KEYPOINT, the JSON-like value that ComfyUI's and controlnet_aux's pose nodes exchange, read and written.
 
 A list of frames {people, canvas_width, canvas_height}; each person has flat x, y, confidence lists. Writers disagree
-about nearly everything else (specs: 18 or 25 body joints, pixels or 0..1, absent parts as null, [] or zeros, which hand
+about nearly everything else (18 or 25 body joints, pixels or 0..1, absent parts as null, [] or zeros, which hand
 is left), so the reader accepts all of it and the writer writes what both readers understand.
 """
 

@@ -255,4 +255,3 @@ UNPACK = {
     "IQ4_XS": (iq4_xs, iq4_xs_factors),
 }
 BLOCKS = {number: BlockType(*sizes, *UNPACK[sizes[0]]) for number, sizes in PACKED.items()}
-BY_NAME = {kind.name: kind for kind in BLOCKS.values()}

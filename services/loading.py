@@ -10,11 +10,10 @@ import folder_paths
 from comfy.model_patcher import ModelPatcher
 
 from ..catalog.catalog import ModelFile, Variant, catalogue
-from ..formats.model_file import damage
 from ..loaders import build, lazy, placement
+from ..loaders.download import places
 from ..loaders.download.fetch import enough_room, ensure_all, published_file
 from ..loaders.download.listing import Names
-from ..loaders.download.places import Places
 from ..loaders.run import PlannedRun, run_of
 from ..loaders.turbo import both_experts
 from ..machine.card import Card
@@ -48,22 +47,22 @@ def load(
     kind: str,
     wanted: str,
     plan: Plan | None,
-    build_models: Callable[[list[Path]], list[ModelPatcher]],
+    build_models: Callable[..., list[ModelPatcher]],
     outputs: tuple[str, ...] = OUTPUTS,
     more: tuple[str, ...] = (),
 ) -> Loaded:
     """What the node that is being executed returns.
 
     `kind` is the catalogue's kind of loader, `wanted` is auto, a variant or a user's own file, and `build_models` makes
-    MODELs from diffusion files. `outputs`: which part of the variant each output of the node stands for. `more`: ids of files
-    that `build_models` fetches. Raises ValueError, before anything is fetched, where the plan is for something else, and
+    MODELs from diffusion files and, one argument each, from the files whose ids are `more`. `outputs`: which part of the
+    variant each output of the node stands for. Raises ValueError, before anything is fetched, where the plan is for something else, and
     NoRoom where what the prompt takes from the node does not fit on the disk all together.
     """
     chosen = chosen_variant(wanted, plan)
     if plan is not None:
         require_fit(plan, chosen)
     require_room(chosen, outputs, more)
-    models = build_models(diffusion_files(kind, chosen))
+    models = build_models(diffusion_files(kind, chosen), *fetch(*more))
     run = run_of(plan, this_machine.calibration()) if plan is not None else None
     if run:
         models = [placement.placed(model, run) for model in models]
@@ -98,17 +97,12 @@ def choice(family: str, card: Card | None = None, preference: str = "auto") -> c
 
 def finder() -> Find:
     """Path of a catalogue file id, or of a user's own file in diffusion_models. Make one for each question."""
-    places = build.ComfyPlaces()
 
-    def find(name: str) -> Path | None:
-        if name in catalogue().files:
-            file = catalogue().files[name]
-            found = places.find(file)
-            return None if found and damage(found, file.format) else found  # a damaged one is fetched again
+    def own(name: str) -> Path | None:
         path = folder_paths.get_full_path("diffusion_models", name)
         return Path(path) if path else None
 
-    return find
+    return places.finder(build.ComfyPlaces(), own)
 
 
 def as_plan(plan: object) -> Plan:
@@ -152,7 +146,7 @@ def fetch_files(files: list[ModelFile]) -> list[Path]:
     return [made(file, path, where) for file, path in zip(files, paths, strict=True)]
 
 
-def made(file: ModelFile, path: Path, where: Places) -> Path:
+def made(file: ModelFile, path: Path, where: places.Places) -> Path:
     """The file itself, converted first where `path` is what it is made of."""
     if published_file(file, where) is file:
         return path

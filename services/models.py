@@ -5,18 +5,16 @@ from pathlib import Path
 
 from comfy.model_patcher import ModelPatcher
 
-from ..catalog.names import STEP_DISTILL
 from ..loaders import build
 from ..loaders.turbo import load_turbo, prepared
 from ..turbo.sla import with_sla
-from .loading import fetch
 from .progress import NodeProgress, cancelled, executing, interruptible, say
 
 
-def one_model(paths: list[Path], step_distill: bool = False) -> list[ModelPatcher]:
-    """The MODEL from a file or its shards, with the 4-step LoRA if asked for."""
+def one_model(paths: list[Path], lora: Path | None = None) -> list[ModelPatcher]:
+    """The MODEL from a file or its shards, with a LoRA where there is one."""
     model = build.load_diffusion(paths)
-    return [build.with_lora(model, fetch(STEP_DISTILL)[0]) if step_distill else model]
+    return [build.with_lora(model, lora) if lora else model]
 
 
 def turbo_models(paths: list[Path], precision: str, attention: str, topk: float) -> list[ModelPatcher]:

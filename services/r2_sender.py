@@ -22,7 +22,7 @@ from ..bucket.journal import FILE, Journal
 from ..bucket.profiles import Profile
 from ..bucket.upload import deliver
 from . import folders
-from .progress import cancelled, executing, say, stop
+from .progress import cancelled, executing, interruptible, say, stop
 from .web_server import show, web_server
 
 NO_PROFILE = "kept on this machine only, no save profile is set up"
@@ -131,7 +131,8 @@ class Sender:
         if self.day_facts and first.bucket:
             facts |= self._job_facts()
             try:
-                day_facts.add(first.bucket, {sent.key: facts for sent in results})
+                with interruptible():
+                    day_facts.add(first.bucket, {sent.key: facts for sent in results}, cancelled)
             except StorageError as err:  # the result itself is in the bucket
                 text += f" (without its facts. {err})"
         say(node_id, text)

@@ -84,7 +84,7 @@ def nbytes(tensor: torch.Tensor) -> int:
 
 
 def cudnn_workspace(input: torch.Tensor, weight: torch.Tensor, output: torch.Tensor) -> int:
-    """cuDNN changes the layout of what goes in and comes out: specs call it the layout-transform workspace."""
+    """cuDNN changes the layout of what goes in and comes out."""
     return nbytes(input) + nbytes(output)
 
 

@@ -162,8 +162,7 @@ def ensure_all(
 
 def published_file(file: ModelFile, where: Places) -> ModelFile:
     """What must be here for a file to be had: itself, or the file that it is made of where it is not here whole."""
-    path = where.find(file)
-    if not file.made_from or (path and not model_file.damage(path, file.format)):
+    if not file.made_from or where.usable(file):
         return file
     return catalogue().files[file.made_from]
 

@@ -6,12 +6,12 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from ...base.cancel import IsCancelled, stop_if
 from ...base.regular import regular
-from ...catalog.catalog import ModelFile
+from ...catalog.catalog import ModelFile, catalogue
 from ...formats import model_file
 from .listing import Names, names_below
 from .transfer import BLOCK, Progress
@@ -48,18 +48,28 @@ class Places:
     def find(self, file: ModelFile) -> Path | None:
         """The file, or the finished snapshot folder, if it is here. Subfolders count: people sort their models.
 
-        One that is damaged counts too where there is no whole one: what is wrong with it says `broken`.
+        One that is damaged counts too where there is no whole one: `look` says what is wrong with it.
         """
+        return self.look(file)[0]
+
+    def look(self, file: ModelFile) -> tuple[Path | None, str]:
+        """What `find` finds, and why it cannot be what the catalogue means, as `broken` says it."""
         if file.format == "folder":
             found = self.target(file)
             names = read(found).get(WHOLE, {}).get("files")
-            return found if names and all((found / str(name)).is_file() for name in names) else None
-        damaged = None
+            return (found if names and all((found / str(name)).is_file() for name in names) else None), ""
+        damaged: tuple[Path | None, str] = (None, "")
         for path in self.candidates(file):
-            if not broken(path, file):
-                return path
-            damaged = damaged or path
+            wrong = broken(path, file)
+            if not wrong:
+                return path, ""
+            damaged = damaged if damaged[0] else (path, wrong)
         return damaged
+
+    def usable(self, file: ModelFile) -> Path | None:
+        """What `find` finds, unless it is damaged: that is fetched again. Another size than the catalogue's is no damage."""
+        path, wrong = self.look(file)
+        return None if path and wrong and model_file.damage(path, file.format) else path
 
     def candidates(self, file: ModelFile) -> Iterator[Path]:
         """Whatever lies under a name of the file, folders and links that lead nowhere among it."""
@@ -77,6 +87,17 @@ class Places:
     def target(self, file: ModelFile, name: str = "") -> Path:
         """Where a download of the file ends up."""
         return self.folders(file.folder)[0] / (file.name or name)
+
+
+def finder(where: Places | None, own: Callable[[str], Path | None]) -> Callable[[str], Path | None]:
+    """Path of a catalogue file id where it is here and not damaged, else of a user's own file, which `own` finds."""
+
+    def find(name: str) -> Path | None:
+        if name in catalogue().files:
+            return where.usable(catalogue().files[name]) if where else None
+        return own(name)
+
+    return find
 
 
 def read(folder: Path) -> dict[str, dict]:
@@ -179,6 +200,11 @@ def damage(path: Path, file: ModelFile, progress: Progress, cancelled: IsCancell
         return f"cannot be read ({err.strerror})"
     record(path, sha256)
     return "" if sha256.startswith(file.sha256) else "has another sha256 than the published file"
+
+
+def bytes_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
 
 
 def cut_short(path: Path, format: str) -> str:

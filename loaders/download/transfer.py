@@ -100,7 +100,7 @@ class Transfer:
 
     @property
     def version(self) -> str:
-        """What the pieces in `part` are pieces of: another size, hash or ETag makes them worthless."""
+        """What the chunks in `part` are chunks of: another size, hash or ETag makes them worthless."""
         return f"{self.remote.size} {self.remote.sha256 or self.remote.etag or self.remote.url.split('?')[0]}"
 
     def note(self) -> None:

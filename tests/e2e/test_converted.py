@@ -6,6 +6,7 @@ from steadydancer.convert.recipe import TARGETS
 from steadydancer.convert.source import open_source
 from steadydancer.convert.write import convert
 from support import tiny
+from support.evaluation import loaded, relative, velocity
 from support.golden import Golden
 from support.safetensors_header import write_hollow
 
@@ -38,24 +39,6 @@ def load(path, **options):
     from steadydancer.loaders.build import load_one
 
     return load_one(str(path), **options)
-
-
-def velocity(model, golden, network=None):
-    inputs = golden.network_inputs()
-    x = inputs.pop("x")
-    with torch.inference_mode():
-        return (network or model.model.diffusion_model)(x, torch.full((1,), 731.0), **inputs).float()
-
-
-def loaded(model):
-    import comfy.model_management
-
-    comfy.model_management.load_models_gpu([model])
-    return model
-
-
-def relative(a, b):
-    return ((a - b).norm() / b.norm()).item()
 
 
 @pytest.mark.parametrize("to", TARGETS)

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from steadydancer.quant.blocks import BY_NAME
 from support import tiny
-from support.gguf_writer import quantise, write_gguf
+from support.gguf_writer import BY_NAME, quantise, write_gguf
 from support.tiny_gguf import type_for
 
 POSE = tiny.POSE_KEYS

@@ -5,8 +5,8 @@ import time
 
 import pytest
 import torch
-from steadydancer.quant.blocks import BY_NAME
 from support import tiny
+from support.gguf_writer import BY_NAME
 from support.hub import Fault, Hub
 from support.tiny_gguf import write_steadydancer_gguf
 

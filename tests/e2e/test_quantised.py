@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from steadydancer.quant.blocks import BY_NAME
 from support import tiny
+from support.evaluation import loaded, relative, velocity
+from support.gguf_writer import BY_NAME
 from support.golden import Golden
 from support.tiny_gguf import write_steadydancer_gguf
 
@@ -25,24 +26,6 @@ def load(path):
     from steadydancer.loaders.build import load_diffusion
 
     return load_diffusion([path])
-
-
-def velocity(model, golden, network=None):
-    inputs = golden.network_inputs()
-    x = inputs.pop("x")
-    with torch.inference_mode():
-        return (network or model.model.diffusion_model)(x, torch.full((1,), 731.0), **inputs).float()
-
-
-def loaded(model):
-    import comfy.model_management
-
-    comfy.model_management.load_models_gpu([model])
-    return model
-
-
-def relative(a, b):
-    return ((a - b).norm() / b.norm()).item()
 
 
 def test_every_type_computes_what_float32_does_within_its_bits(comfyui, gguf_path, golden):

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from steadydancer.quant.blocks import BY_NAME, dequantise
+from steadydancer.quant.blocks import dequantise
 from support import tiny
-from support.gguf_writer import quantise, write_gguf
+from support.gguf_writer import BY_NAME, quantise, write_gguf
 
 NAMES = {
     "layer.0.SelfAttention.q": "attn_q",

@@ -7,32 +7,10 @@ import sys
 
 import pytest
 import support
-from support.hub import Hub
+from support.cli_against_hub import tensor_file
 from support.safetensors_header import write_hollow
 
 FP16 = ("Kijai/WanVideo_comfy", "SteadyDancer/Wan21_I2V_SteadyDancer_fp16.safetensors")
-
-
-@pytest.fixture
-def hub(tmp_path):
-    hub = Hub(tmp_path / "hub")
-    yield hub
-    hub.stop()
-
-
-@pytest.fixture
-def cli(hub, tmp_path):
-    def run(*args, **variables):
-        environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "MODELS_DIR": str(tmp_path / "models"), **variables}
-        command = [sys.executable, str(support.ROOT / "cli.py"), *args]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, cwd=tmp_path)
-
-    return run
-
-
-def tensor_file(size: int) -> bytes:
-    header = b'{"w":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}' % (size, size)
-    return len(header).to_bytes(8, "little") + header + os.urandom(size)
 
 
 def test_download_verify_and_again_without_a_request(cli, hub, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from steadydancer import cli
+from steadydancer.commands import prompt as api_prompt
 from steadydancer.commands import queue
 from steadydancer.commands.server import Server, is_this_machine
 
@@ -359,7 +360,7 @@ def test_json_as_windows_writes_it(tmp_path, encoding):
         PROMPT | {"2": {"class_type": "Text", "inputs": {"text": "Tänzerin"}}}, indent=1, ensure_ascii=False
     )
     file.write_bytes(text.replace("\n", "\r\n").encode(encoding))
-    assert queue.read_prompt(file)["2"]["inputs"]["text"] == "Tänzerin"
+    assert api_prompt.read_prompt(file)["2"]["inputs"]["text"] == "Tänzerin"
 
 
 @pytest.mark.parametrize(

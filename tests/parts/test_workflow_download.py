@@ -2,41 +2,22 @@
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
-import support
 from steadydancer.catalog.catalog import catalogue
 from steadydancer.loaders.download import workflow
-from support.hub import Fault, Hub
+from support.cli_against_hub import tensor_file
+from support.hub import Fault
 from support.safetensors_header import write_hollow
 
 TEMPLATES = Path(importlib.util.find_spec(workflow.PACKAGE).submodule_search_locations[0], "templates")
 
 
 @pytest.fixture
-def hub(tmp_path):
-    hub = Hub(tmp_path / "hub")
-    yield hub
-    hub.stop()
-
-
-@pytest.fixture
-def cli(hub, tmp_path):
-    def run(*args, **variables):
-        environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "MODELS_DIR": str(tmp_path / "models"), **variables}
-        command = [sys.executable, str(support.ROOT / "cli.py"), "download", *map(str, args)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, cwd=tmp_path)
-
-    return run
-
-
-def tensor_file(size: int) -> bytes:
-    header = b'{"w":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}' % (size, size)
-    return len(header).to_bytes(8, "little") + header + os.urandom(size)
+def cli(cli):
+    return partial(cli, "download")
 
 
 def entry(name: str, folder: str = "vae", url: str = "") -> dict:

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from steadydancer.quant.blocks import BLOCKS, BY_NAME, CODEBOOK
+from steadydancer.quant.blocks import BLOCKS, CODEBOOK
 
+BY_NAME = {kind.name: kind for kind in BLOCKS.values()}
 NUMBER = {"F32": 0, "F16": 1, "BF16": 30} | {kind.name: number for number, kind in BLOCKS.items()}
 ALIGNMENT = 32
 

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from steadydancer.quant.blocks import BY_NAME
 
 from . import tiny
-from .gguf_writer import quantise, write_gguf
+from .gguf_writer import BY_NAME, quantise, write_gguf
 
 HIGH_PRECISION = ("patch_embedding", "text_embedding", "time_", "img_emb", "head", "modulation")
 

@@ -108,7 +108,7 @@ def test_a_plan_follows_what_was_measured(tmp_path):
 @pytest.mark.parametrize("variant", ["fp8", "Q4_K_M"])
 def test_a_lora_that_was_on_the_card_before_teaches_nothing_less(variant):
     """Bytes that were planned beside the activations, and were in place before the phase computed."""
-    distilled = plan_job(job_for(f"steadydancer/{variant}", 832, 480, 81, turbo=True), gpus.card("RTX 4090"))
+    distilled = plan_job(job_for(f"steadydancer/{variant}", 832, 480, 81, step_distill=True), gpus.card("RTX 4090"))
     planned = distilled.phase("sample")
     assert planned.transient > 0.1 * planned.activations
     for beside in (planned.activations, planned.activations + planned.transient):

@@ -1,5 +1,6 @@
 """The catalogue: every shipped entry is right, and a wrong one would be found."""
 
+import ast
 import json
 import re
 from pathlib import PurePosixPath
@@ -216,14 +217,59 @@ def test_a_profile_is_what_its_graph_wants(profile, monkeypatch):
     assert len(wanted) >= 3 and graph.left == []
 
 
+ID = re.compile(r"\b(variant|file|source)\.id$|^(\w+\.)?(?<!args\.)(variant|chosen|wanted|variant_id|file_id)$")
+TAKE_APART = {
+    "endswith",
+    "startswith",
+    "split",
+    "rsplit",
+    "partition",
+    "rpartition",
+    "removeprefix",
+    "removesuffix",
+    "find",
+    "index",
+}
+
+
+def readings(code: str) -> list[str]:
+    """The expressions that take an id apart, look for something in one, or build one of a family and a precision."""
+    found: list[ast.AST] = []
+    for node in ast.walk(ast.parse(code)):
+        match node:
+            case ast.Call(func=ast.Attribute(value, name), args=given):
+                of_id = name in TAKE_APART and ID.search(ast.unparse(value))
+                searched = ast.unparse(value) == "re" and any(ID.search(ast.unparse(one)) for one in given)
+                found += [node] if of_id or searched else []
+            case ast.Compare(ast.Constant(), [ast.In() | ast.NotIn()], [where]):
+                found += [node] if ID.search(ast.unparse(where)) else []
+            case ast.Subscript(value, ast.Slice()):
+                found += [node] if ID.search(ast.unparse(value)) else []
+            case ast.JoinedStr([ast.FormattedValue(ast.Name("family")), ast.Constant("/"), *_]):
+                found.append(node)
+    return [ast.unparse(node) for node in found]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'variant.endswith("fp8")', 'chosen.split("/")[1]', '"gguf" in variant.id', 'plan.variant.partition("/")',
+        're.search("Q", variant)', 'f"{family}/{wish}"', "file.id[-1:]", '"fp8" not in wanted',
+    ],
+)  # fmt: skip
+def test_a_reading_of_an_id_is_seen(code):
+    assert len(readings(code)) == 1
+
+
 def test_no_code_reads_meaning_out_of_an_id():
     """Precision, architecture and experts are fields; and data does not know what nodes are called."""
-    reads = re.compile(r"Q\\d|fp8\||\|fp16|turbowan\.\*")
-    rooms = [support.ROOT / room for room in ("catalog", "machine", "planning", "loaders", "services", "nodes")]
-    paths = [path for room in rooms for path in room.rglob("*") if path.suffix in (".py", ".toml")]
-    assert len(paths) > 50
-    assert not [path.name for path in paths if reads.search(path.read_text("utf-8"))]
-    data = [path for path in paths if path.suffix == ".toml"]
+    names = ("catalog", "machine", "planning", "loaders", "services", "nodes", "commands", "report")
+    paths = [path for room in names for path in (support.ROOT / room).rglob("*.py")]
+    assert len(paths) > 65
+    assert not [(path.name, found) for path in paths for found in readings(path.read_text("utf-8"))]
+    patterns = re.compile(r"Q\\d|fp8\||\|fp16|turbowan\.\*")
+    data = [path for room in names for path in (support.ROOT / room).rglob("*.toml")]
+    assert not [path.name for path in [*paths, *data] if patterns.search(path.read_text("utf-8"))]
     nodes = re.compile(r"SteadyDancer\w*(Loader|Selector|Planner|Estimator)")
     assert len(data) > 20 and not [path for path in data if nodes.search(path.read_text("utf-8"))]
 

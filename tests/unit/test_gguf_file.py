@@ -10,9 +10,9 @@ import pytest
 import torch
 from steadydancer.formats.ggml_types import FLOATS, PACKED, type_name
 from steadydancer.formats.gguf_file import open_gguf
-from steadydancer.quant.blocks import BY_NAME, dequantise
+from steadydancer.quant.blocks import dequantise
 from support.broken_gguf import open_broken_files, write_small
-from support.gguf_writer import QUANTISERS, quantise, write_gguf
+from support.gguf_writer import BY_NAME, QUANTISERS, quantise, write_gguf
 
 
 @pytest.fixture

@@ -43,3 +43,12 @@ def test_style(arguments):
         [sys.executable, "-m", "ruff", *arguments, "--quiet", str(ROOT)], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_comment_points_at_a_paper_that_is_not_shipped():
+    """A stranger has this repository only: "see design" leads nowhere."""
+    dangling = re.compile(r"\bsee (the )?design\b|\bspecs\b", re.IGNORECASE)
+    files = [path for ending in ("py", "toml", "js", "yml") for path in ROOT.rglob(f"*.{ending}")]
+    files = [path for path in files if path.name != "test_project.py" and not path.is_relative_to(ROOT / ".git")]
+    assert len(files) > 300
+    assert not [str(path) for path in files if dangling.search(path.read_text("utf-8"))]

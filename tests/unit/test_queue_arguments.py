@@ -4,19 +4,19 @@ import json
 
 import pytest
 from steadydancer import cli
-from steadydancer.commands import queue
+from steadydancer.commands import prompt as api_prompt
 from support.workflows import PROMPTS, load
 
 
 def test_a_long_seed_keeps_its_digits(monkeypatch):
     graph = prompt()
     monkeypatch.setenv("STEADYDANCER_SEED", "1234567890123456789")
-    queue.fill_from_environment(graph)
+    api_prompt.fill_from_environment(graph)
     assert graph["2"]["inputs"]["noise_seed"] == 1234567890123456789
     for text in ("inf", "nan", "1e999", "seven"):
         monkeypatch.setenv("STEADYDANCER_SEED", text)
         with pytest.raises(ValueError, match="not a number"):
-            queue.fill_from_environment(graph)
+            api_prompt.fill_from_environment(graph)
 
 
 def prompt() -> dict:
@@ -46,7 +46,7 @@ def prompt() -> dict:
 )
 def test_set(assignment, node, name, value):
     changed = prompt()
-    queue.set_input(changed, assignment)
+    api_prompt.set_input(changed, assignment)
     assert changed[node]["inputs"][name] == value
     changed[node]["inputs"][name] = prompt()[node]["inputs"][name]
     assert changed == prompt(), "nothing else changes"
@@ -67,8 +67,8 @@ def test_set(assignment, node, name, value):
     ],
 )
 def test_set_says_what_is_wrong(assignment, sentence):
-    with pytest.raises(queue.UsageError, match="--set") as raised:
-        queue.set_input(prompt(), assignment)
+    with pytest.raises(api_prompt.UsageError, match="--set") as raised:
+        api_prompt.set_input(prompt(), assignment)
     assert sentence in str(raised.value)
 
 
@@ -77,7 +77,7 @@ def test_environment_fills_the_numbers_it_names(monkeypatch):
         monkeypatch.setenv(f"STEADYDANCER_{name}", value)
     monkeypatch.setenv("TURBO_STEPS", "4")
     filled = prompt()
-    queue.fill_from_environment(filled)
+    api_prompt.fill_from_environment(filled)
     assert filled["3"]["inputs"] | {"cfg": 4, "pose_cfg": 0.5, "end": 0.6} == filled["3"]["inputs"]
     assert filled["2"]["inputs"]["noise_seed"] == 99 and isinstance(filled["2"]["inputs"]["noise_seed"], int)
     assert filled["6"]["inputs"]["steps"] == 40, "the graph is not one of few steps"
@@ -89,14 +89,14 @@ def test_turbo_numbers_win_in_a_graph_of_few_steps(monkeypatch):
     monkeypatch.setenv("TURBO_STEPS", "4")
     filled = prompt()
     filled["7"] = {"class_type": "LoraLoaderModelOnly", "inputs": {"lora_name": "lightx2v_I2V_rank64.safetensors"}}
-    queue.fill_from_environment(filled)
+    api_prompt.fill_from_environment(filled)
     assert filled["3"]["inputs"]["cfg"] == 1
     assert filled["6"]["inputs"]["steps"] == 4
 
 
 def test_unset_environment_changes_nothing():
     filled = prompt()
-    queue.fill_from_environment(filled)
+    api_prompt.fill_from_environment(filled)
     assert filled == prompt()
 
 
@@ -136,5 +136,5 @@ def test_shipped_prompts_take_the_environments_numbers(file, monkeypatch):
     """The variables of a pod name inputs that exist in what we ship."""
     monkeypatch.setenv("STEADYDANCER_SEED", "424242")
     filled = load(file)
-    queue.fill_from_environment(filled)
+    api_prompt.fill_from_environment(filled)
     assert seeds(filled) == {424242}

@@ -6,16 +6,16 @@ import pytest
 from steadydancer.base import variables
 from steadydancer.base.variables import VARIABLES
 from steadydancer.catalog.catalog import catalogue
-from steadydancer.commands import queue
+from steadydancer.commands import prompt as api_prompt
 from support import ROOT
 
 PAGE = ROOT / "docs" / "environment.md"
-READERS = {f"environment.{kind}" for kind in ("text", "flag", "number")}
+READERS = {*(f"environment.{kind}" for kind in ("text", "flag", "number")), "one_of"}
 KINDS = {"text", "flag", "number", "list", "secret"}
 
 
 def read_in_source() -> set[str]:
-    """The names that calls of environment.text, flag and number are given as literals."""
+    """The names that calls of environment.text, flag and number, and of rules.one_of, are given as literals."""
     names = set()
     for file in ROOT.rglob("*.py"):
         if file.relative_to(ROOT).parts[0] in ("tests", "tools", "benchmarks"):
@@ -28,10 +28,10 @@ def read_in_source() -> set[str]:
 
 def test_what_is_read_is_registered():
     found = read_in_source()
-    assert len(found) > 8
+    assert len(found) > 12 and "GPU_TIER" in found
     for profile in catalogue().profiles.values():
         found |= {*profile.env, *profile.choices}
-    found |= {*queue.NUMBERS, *queue.TURBO_NUMBERS}
+    found |= {*api_prompt.NUMBERS, *api_prompt.FEW_STEPS_NUMBERS}
     assert not found - VARIABLES.keys()
 
 

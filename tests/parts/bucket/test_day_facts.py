@@ -1,8 +1,11 @@
 """metadata.json: what is read off a graph, and several machines writing at once."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from steadydancer.base.cancel import Cancelled
+from steadydancer.base.retry import RetryPolicy
 from steadydancer.bucket import day_facts
 from steadydancer.bucket.client import StorageError
 
@@ -35,3 +38,26 @@ def test_a_file_of_somebody_else_is_left_alone(s3, bucket):
     with pytest.raises(StorageError, match="not a list of facts"):
         day_facts.add(bucket, {"day/a.mp4": {}})
     assert s3.body("day/metadata.json") == b"my own notes"
+
+
+def test_cancel_ends_the_waiting_for_other_machines(bucket, monkeypatch):
+    """A write that another machine is always faster with is tried again, but not after Cancel."""
+    monkeypatch.setattr(day_facts, "RETRIES", RetryPolicy(first=60.0))
+    read = bucket.read_json
+
+    def overtaken(key):
+        found = read(key)
+        bucket.client.put_object(Bucket="renders", Key=key, Body=b'{"theirs": {}}' + b" " * len(pressed))
+        pressed.append(key)
+        return found
+
+    monkeypatch.setattr(bucket, "read_json", overtaken)
+    pressed, started = [], time.monotonic()
+    with pytest.raises(Cancelled):
+        day_facts.add(bucket, {"day/a.mp4": {}}, lambda: bool(pressed))
+    assert len(pressed) == 1 and time.monotonic() - started < 5
+    monkeypatch.setattr(day_facts, "RETRIES", RetryPolicy(attempts=2, first=0.01))
+    with pytest.raises(
+        StorageError, match=r"'day/metadata.json' was not written in 2 attempts: each time another machine"
+    ):
+        day_facts.add(bucket, {"day/a.mp4": {}})

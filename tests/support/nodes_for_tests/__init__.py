@@ -35,6 +35,26 @@ if "STEADYDANCER_TEST_LOCKS" in os.environ:
     refuse_locks(Path(os.environ["STEADYDANCER_TEST_LOCKS"]))
 
 
+def note_listings(notes: Path) -> None:
+    """Writes down each folder of models that is listed, in whatever way, and the module that wanted it."""
+    models = Path(folder_paths.models_dir)
+
+    def heard(event, arguments):
+        if event in ("os.scandir", "os.listdir") and isinstance(arguments[0], str | Path):
+            folder, frame = Path(arguments[0]), sys._getframe(1)
+            while frame.f_globals["__name__"] in ("os", "pathlib", "glob", "shutil"):
+                frame = frame.f_back
+            if folder.is_relative_to(models):
+                with open(notes, "a") as file:
+                    file.write(f"{frame.f_globals['__name__']}\t{folder.relative_to(models)}\n")
+
+    sys.addaudithook(heard)
+
+
+if "STEADYDANCER_TEST_LISTINGS" in os.environ:
+    note_listings(Path(os.environ["STEADYDANCER_TEST_LISTINGS"]))
+
+
 class TinyUMT5Loader(nodes.CLIPLoader):
     """Core's CLIPLoader for the tiny UMT5 of tests/support/tiny.py, which is the real thing with fewer of everything."""
 
