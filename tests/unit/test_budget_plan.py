@@ -107,7 +107,7 @@ def test_sampling_is_timed_by_what_is_done():
     job, card = job_for("steadydancer/fp8", 832, 480, 81), gpus.card("RTX 4090")
     whole = plan()
     assert 20 * 60 < whole.seconds < 60 * 60
-    assert plan(turbo=True).seconds < whole.seconds / 15
+    assert plan(step_distill=True).seconds < whole.seconds / 15
     # 1.9 PFLOP an evaluation, 2.4 of them a step: the floor at the datasheet's rates is below the estimate
     model = model_of(job.variant, [])
     settings = next(s for s in options(job, model, Rules()) if s.kept == model.blocks and not s.batched)
