@@ -98,9 +98,9 @@ def test_a_copy_whose_nodes_fail_after_it_was_set_up(comfyui_path, tmp_path):
     """Its routes, watch and model class are there already."""
     damaged, whole = copy(tmp_path / "custom_nodes" / "old"), link(tmp_path / "custom_nodes" / "steadydancer")
     file = damaged / "nodes" / "loaders.py"
-    file.write_text(
-        file.read_text("utf-8").replace("def define_schema(cls):", "def define_schema(cls):\n        raise KeyError", 1)
-    )
+    head = "def define_schema(cls) -> io.Schema:"
+    assert head in file.read_text("utf-8")
+    file.write_text(file.read_text("utf-8").replace(head, f"{head}\n        raise KeyError", 1))
     found, log = load(comfyui_path, tmp_path, damaged, whole)
     assert found["nodes"] == ALL and found["from"] == [str(whole).replace(".", "_x_")]
     assert [module.partition(".")[0] for module in found["models"]] == found["from"]
