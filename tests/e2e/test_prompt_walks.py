@@ -70,8 +70,9 @@ def test_a_queued_prompt_lists_each_folder_once_and_the_next_one_none(server):
         "folder_paths",
         ".loaders.download.listing",
     }
-    server.free()
-    time.sleep(0.5)
+    server.free()  # looked at between two prompts: before the next one, or on a busy machine after it
     done = server.run(prompt(2))
+    if "loader" in done.cached:
+        done = server.run(prompt(3))
     assert done.error is None and not {"loader", "alone"} & set(done.cached)
     assert listed(server) == []
