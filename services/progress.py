@@ -42,10 +42,8 @@ class NodeProgress:
 
 
 def executing() -> ExecutionContext:
-    """The ids of the prompt and of the node that are being executed. Call it while a node is, and nowhere else."""
-    context = get_executing_context()
-    assert context, "no node is being executed"
-    return context
+    """The ids of the prompt and of the node that are being executed; empty ones where a script calls a node by itself."""
+    return get_executing_context() or ExecutionContext("", "", None)
 
 
 def say(node_id: str, text: str) -> None:

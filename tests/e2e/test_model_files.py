@@ -453,3 +453,11 @@ def test_both_programs_find_models_in_the_same_folders(comfyui, tmp_path):
     finally:
         for name, paths in kept.items():
             folder_paths.folder_names_and_paths[name][0][:] = paths
+
+
+def test_a_script_may_call_the_loader_by_itself(comfyui):
+    from steadydancer.nodes.loaders import SteadyDancerLoader
+
+    (comfyui / "models" / "diffusion_models" / "called.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match="called.safetensors cannot be loaded, because it is empty"):
+        SteadyDancerLoader.execute("called.safetensors")
