@@ -151,6 +151,17 @@ def comfyui(comfyui_path, tmp_path_factory) -> Path:
     return base
 
 
+@pytest.fixture
+def own_models(comfyui, tmp_path, monkeypatch) -> Path:
+    """An empty models folder, where `comfyui` looks while this test runs: what others left there decides nothing."""
+    import folder_paths
+
+    for kind, (_, extensions) in list(folder_paths.folder_names_and_paths.items()):
+        paths = [str(tmp_path / "models" / kind)]
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, (paths, extensions))
+    return tmp_path / "models"
+
+
 @pytest.fixture(scope="session")
 def start_comfy(comfyui_path, tmp_path_factory):
     """start_comfy(*flags, variables={}) → a running `support.server.Server`; equal calls share one.

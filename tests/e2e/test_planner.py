@@ -196,13 +196,15 @@ USUAL = planner(variant="steadydancer/fp8", width=832, height=480, frames=81)["i
 
 @pytest.fixture
 def nodes(comfyui, monkeypatch, tmp_path):
-    """The planner's module in this process, as on an RTX 4090, with a calibration of its own."""
+    """The planner's module in this process, as on an RTX 4090 with RAM and disk enough, and a calibration of its own."""
     from steadydancer.machine import gpus
     from steadydancer.nodes import planner as module
     from steadydancer.planning.calibration import Calibration
+    from steadydancer.planning.solve import Host
     from steadydancer.services import loading, this_machine
 
     monkeypatch.setattr(this_machine, "present_card", lambda: gpus.card("RTX 4090"))
+    monkeypatch.setattr(this_machine, "host", lambda: Host(ram=64 * 10**9, disk=10**12))
     monkeypatch.setattr(
         this_machine, "calibration", lambda: Calibration(tmp_path / "vram_calibration.json", "0.30.0/pytorch")
     )

@@ -54,8 +54,8 @@ def card(gb, sm):
 
 
 @pytest.fixture
-def machine(comfyui, monkeypatch):
-    """machine(gb, sm) makes up the card: this machine has none."""
+def machine(own_models, monkeypatch):
+    """machine(gb, sm) makes up the card: this machine has none. No model is there."""
     from steadydancer.planning.solve import Host
     from steadydancer.services import this_machine
 
@@ -63,25 +63,24 @@ def machine(comfyui, monkeypatch):
     return lambda gb, sm: monkeypatch.setattr(this_machine, "present_card", lambda: card(gb, sm))
 
 
-def test_auto_of_the_loader_follows_card_and_files(comfyui, machine):
+def test_auto_of_the_loader_follows_card_and_files(own_models, machine):
     from steadydancer.nodes import loaders
 
     def auto(gb, sm):
         machine(gb, sm)
         return loaders.SteadyDancerLoader.fingerprint_inputs("auto", False)[0]
 
-    fp8 = comfyui / "models/diffusion_models/Wan21_SteadyDancer_fp8_e4m3fn_scaled_KJ.safetensors"
     assert [auto(24.5, 89), auto(16.0, 86), auto(80.0, 80)] == [
         "steadydancer/Q8_0", "steadydancer/Q6_K", "steadydancer/fp16",
     ]  # fmt: skip
+    folder = own_models / "diffusion_models"
+    folder.mkdir(parents=True)
+    fp8 = folder / "Wan21_SteadyDancer_fp8_e4m3fn_scaled_KJ.safetensors"
     write_hollow(fp8, {"blocks.0.ffn.0.weight": ("F16", (8,), 16)})
-    try:
-        assert {auto(24.5, 89), auto(24.5, 86), auto(12.0, 86), auto(80.0, 80)} == {"steadydancer/fp8"}
-    finally:
-        fp8.unlink()
+    assert {auto(24.5, 89), auto(24.5, 86), auto(12.0, 86), auto(80.0, 80)} == {"steadydancer/fp8"}
 
 
-def test_auto_with_a_plan_is_the_plans_business(comfyui, machine):
+def test_auto_with_a_plan_is_the_plans_business(machine):
     """ComfyUI gives None for what is linked: on another card the choice is another, and nothing is loaded again."""
     from steadydancer.nodes import loaders
 
@@ -93,7 +92,7 @@ def test_auto_with_a_plan_is_the_plans_business(comfyui, machine):
     assert linked == linked_on_another and alone != alone_on_another
 
 
-def test_nothing_is_chosen_where_the_mode_forbids_it(comfyui, machine, monkeypatch):
+def test_nothing_is_chosen_where_the_mode_forbids_it(machine, monkeypatch):
     from steadydancer.nodes import loaders, selector
 
     machine(8.0, 89)
