@@ -33,7 +33,7 @@ from tools import chromium, comfyui, environment, typecheck  # noqa: E402
 from tools.problem import Problem  # noqa: E402
 
 LAYERS = ("unit", "exhaustive", "parts", "contract", "e2e", "browser")
-WITHOUT_COMFYUI = ("unit", "exhaustive", "parts")  # these run beside the others: most of the time each wants one core
+LANES = (("unit", "exhaustive", "parts", "browser"), ("contract", "e2e"))  # equally long; each wants one core mostly
 QUICK_LAYERS = ("unit", "contract")
 
 
@@ -72,10 +72,9 @@ def test(arguments: list[str]) -> int:
         if "browser" in asked:
             raise Problem(missing)
         layers.remove("browser")
-    light = [layer for layer in layers if layer in WITHOUT_COMFYUI]
-    heavy = [layer for layer in layers if layer not in WITHOUT_COMFYUI]
-    if light and heavy:
-        code = side_by_side(python, variables, light, heavy, options)
+    first, second = ([layer for layer in layers if layer in lane] for lane in LANES)
+    if first and second:
+        code = side_by_side(python, variables, first, second, options)
     else:
         code = pytest(python, variables, layers, options)
     if missing:
@@ -90,17 +89,19 @@ def checked(layer: str) -> str:
     return layer
 
 
-def side_by_side(python: str, variables: dict[str, str], light: list[str], heavy: list[str], options: list[str]) -> int:
+def side_by_side(
+    python: str, variables: dict[str, str], first: list[str], second: list[str], options: list[str]
+) -> int:
     """Runs two sets of layers at once; what the first one says is shown when both have ended."""
-    print(f"Running {', '.join(light)} beside {', '.join(heavy)}", file=sys.stderr, flush=True)
+    print(f"Running {', '.join(first)} beside {', '.join(second)}", file=sys.stderr, flush=True)
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
-        first = subprocess.Popen(
-            pytest_command(python, light, options), env=variables, cwd=ROOT, stdout=said, stderr=said
+        running = subprocess.Popen(
+            pytest_command(python, first, options), env=variables, cwd=ROOT, stdout=said, stderr=said
         )
         try:
-            code = pytest(python, variables, heavy, options)
+            code = pytest(python, variables, second, options)
         finally:
-            code_of_first = first.wait()
+            code_of_first = running.wait()
         said.seek(0)
         sys.stdout.writelines(said)
     return max(code, code_of_first, key=abs)
