@@ -1,5 +1,6 @@
 """Did it dance? The result measured against its picture and its poses."""
 
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ..report.side_by_side import Trio, covering
 from ..services import pose_nets
 from ..services.pose_nets import DETECTORS, POSE_NETS
 from ..services.progress import NodeProgress, cancelled, interruptible, say
-from ..services.save_name import clean_prefix
+from ..services.save_name import clean_prefix, free_file, hidden
 from .pose import ONNXRUNTIME, TORCH, PoseKeypoint, read
 
 TALLEST = 512  # pixels of the side-by-side video
@@ -186,10 +187,13 @@ def save(report: str, prefix: str) -> str:
     """Writes the JSON into the output folder and returns its path there. Raises ValueError in plain words."""
     output = folder_paths.get_output_directory()
     folder, name, counter, _, _ = folder_paths.get_save_image_path(clean_prefix(prefix), output)
-    path = Path(folder) / f"{name}_{counter:05}_.json"
+    path = free_file(Path(folder), name, counter, ".json")
     try:
-        path.write_text(report, encoding="utf-8")
+        hidden(path).write_text(report, encoding="utf-8")
+        hidden(path).replace(path)
     except OSError as err:
+        with suppress(OSError):
+            hidden(path).unlink(missing_ok=True)
         raise ValueError(
             f"The report could not be written to {path} ({err.strerror}). Free or unlock it, and run again."
         ) from err

@@ -9,7 +9,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..services.progress import say
-from ..services.save_name import clean_prefix
+from ..services.save_name import clean_prefix, free_file, hidden
 from .pose import CATEGORY, PoseKeypoint, people, read
 
 FOLDER = "pose"  # below the output folder
@@ -43,14 +43,15 @@ class SteadyDancerPoseSave(io.ComfyNode):
         poses = read(keypoints)
         output = folder_paths.get_output_directory()
         folder, name, counter, _, _ = folder_paths.get_save_image_path(clean_prefix(filename_prefix), output)
-        path = Path(folder) / f"{name}_{counter:05}_.json"
+        path = free_file(Path(folder), name, counter, ".json")
         # as it came: writing the poses anew would hide or show points by another threshold
         text = json.dumps(keypoints, default=lambda value: value.tolist())
         try:
-            path.write_text(text, encoding="utf-8")
+            hidden(path).write_text(text, encoding="utf-8")
+            hidden(path).replace(path)
         except OSError as err:
             with suppress(OSError):
-                path.unlink(missing_ok=True)  # half a file would be listed by Load Pose
+                hidden(path).unlink(missing_ok=True)
             raise ValueError(
                 f"The poses could not be written to {path} ({err.strerror}). Free or unlock it, and run again."
             ) from err

@@ -23,7 +23,7 @@ from ..bucket.client import REQUESTS, StorageError
 from ..media import encode
 from ..services.progress import NodeProgress, cancelled, interruptible, stop
 from ..services.r2_sender import Sender, Sent, check_profile, claimed, graph_tags, output_folder
-from ..services.save_name import clean_prefix
+from ..services.save_name import clean_prefix, free_file, hidden
 from ..services.write_video import video_size, write_video
 
 KEEP, DELETE = "keep the local file", "delete the local file after the check"
@@ -156,12 +156,12 @@ class SteadyDancerR2SaveVideo(io.ComfyNode):
     ) -> io.NodeOutput:
         width, height = video_size(video)
         name, counter, subfolder = _next_file(filename_prefix, width, height)
-        path = output_folder() / subfolder / f"{name}_{counter:05}_.mp4"
         graph = graph_tags(cls.hidden, share_safe)
         tags = encode.fitting_tags(graph)
         sender = Sender(cls.hidden, profile, key, overwrite, link_minutes, share_safe, day_facts)
         with interruptible():
-            written = _hidden(path)
+            path = free_file(output_folder() / subfolder, name, counter, ".mp4")
+            written = hidden(path)
             progress = partial(NodeProgress, cls.hidden.unique_id)
             said = write_video(video, written, tags, share_safe, crf, progress)
             said += [NO_GRAPH] if tags != graph else []
@@ -235,8 +235,6 @@ class SteadyDancerR2SaveImages(io.ComfyNode):
     ) -> io.NodeOutput:
         height, width = images.shape[1:3]
         name, counter, subfolder = _next_file(filename_prefix, width, height)
-        folder = output_folder() / subfolder
-        paths = [folder / f"{name}_{counter + number:05}_.{format}" for number in range(len(images))]
         tags = graph_tags(cls.hidden, share_safe)
         sender = Sender(cls.hidden, profile, key, overwrite, link_minutes, share_safe, day_facts)
         failures: list[Exception] = []
@@ -246,7 +244,7 @@ class SteadyDancerR2SaveImages(io.ComfyNode):
             """Every image is saved even when the bucket fails; nothing is sent after the first failure."""
             if stopped.is_set() or cancelled():
                 return None
-            written = _hidden(path)
+            written = hidden(path)
             _write_image(image, written, tags, quality)
             with _shown(written, path):
                 if failures:
@@ -260,18 +258,23 @@ class SteadyDancerR2SaveImages(io.ComfyNode):
                     path.unlink(missing_ok=True)
             return sent
 
-        progress, results = NodeProgress(cls.hidden.unique_id, "images"), []
-        with ThreadPoolExecutor(REQUESTS) as pool, interruptible():
-            try:
-                for sent in pool.map(save, images, paths):
-                    stop()
-                    results.append(sent)
-                    progress(len(results), len(paths))
-            except BaseException:
-                stopped.set()
-                raise
-            if failures:
-                raise failures[0]
+        folder, progress, results = output_folder() / subfolder, NodeProgress(cls.hidden.unique_id, "images"), []
+        paths = [free_file(folder, name, counter + number, f".{format}") for number in range(len(images))]
+        try:
+            with ThreadPoolExecutor(REQUESTS) as pool, interruptible():
+                try:
+                    for sent in pool.map(save, images, paths):
+                        stop()
+                        results.append(sent)
+                        progress(len(results), len(paths))
+                except BaseException:
+                    stopped.set()
+                    raise
+                if failures:
+                    raise failures[0]
+        finally:
+            for path in paths:  # names of those that a Cancel left out
+                hidden(path).unlink(missing_ok=True)
         all_sent = [sent for sent in results if sent is not None]  # all of them: what was not sent has raised
         text = sender.finish(all_sent, width=width, height=height)
         saved = [ui.SavedResult(path.name, subfolder, io.FolderType.output) for path in paths if path.exists()]
