@@ -53,6 +53,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=layer)
 
 
+def pytest_collection_finish():
+    """What the libraries made on import stays: the collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_runtest_setup(item):
     for server in servers:
         server.revive()
@@ -70,7 +76,7 @@ def pytest_runtest_teardown(item, nextitem):
                 server.free()
         if "comfy.model_management" in sys.modules:
             sys.modules["comfy.model_management"].unload_all_models()
-        gc.collect()
+            gc.collect()
     return result
 
 
@@ -148,6 +154,7 @@ def comfyui(comfyui_path, tmp_path_factory) -> Path:
         await extension.get_node_list()
 
     asyncio.run(start())
+    gc.freeze()
     return base
 
 
