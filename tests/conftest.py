@@ -128,7 +128,7 @@ def comfyui(comfyui_path, tmp_path_factory) -> Path:
     sys.path.insert(0, str(comfyui_path))
     from comfy.cli_args import args
 
-    args.cpu = True
+    args.cpu = args.fp32_text_enc = True  # as support/server.py starts it
     args.disable_api_nodes = True
     args.base_directory = str(base)
 
