@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-COMMANDS = ("queue", "download", "list", "verify", "convert", "select", "plan", "report", "r2", "env")
+COMMANDS = ("queue", "download", "list", "verify", "convert", "select", "plan", "report", "r2", "env", "doctor")
 ROOT = Path(__file__).resolve().parent
 
 

@@ -209,6 +209,7 @@ GROUPS = (
             Variable("CURL_CA_BUNDLE", "text", "", "downloads", "The same, by curl's name."),
             Variable("AWS_CA_BUNDLE", "text", "", "AWS profiles", "The same for buckets of AWS profiles alone."),
             Variable("SSL_CERT_FILE", "text", "", "queue", "The same for servers with https."),
+            Variable("CC", "text", "", "Triton, doctor", "The C compiler."),
             Variable("PWD", "text", "", "cli.py", "The current folder as the shell names it: links stay links."),
         ),
     ),

@@ -1,7 +1,7 @@
 """The subcommands of cli.py, one file each: `add_parser(subparsers)` declares it, `run(args) -> int` does it.
 
-machine.py, prompt.py and server.py are none: the options for cards and folders that several share, API prompts, the ComfyUI that
-`queue` talks to.
+machine.py, checks.py, prompt.py and server.py are none: the options for cards and folders that several share, what `doctor`
+looks at, API prompts, the ComfyUI that `queue` talks to.
 """
 
 import os
