@@ -179,6 +179,14 @@ GROUPS = (
             Variable("R2_ACCESS_KEY_ID", "secret", "", "save nodes, r2", "The key's id."),
             Variable("R2_SECRET_ACCESS_KEY", "secret", "", "save nodes, r2", "The key."),
             Variable("R2_SESSION_TOKEN", "secret", "", "save nodes, r2", "Only for temporary keys."),
+            Variable("R2_PREFIX", "text", "", "save nodes, r2", "The folder in the bucket that everything goes into."),
+            Variable(
+                "R2_PUBLIC_URL",
+                "text",
+                "",
+                "save nodes, r2",
+                "Where the bucket is public: addresses are told below it.",
+            ),
             Variable("R2_CA_BUNDLE", "text", "", "save nodes, r2", "A file of certificates: a company's own."),
             Variable(
                 "ENABLE_R2_SYNC", "flag", "false", "ComfyUI with this package", "Keep the output folder in the bucket."

@@ -89,7 +89,7 @@ def find(name: str, config: Path) -> Profile | None:
     Raises ValueError in plain words for an unknown name or an incomplete profile, PermissionError for a readable file.
     """
     name, _, bucket = name.partition(":")
-    if name == ENV or (name == AUTO and _env_fields().keys() - {"ca_bundle"}):
+    if name == ENV or (name == AUTO and _env_fields().keys() - {"ca_bundle", "prefix", "public_url"}):
         profile = _checked(ENV, _env_fields(), "the R2_ environment variables")
     elif name == AUTO:
         ours = _read_toml(config)
@@ -155,6 +155,8 @@ def _env_fields() -> dict[str, str]:
         "secret_access_key": "R2_SECRET_ACCESS_KEY",
         "session_token": "R2_SESSION_TOKEN",
         "ca_bundle": "R2_CA_BUNDLE",
+        "prefix": "R2_PREFIX",
+        "public_url": "R2_PUBLIC_URL",
     }
     return {key: value for key, variable in variables.items() if (value := environment.text(variable))}
 

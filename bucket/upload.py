@@ -29,6 +29,7 @@ class Uploaded:
 
     key: str
     size: int  # bytes
+    sha256: str
     was_there: bool  # the very same bytes were there before; nothing was sent
 
 
@@ -130,7 +131,7 @@ def upload(
         pass  # the check tells, and removes what has arrived
     there = look()
     _check(bucket, path, key, stat, there, content, holds(there), cancelled)
-    return Uploaded(key, content.size, was_there=False)
+    return Uploaded(key, content.size, content.sha256, was_there=False)
 
 
 def _send(
@@ -202,7 +203,7 @@ class _Count:
 def _same(is_same: bool, key: str, content: Content) -> Uploaded:
     """What holds the name already, if it is these very bytes; else raises KeyTaken."""
     if is_same:
-        return Uploaded(key, content.size, was_there=True)
+        return Uploaded(key, content.size, content.sha256, was_there=True)
     raise KeyTaken(f"An object '{key}' exists already, and overwriting was not asked for.")
 
 

@@ -171,7 +171,7 @@ class SteadyDancerR2SaveVideo(io.ComfyNode):
                 if sent.key and after_upload == DELETE:
                     path.unlink(missing_ok=True)
         sent = replace(sent, text="; ".join([sent.text, *said]))
-        shown = {"text": (sender.finish([sent], width=width, height=height),)}
+        shown = sender.finish([sent], width=width, height=height)
         if path.exists():
             shown |= ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)]).as_dict()
         return io.NodeOutput(str(path), sent.key, sent.url, ui=shown)
@@ -276,13 +276,13 @@ class SteadyDancerR2SaveImages(io.ComfyNode):
             for path in paths:  # names of those that a Cancel left out
                 hidden(path).unlink(missing_ok=True)
         all_sent = [sent for sent in results if sent is not None]  # all of them: what was not sent has raised
-        text = sender.finish(all_sent, width=width, height=height)
+        shown = sender.finish(all_sent, width=width, height=height)
         saved = [ui.SavedResult(path.name, subfolder, io.FolderType.output) for path in paths if path.exists()]
         return io.NodeOutput(
             [str(path) for path in paths],
             [sent.key for sent in all_sent],
             [sent.url for sent in all_sent],
-            ui={"text": (text,), "images": saved},
+            ui=shown | {"images": saved},
         )
 
 
@@ -329,7 +329,7 @@ class SteadyDancerR2Upload(io.ComfyNode):
         sender = Sender(cls.hidden, profile, key, overwrite, link_minutes)
         with claimed(path), interruptible():
             sent = sender.send(path, NodeProgress(cls.hidden.unique_id, "B"))
-        return io.NodeOutput(sent.key, sent.url, ui=ui.PreviewText(sender.finish([sent])))
+        return io.NodeOutput(sent.key, sent.url, ui=sender.finish([sent]))
 
 
 def _output_file(name: str) -> Path | None:

@@ -88,6 +88,8 @@ class Sent:
     text: str
     key: str = ""  # empty: it was kept on this machine only
     url: str = ""
+    size: int = 0  # bytes
+    sha256: str = ""
     bucket: Bucket | None = None
 
 
@@ -122,10 +124,12 @@ class Sender:
             ) from err
         url = profile.url(uploaded.key)
         how = "was there already" if uploaded.was_there else size(uploaded.size)
-        return Sent(path, f"{one_line(name)} → {url}, {how}", uploaded.key, url, bucket)
+        text = f"{one_line(name)} → {url}, {how}"
+        return Sent(path, text, uploaded.key, url, uploaded.size, uploaded.sha256, bucket)
 
-    def finish(self, results: list[Sent], **facts: Any) -> str:
-        """Notes the facts if asked to, and says under the node where everything is. Returns what it said."""
+    def finish(self, results: list[Sent], **facts: Any) -> dict[str, Any]:
+        """Notes the facts if asked to, and says under the node where everything is. Returns what the page and history get:
+        the text, and for programs an entry an object, `r2`."""
         node_id, first = self.hidden.unique_id, results[0]
         text = first.text if len(results) == 1 else f"{len(results)} files: {first.text} …"
         if self.day_facts and first.bucket:
@@ -144,7 +148,12 @@ class Sender:
             else:
                 link = first.bucket.link(first.key, 60 * self.link_minutes)
                 show(f"{text}\n{self.link_minutes} min: {link}", node_id, page)
-        return text
+        entries = [
+            {"key": sent.key, "url": sent.url, "bytes": sent.size, "sha256": sent.sha256}
+            for sent in results
+            if sent.key
+        ]
+        return {"text": (text,), "r2": entries}
 
     def _tokens(self, profile: Profile, path: Path) -> dict[str, object]:
         prompt, node_id = self.hidden.prompt or {}, self.hidden.unique_id

@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import hashlib
 import json
 import os
 import re
@@ -91,6 +92,9 @@ def test_video_arrives_with_sound_and_its_graph(pod, s3):
         assert sum(1 for _ in video.decode(video=0)) == 8
     tags = encode.video_tags(path)
     assert json.loads(tags["workflow"]) == WORKFLOW and json.loads(tags["prompt"]) == prompt
+    entry = {"key": key_of(result), "url": f"s3://renders/{key_of(result)}", "bytes": path.stat().st_size}
+    entry["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert result.outputs["7"]["r2"] == [entry], "history, gateways and workers read this"
 
 
 def test_the_shipped_prompt_runs_as_it_is(pod, s3):

@@ -21,7 +21,7 @@ public_url = "https://cdn.example.com/"
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch, tmp_path):
-    for name in [*ENV, "R2_SESSION_TOKEN", "R2_CA_BUNDLE", "STEADYDANCER_R2_CONFIG"]:
+    for name in [*ENV, "R2_SESSION_TOKEN", "R2_CA_BUNDLE", "R2_PREFIX", "R2_PUBLIC_URL", "STEADYDANCER_R2_CONFIG"]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws"))
 
@@ -58,6 +58,16 @@ def test_an_incomplete_environment_is_named_not_ignored(monkeypatch, config, mis
     with pytest.raises(ValueError, match="Add it to the R2_ environment variables") as caught:
         profiles.find("auto", config())
     assert "CANARY" not in str(caught.value)
+
+
+def test_prefix_and_public_address_of_the_environment(monkeypatch, config):
+    monkeypatch.setenv("R2_PREFIX", "pod")
+    monkeypatch.setenv("R2_PUBLIC_URL", "https://cdn.example.com/")
+    assert profiles.find("auto", config()).name == "work", "alone they are no profile"
+    for name, value in ENV.items():
+        monkeypatch.setenv(name, value)
+    found = profiles.find("auto", config())
+    assert found.prefix == "pod" and found.url("a b.mp4") == "https://cdn.example.com/a%20b.mp4"
 
 
 def test_toml_profiles_with_allowed_buckets(config):
