@@ -19,6 +19,7 @@ from ..dancer.conditioning import (
     resize,
     same_aspect,
 )
+from ..services.node import Node
 from ..services.progress import say
 
 AREAS = {"480p (832×480)": 832 * 480, "576p (1024×576)": 1024 * 576, "720p (1280×720)": 1280 * 720}
@@ -27,7 +28,7 @@ MAX_SIDE = 4096
 MAX_FRAMES = 4096
 
 
-class SteadyDancerFitImage(io.ComfyNode):
+class SteadyDancerFitImage(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -102,7 +103,7 @@ class SteadyDancerFitImage(io.ComfyNode):
         return io.NodeOutput(resize(image, width, height, "crop" if fit == "off" else fit), width, height)
 
 
-class SteadyDancerClipVision(io.ComfyNode):
+class SteadyDancerClipVision(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -135,7 +136,7 @@ class SteadyDancerClipVision(io.ComfyNode):
         return io.NodeOutput(see(image, "picture"), see(pose_video, "pose video"))
 
 
-class SteadyDancerToVideo(io.ComfyNode):
+class SteadyDancerToVideo(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -4,9 +4,10 @@ from comfy_api.latest import io, ui
 
 from ..convert.recipe import TARGETS
 from ..services import convertible
+from ..services.node import Node
 
 
-class SteadyDancerConvertModel(io.ComfyNode):
+class SteadyDancerConvertModel(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         sources = convertible.sources()

@@ -21,6 +21,7 @@ from ..report.report import comparable, make_report, text
 from ..report.sheet import sheet
 from ..report.side_by_side import Trio, covering
 from ..services import pose_nets
+from ..services.node import Node
 from ..services.pose_nets import DETECTORS, POSE_NETS
 from ..services.progress import NodeProgress, cancelled, interruptible, say
 from ..services.save_name import clean_prefix
@@ -31,7 +32,7 @@ EVERY = 4  # frames between two that CLIP looks at
 OUTPUTS = 4
 
 
-class SteadyDancerDanceReport(io.ComfyNode):
+class SteadyDancerDanceReport(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -9,6 +9,7 @@ from ..machine.memory import free_ram
 from ..media import encode
 from ..media.container import opened
 from ..media.read_video import read_clip
+from ..services.node import Node
 from ..services.progress import NodeProgress, cancelled, interruptible, say
 from ..services.write_video import parts_of
 
@@ -16,7 +17,7 @@ MODEL_FPS = "16 (the model's)"
 SOURCE_FPS = "the video's own"
 
 
-class SteadyDancerDrivingVideo(io.ComfyNode):
+class SteadyDancerDrivingVideo(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

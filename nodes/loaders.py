@@ -16,6 +16,7 @@ from ..loaders.download.places import bytes_of
 from ..planning.plan import Plan
 from ..services import loading
 from ..services.models import one_model
+from ..services.node import Node
 
 CATEGORY = "SteadyDancer"
 PlanType = io.Custom("STEADYDANCER_PLAN")  # planning/plan.Plan
@@ -31,7 +32,7 @@ def variants(kind: str) -> list[str]:
     return [variant.id for variant in catalogue().variants_for(kind)]
 
 
-class SteadyDancerLoader(io.ComfyNode):
+class SteadyDancerLoader(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         options = ["auto", *variants("steadydancer"), *loading.own_files()]
@@ -80,7 +81,7 @@ class SteadyDancerLoader(io.ComfyNode):
         return io.NodeOutput(loaded.models[0], loaded.clip, loaded.clip_vision, loaded.vae, loaded.variant)
 
 
-class SteadyDancerCatalogLoader(io.ComfyNode):
+class SteadyDancerCatalogLoader(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -112,7 +113,7 @@ class SteadyDancerCatalogLoader(io.ComfyNode):
         return io.NodeOutput(loaded.models[0], loaded.clip, loaded.clip_vision, loaded.vae)
 
 
-class SteadyDancerDownload(io.ComfyNode):
+class SteadyDancerDownload(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -21,6 +21,7 @@ from ..planning.planner import plan_job
 from ..planning.report import table
 from ..planning.solve import Host
 from ..services import loading, this_machine
+from ..services.node import Node
 from ..services.progress import say
 from .loaders import CATEGORY, PlanType
 
@@ -36,7 +37,7 @@ USUAL = {
 FEW_PER_CENT = 1.1  # a correction up to this is no new plan
 
 
-class SteadyDancerVRAMPlanner(io.ComfyNode):
+class SteadyDancerVRAMPlanner(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         options = ["auto", *plannable(), *loading.own_files()]
@@ -181,7 +182,7 @@ def chart_image(plan: Plan) -> torch.Tensor:
     return torch.from_numpy(draw(plan).astype(np.float32) / 255)[None]
 
 
-class SteadyDancerVRAMReport(io.ComfyNode):
+class SteadyDancerVRAMReport(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -19,6 +19,7 @@ from ..pose.keypoints import Poses
 from ..pose.styles import STYLES
 from ..pose.track import track
 from ..services import pose_nets
+from ..services.node import Node
 from ..services.pose_nets import AUTO, DETECTORS, POSE_NETS
 from ..services.progress import NodeProgress, cancelled, interruptible, say
 
@@ -55,7 +56,7 @@ def _flag_input(name: str, what: str) -> io.Combo.Input:
     )
 
 
-class SteadyDancerPoseEstimator(io.ComfyNode):
+class SteadyDancerPoseEstimator(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -239,7 +240,7 @@ def _flag(name: str, value: str) -> bool:
     return environment.flag(FLAGS[name], True) if value == AUTO else value == "yes"
 
 
-class SteadyDancerPoseTrack(io.ComfyNode):
+class SteadyDancerPoseTrack(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -275,7 +276,7 @@ class SteadyDancerPoseTrack(io.ComfyNode):
         return io.NodeOutput(interchange.write(smooth.smooth(poses, smoothing) if smoothing > 2 else poses))
 
 
-class SteadyDancerPoseAlign(io.ComfyNode):
+class SteadyDancerPoseAlign(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -341,7 +342,7 @@ class SteadyDancerPoseAlign(io.ComfyNode):
         return io.NodeOutput(interchange.write(poses), interchange.write(augment(poses, seed)))
 
 
-class SteadyDancerPoseDraw(io.ComfyNode):
+class SteadyDancerPoseDraw(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -21,6 +21,7 @@ from ..base.plain import one_line
 from ..bucket import keys
 from ..bucket.client import REQUESTS, StorageError
 from ..media import encode
+from ..services.node import Node
 from ..services.progress import NodeProgress, cancelled, interruptible, stop
 from ..services.r2_sender import Sender, Sent, check_profile, claimed, graph_tags, output_folder
 from ..services.save_name import clean_prefix
@@ -104,7 +105,7 @@ def _save_inputs() -> list[io.Input]:
 HIDDEN = [io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id]
 
 
-class SteadyDancerR2SaveVideo(io.ComfyNode):
+class SteadyDancerR2SaveVideo(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -177,7 +178,7 @@ class SteadyDancerR2SaveVideo(io.ComfyNode):
         return io.NodeOutput(str(path), sent.key, sent.url, ui=shown)
 
 
-class SteadyDancerR2SaveImages(io.ComfyNode):
+class SteadyDancerR2SaveImages(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -283,7 +284,7 @@ class SteadyDancerR2SaveImages(io.ComfyNode):
         )
 
 
-class SteadyDancerR2Upload(io.ComfyNode):
+class SteadyDancerR2Upload(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

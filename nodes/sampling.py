@@ -5,9 +5,10 @@ from comfy_api.latest import io
 
 from ..dancer.guidance import SteadyDancerGuider as Guider
 from ..dancer.sampling import flow_unipc_sampler, steadydancer_sigmas
+from ..services.node import Node
 
 
-class SteadyDancerGuider(io.ComfyNode):
+class SteadyDancerGuider(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -87,7 +88,7 @@ class SteadyDancerGuider(io.ComfyNode):
         return io.NodeOutput(guider)
 
 
-class SteadyDancerSchedule(io.ComfyNode):
+class SteadyDancerSchedule(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -118,7 +119,7 @@ class SteadyDancerSchedule(io.ComfyNode):
         return io.NodeOutput(steadydancer_sigmas(steps, shift))
 
 
-class SteadyDancerFlowUniPC(io.ComfyNode):
+class SteadyDancerFlowUniPC(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

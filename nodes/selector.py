@@ -10,6 +10,7 @@ from ..catalog.catalog import catalogue
 from ..machine import gpus
 from ..planning import choose
 from ..services import loading, this_machine
+from ..services.node import Node
 
 GENERATIONS = ("auto", *choose.table()["generations"])
 
@@ -25,7 +26,7 @@ def chosen(family: str, budget: float, preference: str, generation: str) -> choo
     return loading.choice(family, card, preference)
 
 
-class SteadyDancerVariantSelector(io.ComfyNode):
+class SteadyDancerVariantSelector(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -9,10 +9,11 @@ from ..loaders.turbo import SUFFIXES
 from ..planning.plan import Plan
 from ..services import loading
 from ..services.models import turbo_models
+from ..services.node import Node
 from .loaders import CATEGORY, PLAN_INPUT, variants
 
 
-class SteadyDancerTurboLoader(io.ComfyNode):
+class SteadyDancerTurboLoader(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         known = variants("turbo")

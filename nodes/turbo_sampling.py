@@ -10,6 +10,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
+from ..services.node import Node
 from ..services.progress import executing, say
 from ..turbo.merge import merge_rcm
 from ..turbo.sampler import sample
@@ -19,7 +20,7 @@ from ..turbo.sla import pays, require_wan, with_sparse_attention
 CATEGORY = "SteadyDancer"
 
 
-class SteadyDancerRCMSchedule(io.ComfyNode):
+class SteadyDancerRCMSchedule(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -53,7 +54,7 @@ class SteadyDancerRCMSchedule(io.ComfyNode):
         return io.NodeOutput(torch.tensor(rcm_times(steps, SIGMA_MAX.get(preset, sigma_max))))
 
 
-class SteadyDancerTurboSampler(io.ComfyNode):
+class SteadyDancerTurboSampler(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -134,7 +135,7 @@ class SteadyDancerTurboSampler(io.ComfyNode):
         return io.NodeOutput({**kept, "samples": samples.to(comfy.model_management.intermediate_device())})
 
 
-class SteadyDancerSparseAttention(io.ComfyNode):
+class SteadyDancerSparseAttention(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -172,7 +173,7 @@ class SteadyDancerSparseAttention(io.ComfyNode):
         return io.NodeOutput(with_sparse_attention(model, keep))
 
 
-class SteadyDancerRCMMerge(io.ComfyNode):
+class SteadyDancerRCMMerge(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
