@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from ..dancer.guidance import SteadyDancerGuider as Guider
 from ..dancer.sampling import flow_unipc_sampler, steadydancer_sigmas
 from ..services.node import Node
+from ..services.sampling import watch
 
 
 class SteadyDancerGuider(Node):
@@ -81,6 +82,8 @@ class SteadyDancerGuider(Node):
                 "Pose guidance needs a SteadyDancer model, and the connected model is another one. "
                 "Load a SteadyDancer file, or leave pose_negative open."
             )
+        model = model.clone()
+        watch(model)
         guider = Guider(model)
         guider.set_conds(positive, negative)
         guider.set_cfg(cfg)

@@ -11,7 +11,7 @@ from comfy_execution.utils import ExecutionContext, get_executing_context
 
 from ..base.cancel import Cancelled
 from ..base.plain import visible
-from ..base.progress import Rate
+from ..base.progress import Rate, duration
 from ..base.reason import reason
 from .web_server import show
 
@@ -79,6 +79,16 @@ def told() -> Iterator[None]:
             type(err).__module__ = NAME
         show(reason(err)[:LONGEST], node_id)
         raise
+
+
+@contextmanager
+def timed(doing: str) -> Iterator[None]:
+    """`told`, for what goes on in one piece without a counter: says that it has begun, and at the end how long it took."""
+    node_id, start = executing().node_id, time.monotonic()
+    show(f"{doing} …", node_id)
+    with told():
+        yield
+    say(node_id, f"{doing}: done in {duration(time.monotonic() - start)}")
 
 
 @contextmanager

@@ -117,8 +117,12 @@ def test_a_bare_folder_downloads_and_renders_and_then_asks_nothing(server, hub, 
     for name in ("Wan21_I2V_SteadyDancer_fp16", "wan_2.1_vae", "clip_vision_h"):
         assert name in asked
     assert "umt5" not in asked and "lightx2v" not in asked  # nothing uses them
-    lines = [text for _, text in events.texts if " of " in text]
-    assert lines and all("MB/s" in text or "starting" in text for text in lines), events.texts
+    begun = [text for _, text in events.texts if text.startswith("Downloading")]
+    assert len(begun) == 3
+    for number, (text, name) in enumerate(
+        zip(begun, ("Wan21_I2V_SteadyDancer_fp16", "clip_vision_h", "wan_2.1_vae")), 1
+    ):
+        assert text.startswith(f"Downloading {number} of 3: {name}")
     assert {name for name, _ in events.texts} >= {"loader"}
 
     hub.requests.clear()

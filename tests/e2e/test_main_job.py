@@ -130,12 +130,16 @@ def test_a_shorter_or_longer_pose_video_is_said(server):
         assert any(said in text for _, text in events.texts)
 
 
-def test_latent_previews_arrive(start_comfy):
+def test_latent_previews_and_steps_arrive(start_comfy):
     server = start_comfy("--preview-method", "latent2rgb")
     tiny.provide(server.base_directory / "models", *MODELS)
+    prompt = light(server, steps=3)
     with server.events() as events:
-        server.succeed(light(server, steps=2), timeout=600)
+        server.succeed(prompt, timeout=600)
         events.wait_for("preview", timeout=10)
+    said = [text for node, text in events.texts if node == the(prompt, "SamplerCustomAdvanced")]
+    assert said[0] == "Step 1 of 3" and said[-1].startswith("3 steps in ")
+    assert "Step 3 of 3, " in said[2] and said[2].endswith(" left") and " s a step, " in said[2]
 
 
 def test_a_seed_decides_the_result(server):
