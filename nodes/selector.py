@@ -11,6 +11,7 @@ from ..machine import gpus
 from ..planning import choose
 from ..services import loading, this_machine
 from ..services.node import Node
+from ..services.progress import executing, say
 
 GENERATIONS = ("auto", *choose.table()["generations"])
 
@@ -79,6 +80,7 @@ class SteadyDancerVariantSelector(Node):
     @classmethod
     def execute(cls, family: str, budget: float, preference: str, generation: str) -> io.NodeOutput:
         choice = chosen(family, budget, preference, generation)
+        say(executing().node_id, choice.line)
         return io.NodeOutput(choice.variant, choice.reason)
 
 

@@ -38,6 +38,11 @@ class Choice:
     plan: Plan
     refusal: str = ""
 
+    @property
+    def line(self) -> str:
+        """Variant and reason, as a node says them."""
+        return f"{self.variant}: {self.reason.removeprefix(f'{precision(catalogue().variants[self.variant])}: ')}"
+
 
 @lru_cache(maxsize=1)
 def table() -> dict:

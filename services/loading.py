@@ -28,7 +28,7 @@ from ..planning.plan import Plan
 from . import conversion, folders, this_machine
 from .progress import NodeProgress, cancelled, executing, interruptible, say, timed, told
 from .sampling import watch
-from .web_server import web_server
+from .web_server import show, web_server
 
 OUTPUTS = ("diffusion", "text_encoder", "clip_vision", "vae")  # which part of a variant each output of a loader is
 KEPT = "What was fetched is kept, and the next run goes on from there."
@@ -65,7 +65,8 @@ def load(
     variant each output of the node stands for. Raises ValueError, before anything is fetched, where the plan is for something else, and
     NoRoom where what the prompt takes from the node does not fit on the disk all together.
     """
-    chosen = chosen_variant(wanted, plan)
+    node_id, (chosen, line) = executing().node_id, chosen_variant(wanted, plan)
+    say(node_id, line)
     if plan is not None:
         require_fit(plan, chosen)
     needed = files_taken(chosen, outputs, more)
@@ -77,20 +78,18 @@ def load(
     if run:
         models = [placement.placed(model, run) for model in models]
     variant = catalogue().variants.get(chosen) or companions(kind, models[0])
+    show(line, node_id)  # in the place of what the download said last
     return Loaded(models, *encoders(variant, run, missing), chosen)
 
 
-def chosen_variant(wanted: str, plan: Plan | None) -> str:
-    """What `auto` is: the plan's variant, else the choice for this card. Says which under the node."""
+def chosen_variant(wanted: str, plan: Plan | None) -> tuple[str, str]:
+    """What `auto` is, the plan's variant or else the choice for this card, and a line that says so."""
     if wanted != "auto":
-        return wanted
-    node_id = executing().node_id
+        return wanted, f"Model: {wanted}"
     if plan is not None:
-        say(node_id, f"Using {as_plan(plan).variant}, as planned.")
-        return plan.variant
+        return as_plan(plan).variant, f"{plan.variant}, as planned"
     found = choice("steadydancer")
-    say(node_id, f"{found.variant}: {found.reason}")
-    return found.variant
+    return found.variant, found.line
 
 
 def choice(family: str, card: Card | None = None, preference: str = "auto") -> choose.Choice:
