@@ -18,11 +18,11 @@ from ..planning.job import job_for
 from ..planning.model_sizes import lora_bytes, plannable
 from ..planning.plan import Plan
 from ..planning.planner import plan_job
-from ..planning.report import table
+from ..planning.report import summary, table
 from ..planning.solve import Host
 from ..services import loading, this_machine
 from ..services.node import Node
-from ..services.progress import say
+from ..services.progress import executing, say
 from .loaders import CATEGORY, PlanType
 
 THIS_ONE = "this one"
@@ -168,6 +168,7 @@ class SteadyDancerVRAMPlanner(Node):
     @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:
         plan = cls.plan(**inputs)
+        say(executing().node_id, summary(plan))
         picture = chart_image(plan)
         tile = plan.vae_tile or min(LARGEST_TILE, 32 * math.ceil(max(plan.job.width, plan.job.height) / 32))
         report = "\n".join(table(plan))

@@ -6,7 +6,8 @@ from comfy_api.latest import io
 from ..dancer.guidance import SteadyDancerGuider as Guider
 from ..dancer.sampling import flow_unipc_sampler, steadydancer_sigmas
 from ..services.node import Node
-from ..services.sampling import watch
+from ..services.progress import executing, say
+from ..services.sampling import against_distillation, watch
 
 
 class SteadyDancerGuider(Node):
@@ -84,6 +85,8 @@ class SteadyDancerGuider(Node):
             )
         model = model.clone()
         watch(model)
+        if against := against_distillation(model, cfg):
+            say(executing().node_id, against)
         guider = Guider(model)
         guider.set_conds(positive, negative)
         guider.set_cfg(cfg)

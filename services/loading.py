@@ -14,6 +14,7 @@ from comfy.sd import CLIP, VAE
 
 from ..base.progress import size
 from ..catalog.catalog import ModelFile, Variant, catalogue
+from ..catalog.names import STEP_DISTILL
 from ..loaders import build, lazy, placement
 from ..loaders.download import places
 from ..loaders.download.errors import printable
@@ -27,7 +28,7 @@ from ..planning.job import Find
 from ..planning.plan import Plan
 from . import conversion, folders, this_machine
 from .progress import NodeProgress, cancelled, executing, interruptible, say, timed, told
-from .sampling import watch
+from .sampling import DISTILLED, watch
 from .web_server import show, web_server
 
 OUTPUTS = ("diffusion", "text_encoder", "clip_vision", "vae")  # which part of a variant each output of a loader is
@@ -74,6 +75,7 @@ def load(
     models = build_models(diffusion_files(kind, chosen, missing), *fetch(*more, missing=missing))
     for model in models:
         watch(model, chosen, finder)
+        model.set_attachments(DISTILLED, STEP_DISTILL in more)
     run = run_of(plan, this_machine.calibration()) if plan is not None else None
     if run:
         models = [placement.placed(model, run) for model in models]

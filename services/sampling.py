@@ -1,5 +1,6 @@
 """What a sampler's node says while a model of ours samples, whichever sampler and guider it is."""
 
+import logging
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +17,8 @@ from . import this_machine
 from .progress import executing, say, told
 from .web_server import show
 
-KEY = "steadydancer_steps"
+KEY, DISTILLED = "steadydancer_steps", "steadydancer_step_distill"
+DISTILLED_STEPS = 8  # with more, a step-distilled model only takes longer
 
 
 def watch(model: ModelPatcher, variant: str = "", finder: Callable[[], Find] | None = None) -> None:
@@ -42,7 +44,10 @@ def sample(
     **kwargs: Any,
 ) -> torch.Tensor:
     """Wraps the whole sampling, by ComfyUI's own hook for that."""
-    steps = Steps(executing().node_id, len(sigmas) - 1)
+    steps, guider = Steps(executing().node_id, len(sigmas) - 1), executor.class_obj
+    if against := against_distillation(guider.model_patcher, getattr(guider, "cfg", 1.0), steps.count):
+        logging.warning("%s", against)
+        steps.note = f". {against}"
 
     def counted(step: int, *seen: Any) -> None:
         steps.done(step + 1)
@@ -50,7 +55,7 @@ def sample(
             callback(step, *seen)
 
     with told():
-        steps.begin(expected(variant, finder, executor.class_obj, latent, steps.count) if finder else 0.0)
+        steps.begin(expected(variant, finder, guider, latent, steps.count) if finder else 0.0)
         result = executor(noise, latent, sampler, sigmas, mask, counted, *args, **kwargs)
     steps.end()
     return result
@@ -62,11 +67,12 @@ class Steps:
     def __init__(self, node_id: str, count: int) -> None:
         self.node_id, self.count = node_id, count
         self.start = self.first = time.monotonic()
+        self.note = ""  # what is odd about this run
 
     def begin(self, seconds: float) -> None:
         """Before the first step, of which an estimate may say how long all of them take."""
         about = f", about {duration(seconds)} for all (estimate)" if seconds else ""
-        say(self.node_id, f"Step 1 of {self.count}{about}")
+        say(self.node_id, f"Step 1 of {self.count}{about}{self.note}")
 
     def done(self, step: int) -> None:
         """After a step. The first takes longer, since the model is brought to the card in it, so it does not count."""
@@ -76,11 +82,20 @@ class Steps:
         each = (now - self.first) / (step - 1) if step > 1 else now - self.start
         if step < self.count:
             left = duration(each * (self.count - step))
-            show(f"Step {step + 1} of {self.count}, {each:.1f} s a step, {left} left", self.node_id)
+            show(f"Step {step + 1} of {self.count}, {each:.1f} s a step, {left} left{self.note}", self.node_id)
 
     def end(self) -> None:
         """After the last."""
-        say(self.node_id, f"{self.count} steps in {duration(time.monotonic() - self.start)}")
+        say(self.node_id, f"{self.count} steps in {duration(time.monotonic() - self.start)}{self.note}")
+
+
+def against_distillation(model: ModelPatcher, cfg: float, steps: int = 0) -> str:
+    """What of a run contradicts the 4-step LoRA that the loader has added; empty where nothing does."""
+    if not model.get_attachment(DISTILLED):
+        return ""
+    wrong = [f"cfg {cfg:g}"] if cfg != 1.0 else []
+    wrong += [f"{steps} steps"] if steps > DISTILLED_STEPS else []
+    return f"step_distill is on, which wants cfg 1 and 4 steps, and this is {' and '.join(wrong)}." if wrong else ""
 
 
 def expected(variant: str, finder: Callable[[], Find], guider: Any, latent: torch.Tensor, steps: int) -> float:
