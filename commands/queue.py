@@ -264,20 +264,23 @@ class Job:
         return [] if status["status_str"] == "success" else ["The run was cancelled on the server."]
 
     def results(self) -> tuple[list[str], list[str]]:
-        """The paths of the files made, and the texts shown under nodes."""
+        """The paths of the files made, or of previews where nothing else was, and the texts shown under nodes."""
         assert self.history, "a run without problems has a record"
-        paths, texts = [], []
+        paths: list[str] = []
+        previews: list[str] = []
+        texts = []
         for key, output in self.history["outputs"].items():
             for kind, items in output.items():
                 for item in items if isinstance(items, list) else ():
                     if isinstance(item, dict) and "filename" in item:
                         kind_of_folder = item.get("type") or "output"
                         folder = self.folders.get(kind_of_folder, Path(kind_of_folder))
-                        paths.append(str(folder / item.get("subfolder", "") / item["filename"]))
+                        made = previews if kind_of_folder == "temp" else paths
+                        made.append(str(folder / item.get("subfolder", "") / item["filename"]))
                     elif kind == "text":
                         node = self.prompt.get(key)
                         texts.append(f"{title(node) if node else key}: {item}")
-        return paths, texts
+        return paths or previews, texts
 
 
 def node_text(data: bytes) -> tuple[str, str]:

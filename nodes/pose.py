@@ -16,6 +16,7 @@ from ..pose.detect import given_boxes
 from ..pose.draw import draw
 from ..pose.estimate import MISSING, NO_PERSON, Settings, estimate, filled
 from ..pose.keypoints import Poses
+from ..pose.remarks import remarks
 from ..pose.styles import STYLES
 from ..pose.track import track
 from ..services import pose_nets
@@ -327,19 +328,41 @@ class SteadyDancerPoseAlign(Node):
                     control_after_generate=True,
                     tooltip="Seed of the negative poses' changes.",
                 ),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="The picture, best from Fit Reference Image: the preview shows the aligned poses over it.",
+                ),
             ],
             outputs=[
                 PoseKeypoint.Output("positive", display_name="positive"),
                 PoseKeypoint.Output("negative", display_name="negative"),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(
-        cls, driving: Any, reference: Any, width: int, height: int, mode: str, measured_frames: int, seed: int
+        cls,
+        driving: Any,
+        reference: Any,
+        width: int,
+        height: int,
+        mode: str,
+        measured_frames: int,
+        seed: int,
+        image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        poses = align(read(driving), read(reference), width, height, mode, measured_frames)
-        return io.NodeOutput(interchange.write(poses), interchange.write(augment(poses, seed)))
+        dance, person = read(driving), read(reference)
+        poses = align(dance, person, width, height, mode, measured_frames)
+        say(
+            cls.hidden.unique_id,
+            " ".join(remarks(dance, person, poses)) or f"{len(poses.points)} frames fit the picture",
+        )
+        picture = torch.zeros(1, height, width, 3) if image is None else image[:1]
+        sheet = contact_sheet(picture.expand(len(poses.points), -1, -1, -1), poses)
+        values = interchange.write(poses), interchange.write(augment(poses, seed))
+        return io.NodeOutput(*values, ui=ui.PreviewImage(sheet, cls=cls))
 
 
 class SteadyDancerPoseDraw(Node):
