@@ -199,7 +199,9 @@ class SteadyDancerToVideo(Node):
                     tooltip="Frames of the video: 1, 5, 9 … The model was made for 81, five seconds at 16 frames a "
                     "second. For more, put Wan Context Windows between the model and the guider.",
                 ),
-                io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="How many videos to make at once."),
+                io.Int.Input(
+                    "batch_size", default=1, min=1, max=64, tooltip="How many videos to make at once.", advanced=True
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive"),

@@ -38,7 +38,7 @@ class SteadyDancerDanceReport(Node):
         return io.Schema(
             node_id="SteadyDancerDanceReport",
             display_name="Dance Report",
-            category="SteadyDancer",
+            category="SteadyDancer/result",
             description="Measures a result: does it follow the poses, keep the person, and stay still where it should?",
             search_aliases=["quality", "measure", "ssim", "flicker", "oks", "pck", "compare"],
             is_output_node=True,

@@ -23,7 +23,7 @@ from ..planning.solve import Host
 from ..services import loading, this_machine
 from ..services.node import Node
 from ..services.progress import executing, say
-from .loaders import CATEGORY, PlanType
+from .loaders import MODELS, PlanType
 
 THIS_ONE = "this one"
 GUIDANCE = {"usual": None, "text and pose": 3, "text": 2, "none": 1}
@@ -44,7 +44,7 @@ class SteadyDancerVRAMPlanner(Node):
         return io.Schema(
             node_id="SteadyDancerVRAMPlanner",
             display_name="VRAM Budget Planner",
-            category=CATEGORY,
+            category=MODELS,
             description="Says before the run whether it fits the GPU, what to change if not, and how long it takes.",
             search_aliases=["memory", "oom", "fits", "vram", "budget", "gpu"],
             inputs=[
@@ -189,7 +189,7 @@ class SteadyDancerVRAMReport(Node):
         return io.Schema(
             node_id="SteadyDancerVRAMReport",
             display_name="VRAM Report",
-            category=CATEGORY,
+            category=MODELS,
             description="Compares what the run took in each phase with the plan, and makes the next plan better.",
             search_aliases=["memory", "measure", "peak", "calibration", "vram"],
             is_output_node=True,

@@ -26,6 +26,7 @@ from ..services.progress import NodeProgress, cancelled, interruptible, say
 
 CATEGORY = "SteadyDancer/pose"
 PoseKeypoint = io.Custom("POSE_KEYPOINT")
+OVERLAYS = 4  # aligned poses that are shown over the picture: large enough to judge them
 TORCH, ONNXRUNTIME = "torch", "onnxruntime on the CPU"
 FLAGS = {"detect_body": "DWPOSE_DETECT_BODY", "detect_hand": "DWPOSE_DETECT_HAND", "detect_face": "DWPOSE_DETECT_FACE"}
 RESOLUTION = "DWPOSE_RESOLUTION"
@@ -360,7 +361,7 @@ class SteadyDancerPoseAlign(Node):
             " ".join(remarks(dance, person, poses)) or f"{len(poses.points)} frames fit the picture",
         )
         picture = torch.zeros(1, height, width, 3) if image is None else image[:1]
-        sheet = contact_sheet(picture.expand(len(poses.points), -1, -1, -1), poses)
+        sheet = contact_sheet(picture.expand(len(poses.points), -1, -1, -1), poses, OVERLAYS)
         values = interchange.write(poses), interchange.write(augment(poses, seed))
         return io.NodeOutput(*values, ui=ui.PreviewImage(sheet, cls=cls))
 

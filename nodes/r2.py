@@ -111,7 +111,7 @@ class SteadyDancerR2SaveVideo(Node):
         return io.Schema(
             node_id="SteadyDancerR2SaveVideo",
             display_name="Save Video to R2",
-            category="SteadyDancer",
+            category="SteadyDancer/result",
             description="Saves the video as MP4 in the output folder and uploads it to Cloudflare R2 or another S3 bucket.",
             search_aliases=["s3", "cloudflare", "upload", "cloud", "save video"],
             is_output_node=True,
@@ -184,7 +184,7 @@ class SteadyDancerR2SaveImages(Node):
         return io.Schema(
             node_id="SteadyDancerR2SaveImages",
             display_name="Save Images to R2",
-            category="SteadyDancer",
+            category="SteadyDancer/result",
             description="Saves a batch of images in the output folder and uploads them to Cloudflare R2 or another S3 bucket.",
             search_aliases=["s3", "cloudflare", "upload", "cloud", "save image"],
             is_output_node=True,
@@ -290,7 +290,7 @@ class SteadyDancerR2Upload(Node):
         return io.Schema(
             node_id="SteadyDancerR2Upload",
             display_name="Upload File to R2",
-            category="SteadyDancer",
+            category="SteadyDancer/result",
             description="Uploads a file that is in the output folder already: after a failed upload, or what another node saved.",
             search_aliases=["s3", "cloudflare", "retry", "cloud"],
             is_output_node=True,

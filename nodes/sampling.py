@@ -53,6 +53,7 @@ class SteadyDancerGuider(Node):
                     max=1.0,
                     step=0.01,
                     tooltip="The part of the steps (0.1 = 10 %) after which pose guidance begins.",
+                    advanced=True,
                 ),
                 io.Float.Input(
                     "end",
@@ -61,6 +62,7 @@ class SteadyDancerGuider(Node):
                     max=1.0,
                     step=0.01,
                     tooltip="The part of the steps (0.4 = 40 %) before which pose guidance ends.",
+                    advanced=True,
                 ),
             ],
             outputs=[io.Guider.Output()],

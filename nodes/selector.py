@@ -12,6 +12,7 @@ from ..planning import choose
 from ..services import loading, this_machine
 from ..services.node import Node
 from ..services.progress import executing, say
+from .loaders import MODELS
 
 GENERATIONS = ("auto", *choose.table()["generations"])
 
@@ -33,7 +34,7 @@ class SteadyDancerVariantSelector(Node):
         return io.Schema(
             node_id="SteadyDancerVariantSelector",
             display_name="GGUF / fp8 Selector",
-            category="SteadyDancer",
+            category=MODELS,
             description="Chooses the variant of a model that suits this GPU, and says why. Connect it to a loader.",
             search_aliases=["gguf", "fp8", "quantisation", "vram", "auto"],
             inputs=[

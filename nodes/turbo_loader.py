@@ -10,7 +10,7 @@ from ..planning.plan import Plan
 from ..services import loading
 from ..services.models import turbo_models
 from ..services.node import Node
-from .loaders import CATEGORY, PLAN_INPUT, variants
+from .loaders import PLAN_INPUT, variants
 
 
 class SteadyDancerTurboLoader(Node):
@@ -21,7 +21,7 @@ class SteadyDancerTurboLoader(Node):
         return io.Schema(
             node_id="SteadyDancerTurboLoader",
             display_name="Load TurboDiffusion (auto-download)",
-            category=CATEGORY,
+            category="SteadyDancer/TurboDiffusion",
             description="Loads a TurboDiffusion model with its encoder and VAE, and fetches what is missing.",
             search_aliases=["download", "turbowan", "turbodiffusion", "rcm", "sla", "wan"],
             inputs=[

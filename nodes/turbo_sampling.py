@@ -17,7 +17,7 @@ from ..turbo.sampler import sample
 from ..turbo.schedule import SIGMA_MAX, rcm_times
 from ..turbo.sla import pays, require_wan, with_sparse_attention
 
-CATEGORY = "SteadyDancer"
+CATEGORY, EXPERIMENTS = "SteadyDancer/TurboDiffusion", "SteadyDancer/experiments"
 
 
 class SteadyDancerRCMSchedule(Node):
@@ -141,7 +141,7 @@ class SteadyDancerSparseAttention(Node):
         return io.Schema(
             node_id="SteadyDancerSparseAttention",
             display_name="Sparse Attention (experimental)",
-            category=CATEGORY,
+            category=EXPERIMENTS,
             description="Self-attention that looks at the most similar blocks of the video only. The weights were not "
             "trained for it: it is faster for long videos, and costs quality.",
             search_aliases=["sla", "block sparse", "speed"],
@@ -179,7 +179,7 @@ class SteadyDancerRCMMerge(Node):
         return io.Schema(
             node_id="SteadyDancerRCMMerge",
             display_name="Merge rCM Difference (experimental)",
-            category=CATEGORY,
+            category=EXPERIMENTS,
             description="Adds what rCM training changed in Wan's text-to-video model to SteadyDancer. Nobody has shown that "
             "this works well.",
             search_aliases=["turbodiffusion", "merge", "rcm"],
