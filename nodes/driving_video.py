@@ -53,7 +53,7 @@ class SteadyDancerDrivingVideo(Node):
                     min=0,
                     max=8192,
                     step=16,
-                    tooltip="Scale larger videos down to so many pixels, to save memory. 0 keeps the size.",
+                    tooltip="The longest side allowed, in pixels: larger videos are scaled down, which saves memory. 0 keeps the size.",
                     advanced=True,
                 ),
             ],

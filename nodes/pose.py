@@ -87,8 +87,8 @@ class SteadyDancerPoseEstimator(Node):
                     default=5,
                     min=1,
                     max=60,
-                    tooltip="Look for people in every so many frames only; their boxes in between are interpolated. 1 for "
-                    "very quick moves.",
+                    tooltip="How often to look for people: 5 is every fifth frame. In between, their boxes are interpolated. "
+                    "Use 1 for very quick moves.",
                 ),
                 io.Float.Input(
                     "person_threshold",
@@ -96,7 +96,7 @@ class SteadyDancerPoseEstimator(Node):
                     min=0.05,
                     max=0.95,
                     step=0.05,
-                    tooltip="How sure the detector must be of a person.",
+                    tooltip="How confident the detector must be that it sees a person.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -105,7 +105,7 @@ class SteadyDancerPoseEstimator(Node):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Less sure points are not shown to other nodes. Our own nodes still see them.",
+                    tooltip="Points below this confidence are hidden from other packages' nodes. Ours still see them.",
                     advanced=True,
                 ),
                 _flag_input("detect_body", "body and feet"),
@@ -145,7 +145,7 @@ class SteadyDancerPoseEstimator(Node):
                     default=0,
                     min=0,
                     max=256,
-                    tooltip="Pictures at once. 0: as many as memory allows. Halved when memory runs out.",
+                    tooltip="How many pictures at once. 0: as many as memory allows; fewer when it runs out.",
                     advanced=True,
                 ),
                 io.Combo.Input(
@@ -257,7 +257,11 @@ class SteadyDancerPoseTrack(Node):
                     "max_people", default=0, min=0, max=32, tooltip="Keep the most prominent people only. 0 is all."
                 ),
                 io.Int.Input(
-                    "fill_gaps", default=5, min=0, max=60, tooltip="Interpolate points lost for at most so many frames."
+                    "fill_gaps",
+                    default=5,
+                    min=0,
+                    max=60,
+                    tooltip="The longest gap, in frames, that is filled when a point is lost.",
                 ),
                 io.Int.Input(
                     "smoothing",
@@ -310,7 +314,7 @@ class SteadyDancerPoseAlign(Node):
                 io.Combo.Input(
                     "mode",
                     options=["robust", "official"],
-                    tooltip="robust measures sure joints over several frames and copes with half bodies. official is the "
+                    tooltip="robust measures clearly seen joints over several frames and copes with half bodies. official is the "
                     "authors' script: person 0, frame 0, every joint.",
                 ),
                 io.Int.Input(
@@ -318,7 +322,7 @@ class SteadyDancerPoseAlign(Node):
                     default=5,
                     min=1,
                     max=100,
-                    tooltip="robust only: the body is measured in the first so many frames in which it is surely seen.",
+                    tooltip="Only for robust: in how many frames the dancer's body is measured. The first ones that clearly show it are taken.",
                     advanced=True,
                 ),
                 io.Int.Input(
@@ -389,7 +393,7 @@ class SteadyDancerPoseDraw(Node):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="How sure a point must be to be drawn. 0 takes the style's own (0.35 for SteadyDancer, else 0.3).",
+                    tooltip="How confident a point must be to be drawn. 0 takes the style's own (0.35 for SteadyDancer, else 0.3).",
                     advanced=True,
                 ),
             ],

@@ -73,7 +73,7 @@ def _key_inputs() -> list[io.Input]:
             min=0,
             max=60,
             advanced=True,
-            tooltip="Show a link under the node that opens the object for so many minutes, for anyone who has it. 0: no "
+            tooltip="For how many minutes a link under the node opens the object, for anyone who has it. 0: no "
             "link. It is never saved.",
         ),
     ]
