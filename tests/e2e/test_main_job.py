@@ -323,7 +323,9 @@ def test_cancel_ends_within_a_few_steps_and_the_next_prompt_works(comfy):
         pressed = events.named("progress")[-1]["value"]
         comfy.interrupt(prompt_id)
         result = comfy.wait(prompt_id, timeout=60)
+        events.wait_for("progress_text", lambda data: data["text"] == "Cancelled.")
     assert result.interrupted
+    assert events.texts[-1][0] == the(prompt, "SamplerCustomAdvanced"), "no time left stays there"
     assert events.named("progress")[-1]["value"] <= pressed + 10
     comfy.succeed(light(comfy, steps=1), timeout=600)
 
