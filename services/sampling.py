@@ -11,6 +11,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from ..base.progress import duration
+from ..catalog.catalog import catalogue
 from ..planning.job import Find, job_for
 from ..planning.planner import plan_job
 from . import this_machine
@@ -101,13 +102,13 @@ def against_distillation(model: ModelPatcher, cfg: float, steps: int = 0) -> str
 def expected(variant: str, finder: Callable[[], Find], guider: Any, latent: torch.Tensor, steps: int) -> float:
     """Seconds that the planner expects for the steps on this card; 0 where it cannot know. `latent` [B, 16, T, h, w]."""
     card = this_machine.present_card()
-    if not card.sm or latent.ndim != 5:
+    if variant not in catalogue().variants or not card.sm or latent.ndim != 5:
         return 0.0
     frames, height, width = (latent.shape[2] - 1) * 4 + 1, latent.shape[3] * 8, latent.shape[4] * 8
     branches = 1 + (getattr(guider, "cfg", 1.0) != 1.0) + bool(getattr(guider, "pose_cfg", 0.0))
     try:
         job = job_for(variant, width, height, frames, branches=branches, steps=steps)
         phase = plan_job(job, card, finder(), this_machine.calibration(), this_machine.host()).phase("sample")
-    except ValueError:  # a size that is not planned, a model that is no video's
+    except ValueError:  # a size or a model that the planner does not know
         return 0.0
     return phase.seconds * latent.shape[0] if phase else 0.0
