@@ -13,16 +13,24 @@ class Rate:
         self.total: int | None = None
 
     def line(self, done: int, total: int) -> str:
-        """'3.1 of 16.4 GB, 42 MB/s, 5 min left'. What was there at the first call does not count as speed."""
+        """'3.1 of 16.4 GB, 42 MB/s, 5 min left', at the end '81 frames in 7 s'. What was there at the first call does not
+        count as speed."""
         if self.total != total:
             self.start, self.first, self.total = time.monotonic(), done, total
         seconds = time.monotonic() - self.start
         rate = (done - self.first) / seconds if seconds > 0 else 0.0
         if self.unit == "B":
             scale, name = (1e9, "GB") if total >= 1e9 else (1e6, "MB")
-            counted, speed = f"{done / scale:.1f} of {total / scale:.1f} {name}", f"{rate / 1e6:.0f} MB/s"
+            whole, speed = f"{total / scale:.1f} {name}", f"{rate / 1e6:.0f} MB/s"
+            counted = f"{done / scale:.1f} of {whole}"
         else:
-            counted, speed = f"{done} of {total} {self.unit}", f"{rate:.1f} {self.unit}/s"
+            whole, speed = (
+                f"{total} {self.unit.removesuffix('s') if total == 1 else self.unit}",
+                f"{rate:.1f} {self.unit}/s",
+            )
+            counted = f"{done} of {total} {self.unit}"
+        if done >= total:
+            return f"{whole} in {duration(seconds)}" if done > self.first else whole
         left = f"{duration((total - done) / rate)} left" if rate > 0 else "starting"
         return ", ".join((counted, speed, left))
 

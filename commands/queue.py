@@ -7,6 +7,7 @@ failed, 2 wrong usage, 130 stopped by Ctrl-C, which also stops the run on the se
 import argparse
 import asyncio
 import json
+import re
 import sys
 import time
 import uuid
@@ -22,6 +23,9 @@ POLL_SECONDS = 1.0
 SOCKET_SECONDS = 10  # for what would only show the steps
 PATIENCE_SECONDS = 60  # with a server, or what stands before it, that does not answer during a run
 NO_WORDS = "it failed without a word. ComfyUI's own log may say more."
+TEXT_MESSAGE = 3  # ComfyUI's number for a text under a node
+LOG_SECONDS = 10
+COUNTED = re.compile(r"[\d.,]+ ?(s|min|h|GB|MB)?\b")  # what changes in a counter's line
 END_EVENTS = ("execution_success", "execution_error", "execution_interrupted")
 
 
@@ -90,7 +94,8 @@ class Job:
         self.history: dict | None = None
         self.refusal: dict | None = None
         self.folders: dict[str, Path] = {}
-        self.shown = ""
+        self.running, self.shown = "", ""  # the node at work, and its title
+        self.text, self.said = "", 0.0  # what it said last, and when that was printed
 
     async def follow(self) -> None:
         """Posts the prompt and waits for its end. Where aiohttp is installed, every step is shown as it happens.
@@ -132,7 +137,9 @@ class Job:
                     if message.type == aiohttp.WSMsgType.TEXT:
                         if self.told(json.loads(message.data)):
                             return
-                    elif message.type != aiohttp.WSMsgType.BINARY:
+                    elif message.type == aiohttp.WSMsgType.BINARY:
+                        self.say(*node_text(message.data))
+                    else:
                         return  # the server closed the connection
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError, RecursionError):
             return
@@ -186,12 +193,34 @@ class Job:
             if state.get("state") != "running" or node is None:
                 continue
             line = one_line(title(node))
-            if sys.stderr.isatty():
-                counted = f" {state['value']:.0f} of {state['max']:.0f}" if state["max"] > 1 else ""
+            counted = f" {state['value']:.0f} of {state['max']:.0f}" if state["max"] > 1 else ""
+            if line != self.shown:
+                self.begin(line, counted)
+            elif sys.stderr.isatty() and not self.text:  # what the node says of itself says more
                 print(f"\r\033[K{line}{counted}", end="", file=sys.stderr, flush=True)
-            elif line != self.shown:
-                print(line, file=sys.stderr, flush=True)
-            self.shown = line
+            self.running = state.get("display_node_id") or key
+
+    def begin(self, line: str, counted: str) -> None:
+        """The line of a node that begins. What the one before said last stays."""
+        if sys.stderr.isatty():
+            print("\n" if self.text else "\r\033[K", end="", file=sys.stderr)
+            print(f"{line}{counted}", end="", file=sys.stderr, flush=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
+        self.shown, self.text = line, ""
+
+    def say(self, node_id: str, text: str) -> None:
+        """What the node at work says of itself: rewritten on a terminal; in a log each kind of line at once, and a counter
+        that goes on every ten seconds."""
+        if not text or node_id != self.running:
+            return
+        line, now = one_line(f"{self.shown}: {' '.join(text.split())}"), time.monotonic()
+        if sys.stderr.isatty():
+            print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+        elif COUNTED.sub("", text) != COUNTED.sub("", self.text) or now - self.said >= LOG_SECONDS:
+            print(line, file=sys.stderr, flush=True)
+            self.said = now
+        self.text = text
 
     def cancel(self) -> None:
         """Stops the run on the server, or takes it out of the queue."""
@@ -235,20 +264,31 @@ class Job:
         return [] if status["status_str"] == "success" else ["The run was cancelled on the server."]
 
     def results(self) -> tuple[list[str], list[str]]:
-        """The paths of the files made, and the texts shown under nodes."""
+        """The paths of the files made, or of previews where nothing else was, and the texts shown under nodes."""
         assert self.history, "a run without problems has a record"
-        paths, texts = [], []
+        paths: list[str] = []
+        previews: list[str] = []
+        texts = []
         for key, output in self.history["outputs"].items():
             for kind, items in output.items():
                 for item in items if isinstance(items, list) else ():
                     if isinstance(item, dict) and "filename" in item:
                         kind_of_folder = item.get("type") or "output"
                         folder = self.folders.get(kind_of_folder, Path(kind_of_folder))
-                        paths.append(str(folder / item.get("subfolder", "") / item["filename"]))
+                        made = previews if kind_of_folder == "temp" else paths
+                        made.append(str(folder / item.get("subfolder", "") / item["filename"]))
                     elif kind == "text":
                         node = self.prompt.get(key)
                         texts.append(f"{title(node) if node else key}: {item}")
-        return paths, texts
+        return paths or previews, texts
+
+
+def node_text(data: bytes) -> tuple[str, str]:
+    """(node id, text) of a message of ComfyUI's that shows a text under a node; empty ones of any other: previews."""
+    if len(data) < 8 or int.from_bytes(data[:4], "big") != TEXT_MESSAGE:
+        return "", ""
+    end = 8 + int.from_bytes(data[4:8], "big")
+    return data[8:end].decode("utf-8", "replace"), data[end:].decode("utf-8", "replace")
 
 
 def folders_of(stats: dict) -> dict[str, Path]:

@@ -55,13 +55,14 @@ class SteadyDancerBase(comfy.model_base.WAN21):
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         """As ComfyUI's, with pose latents, references and the pose's CLIP features. Raises ValueError where sizes differ."""
+        pose = kwargs.get("pose_video_latent")
+        if pose is not None:
+            require_same_size(pose, kwargs["noise"])  # before ComfyUI's own code, which would fail in torch's words
         out = super().extra_conds(**kwargs)
         pose_clip = kwargs.get("pose_clip_vision_output")
         if pose_clip is not None:
             out["clip_fea_pose"] = comfy.conds.CONDRegular(pose_clip.penultimate_hidden_states)
-        pose = kwargs.get("pose_video_latent")
         if pose is not None:
-            require_same_size(pose, kwargs["noise"])
             out["pose_latents"] = comfy.conds.CONDRegular(self.process_latent_in(pose))
             # Fixed here for the whole clip, so that a context window does not take its own first frame for it.
             ref, ref_pose = kwargs.get("ref_latent"), kwargs.get("ref_pose_latent", pose[:, :, :1])

@@ -163,11 +163,11 @@ def known(model: ModelPatcher | None, source: str | list[str], load: Callable[..
     return model
 
 
-def with_lora(model: ModelPatcher, path: Path) -> ModelPatcher:
-    """The MODEL with a LoRA at full strength."""
+def with_lora(model: ModelPatcher, path: Path, strength: float = 1.0) -> ModelPatcher:
+    """The MODEL with a LoRA."""
     model_file.require_whole([path])
     lora = comfy.utils.load_torch_file(str(path), safe_load=True)
-    return comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)[0]
+    return comfy.sd.load_lora_for_models(model, None, lora, strength, 0)[0]
 
 
 def load_clip(paths: list[Path], clip_type: str, options: dict | None = None) -> comfy.sd.CLIP:

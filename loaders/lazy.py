@@ -1,7 +1,7 @@
 """Text encoders, image encoders and VAEs that are fetched and loaded when somebody first uses them."""
 
-import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import comfy.clip_vision
@@ -9,6 +9,9 @@ import comfy.sd
 
 from .run import PlannedRun
 
+Told = Callable[
+    [str], AbstractContextManager[None]
+]  # says under the node what happens inside, by the name of the phase
 NO_USE = ("patcher", "get_models")  # what ComfyUI looks for on every result that it keeps, to count memory
 
 
@@ -19,12 +22,16 @@ class OnFirstUse:
     A failure leaves it as it was, so the next use tries again.
     """
 
-    def __init__(self, load: Callable[[], object], run: PlannedRun | None = None) -> None:
-        self.__dict__.update(load_now=load, run=run)
+    def __init__(
+        self, load: Callable[[], object], run: PlannedRun | None = None, told: Told = lambda _: nullcontext()
+    ) -> None:
+        self.__dict__.update(load_now=load, run=run, told=told)
 
-    def measured(self, phase: str) -> contextlib.AbstractContextManager[None]:
-        """Measures what happens inside, where there is a plan to compare it with."""
-        return self.run.measured(phase, self.patcher) if self.run else contextlib.nullcontext()
+    @contextmanager
+    def measured(self, phase: str) -> Iterator[None]:
+        """Says under the node what happens inside, and measures it where there is a plan to compare it with."""
+        with self.told(phase), self.run.measured(phase, self.patcher) if self.run else nullcontext():
+            yield
 
     def __getattribute__(self, name: str) -> Any:
         mine = object.__getattribute__(self, "__dict__")

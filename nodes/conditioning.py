@@ -9,6 +9,7 @@ from comfy.clip_vision import ClipVisionModel
 from comfy.sd import VAE
 from comfy_api.latest import io
 
+from ..base.reason import reason
 from ..dancer.conditioning import (
     FRAME_STEP,
     SIZE_STEP,
@@ -19,6 +20,7 @@ from ..dancer.conditioning import (
     resize,
     same_aspect,
 )
+from ..services.node import Node
 from ..services.progress import say
 
 AREAS = {"480p (832×480)": 832 * 480, "576p (1024×576)": 1024 * 576, "720p (1280×720)": 1280 * 720}
@@ -27,7 +29,7 @@ MAX_SIDE = 4096
 MAX_FRAMES = 4096
 
 
-class SteadyDancerFitImage(io.ComfyNode):
+class SteadyDancerFitImage(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -102,7 +104,7 @@ class SteadyDancerFitImage(io.ComfyNode):
         return io.NodeOutput(resize(image, width, height, "crop" if fit == "off" else fit), width, height)
 
 
-class SteadyDancerClipVision(io.ComfyNode):
+class SteadyDancerClipVision(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -135,7 +137,7 @@ class SteadyDancerClipVision(io.ComfyNode):
         return io.NodeOutput(see(image, "picture"), see(pose_video, "pose video"))
 
 
-class SteadyDancerToVideo(io.ComfyNode):
+class SteadyDancerToVideo(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -197,7 +199,9 @@ class SteadyDancerToVideo(io.ComfyNode):
                     tooltip="Frames of the video: 1, 5, 9 … The model was made for 81, five seconds at 16 frames a "
                     "second. For more, put Wan Context Windows between the model and the guider.",
                 ),
-                io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="How many videos to make at once."),
+                io.Int.Input(
+                    "batch_size", default=1, min=1, max=64, tooltip="How many videos to make at once.", advanced=True
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive"),
@@ -207,6 +211,18 @@ class SteadyDancerToVideo(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, width: int | None, height: int | None, length: int | None) -> bool | str:
+        """Refuses a size or length before anything is loaded. What is linked is None, and refused when it is known."""
+        try:
+            if width is not None and height is not None:
+                require_size(width, height)
+            if length is not None:
+                require_length(length)
+        except ValueError as err:
+            return reason(err)
+        return True
 
     @classmethod
     def execute(
@@ -225,12 +241,7 @@ class SteadyDancerToVideo(io.ComfyNode):
         negative_pose_video: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         require_size(width, height)
-        if (length - 1) % FRAME_STEP:
-            shorter = length - (length - 1) % FRAME_STEP
-            raise ValueError(
-                f"The length is {length} frames, but the VAE packs frames by four after the first. "
-                f"Use {shorter} or {shorter + FRAME_STEP}."
-            )
+        require_length(length)
         wan = vae.latent_channels == 16 and vae.latent_dim == 3 and vae.temporal_compression_decode() == 4
         if not wan or vae.spacial_compression_decode() != 8:
             raise ValueError(
@@ -246,10 +257,15 @@ class SteadyDancerToVideo(io.ComfyNode):
         def encode_pose(frames: torch.Tensor, name: str) -> torch.Tensor:
             if frames.shape[0] == 0:
                 raise ValueError(f"The {name} has no frames. Connect one with at least one image.")
+            if frames.shape[0] == 1 < length:
+                raise ValueError(
+                    f"The {name} is a single picture, so nobody would dance. Connect the images of Draw Pose, or of a video "
+                    "of drawn poses. For a person who stands still, repeat the picture with Repeat Image Batch."
+                )
             if frames.shape[0] < length:
                 notes.append(f"{name} has {frames.shape[0]} frames: held on the last one up to {length}")
-            elif frames.shape[0] > length:
-                notes.append(f"{name} has {frames.shape[0]} frames: cut to {length}")
+            elif frames.shape[0] > length and frames is pose_video:
+                notes.append(f"the first {length} of {frames.shape[0]} poses")
             return vae.encode(match_length(resize(frames[:length], width, height), length))
 
         shared = image_condition(vae, resize(start_image[:1], width, height), length)
@@ -283,9 +299,23 @@ class SteadyDancerToVideo(io.ComfyNode):
 
 
 def require_size(width: int, height: int) -> None:
-    """Raises ValueError, with the nearest size that would do, for one that is no multiple of 16."""
+    """Raises ValueError, with the nearest size that would do, for one that is no multiple of 16, or out of range."""
+    if min(width, height) < SIZE_STEP or max(width, height) > MAX_SIDE:
+        raise ValueError(f"The size is {width}×{height}. Use {SIZE_STEP} to {MAX_SIDE} pixels a side.")
     if width % SIZE_STEP or height % SIZE_STEP:
         nearest = [max(SIZE_STEP, round(side / SIZE_STEP) * SIZE_STEP) for side in (width, height)]
         raise ValueError(
             f"The size is {width}×{height}, but the model needs multiples of 16. Use {nearest[0]}×{nearest[1]}."
+        )
+
+
+def require_length(length: int) -> None:
+    """Raises ValueError, with the lengths that would do, for one that the VAE cannot pack, or that is out of range."""
+    if not 1 <= length <= MAX_FRAMES:
+        raise ValueError(f"The length is {length} frames. Use 1 to {MAX_FRAMES}.")
+    if (length - 1) % FRAME_STEP:
+        shorter = length - (length - 1) % FRAME_STEP
+        raise ValueError(
+            f"The length is {length} frames, but the VAE packs frames by four after the first. "
+            f"Use {shorter} or {shorter + FRAME_STEP}."
         )

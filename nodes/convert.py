@@ -4,16 +4,18 @@ from comfy_api.latest import io, ui
 
 from ..convert.recipe import TARGETS
 from ..services import convertible
+from ..services.node import Node
+from .loaders import MODELS
 
 
-class SteadyDancerConvertModel(io.ComfyNode):
+class SteadyDancerConvertModel(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         sources = convertible.sources()
         return io.Schema(
             node_id="SteadyDancerConvertModel",
             display_name="Convert Model",
-            category="SteadyDancer",
+            category=MODELS,
             description="Makes a smaller file of a model, in a format that ComfyUI itself loads. It is made once.",
             search_aliases=["quantise", "quantize", "int8", "convrot", "fp8", "bf16"],
             is_output_node=True,

@@ -22,6 +22,7 @@ from ..report.report import comparable, make_report, text
 from ..report.sheet import sheet
 from ..report.side_by_side import Trio, covering
 from ..services import pose_nets
+from ..services.node import Node
 from ..services.pose_nets import DETECTORS, POSE_NETS
 from ..services.progress import NodeProgress, cancelled, interruptible, say
 from ..services.save_name import clean_prefix, free_file, hidden
@@ -32,13 +33,13 @@ EVERY = 4  # frames between two that CLIP looks at
 OUTPUTS = 4
 
 
-class SteadyDancerDanceReport(io.ComfyNode):
+class SteadyDancerDanceReport(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerDanceReport",
             display_name="Dance Report",
-            category="SteadyDancer",
+            category="SteadyDancer/result",
             description="Measures a result: does it follow the poses, keep the person, and stay still where it should?",
             search_aliases=["quality", "measure", "ssim", "flicker", "oks", "pck", "compare"],
             is_output_node=True,

@@ -9,6 +9,7 @@ from ..machine.memory import free_ram
 from ..media import encode
 from ..media.container import opened
 from ..media.read_video import read_clip
+from ..services.node import Node
 from ..services.progress import NodeProgress, cancelled, interruptible, say
 from ..services.write_video import parts_of
 
@@ -16,7 +17,7 @@ MODEL_FPS = "16 (the model's)"
 SOURCE_FPS = "the video's own"
 
 
-class SteadyDancerDrivingVideo(io.ComfyNode):
+class SteadyDancerDrivingVideo(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -52,7 +53,7 @@ class SteadyDancerDrivingVideo(io.ComfyNode):
                     min=0,
                     max=8192,
                     step=16,
-                    tooltip="Scale larger videos down to so many pixels, to save memory. 0 keeps the size.",
+                    tooltip="The longest side allowed, in pixels: larger videos are scaled down, which saves memory. 0 keeps the size.",
                     advanced=True,
                 ),
             ],

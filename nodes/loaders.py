@@ -1,6 +1,7 @@
 """Loaders that fetch what is missing, and a node that only fetches."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from ..loaders.download.places import bytes_of
 from ..planning.plan import Plan
 from ..services import loading
 from ..services.models import one_model
+from ..services.node import Node
 
-CATEGORY = "SteadyDancer"
+CATEGORY, MODELS = "SteadyDancer", "SteadyDancer/models"
 PlanType = io.Custom("STEADYDANCER_PLAN")  # planning/plan.Plan
 PLAN_INPUT = PlanType.Input(
     "plan",
@@ -31,7 +33,7 @@ def variants(kind: str) -> list[str]:
     return [variant.id for variant in catalogue().variants_for(kind)]
 
 
-class SteadyDancerLoader(io.ComfyNode):
+class SteadyDancerLoader(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         options = ["auto", *variants("steadydancer"), *loading.own_files()]
@@ -56,6 +58,17 @@ class SteadyDancerLoader(io.ComfyNode):
                     tooltip="Add the 4-step LoRA (0.7 GB). Then use 4 steps and cfg 1: about twenty times faster.",
                 ),
                 PLAN_INPUT,
+                io.Float.Input(
+                    "step_distill_strength",
+                    optional=True,
+                    default=1.0,
+                    min=0.0,
+                    max=2.0,
+                    step=0.05,
+                    tooltip="Strength of the 4-step LoRA. 1 is what it was made for; ComfyUI's SCAIL-2 template uses 0.8 with "
+                    "euler and 6 steps.",
+                    advanced=True,
+                ),
             ],
             outputs=[
                 io.Model.Output(),
@@ -68,25 +81,30 @@ class SteadyDancerLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, variant: str, step_distill: bool, plan: Any = "") -> list:
+    def fingerprint_inputs(
+        cls, variant: str, step_distill: bool, plan: Any = "", step_distill_strength: float = 1.0
+    ) -> list:
         if variant == "auto" and plan is None:  # linked, so auto is the plan's, whose own fingerprint counts
-            return [variant, step_distill]
-        return loading.fingerprint(variant, step_distill)
+            return [variant, step_distill, step_distill_strength]
+        return loading.fingerprint(variant, step_distill, step_distill_strength)
 
     @classmethod
-    def execute(cls, variant: str, step_distill: bool, plan: Plan | None = None) -> io.NodeOutput:
+    def execute(
+        cls, variant: str, step_distill: bool, plan: Plan | None = None, step_distill_strength: float = 1.0
+    ) -> io.NodeOutput:
         more = (STEP_DISTILL,) if step_distill else ()
-        loaded = loading.load("steadydancer", variant, plan, one_model, more=more)
+        build_model = partial(one_model, strength=step_distill_strength)
+        loaded = loading.load("steadydancer", variant, plan, build_model, more=more)
         return io.NodeOutput(loaded.models[0], loaded.clip, loaded.clip_vision, loaded.vae, loaded.variant)
 
 
-class SteadyDancerCatalogLoader(io.ComfyNode):
+class SteadyDancerCatalogLoader(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerCatalogLoader",
             display_name="Load from Catalogue (auto-download)",
-            category=CATEGORY,
+            category=MODELS,
             description="Loads another model of the catalogue with its encoders and VAE, and fetches what is missing.",
             search_aliases=["download", "wan", "vace", "scail", "z-image", "qwen"],
             inputs=[
@@ -112,13 +130,13 @@ class SteadyDancerCatalogLoader(io.ComfyNode):
         return io.NodeOutput(loaded.models[0], loaded.clip, loaded.clip_vision, loaded.vae)
 
 
-class SteadyDancerDownload(io.ComfyNode):
+class SteadyDancerDownload(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerDownload",
             display_name="Download Models",
-            category=CATEGORY,
+            category=MODELS,
             description="Fetches models without loading them: what you name, or what a workflow needs.",
             search_aliases=["fetch", "prefetch", "models", "missing models", "template"],
             is_output_node=True,

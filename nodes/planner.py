@@ -18,11 +18,12 @@ from ..planning.job import job_for
 from ..planning.model_sizes import lora_bytes, plannable
 from ..planning.plan import Plan
 from ..planning.planner import plan_job
-from ..planning.report import table
+from ..planning.report import summary, table
 from ..planning.solve import Host
 from ..services import loading, this_machine
-from ..services.progress import say
-from .loaders import CATEGORY, PlanType
+from ..services.node import Node
+from ..services.progress import executing, say
+from .loaders import MODELS, PlanType
 
 THIS_ONE = "this one"
 GUIDANCE = {"usual": None, "text and pose": 3, "text": 2, "none": 1}
@@ -36,14 +37,14 @@ USUAL = {
 FEW_PER_CENT = 1.1  # a correction up to this is no new plan
 
 
-class SteadyDancerVRAMPlanner(io.ComfyNode):
+class SteadyDancerVRAMPlanner(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         options = ["auto", *plannable(), *loading.own_files()]
         return io.Schema(
             node_id="SteadyDancerVRAMPlanner",
             display_name="VRAM Budget Planner",
-            category=CATEGORY,
+            category=MODELS,
             description="Says before the run whether it fits the GPU, what to change if not, and how long it takes.",
             search_aliases=["memory", "oom", "fits", "vram", "budget", "gpu"],
             inputs=[
@@ -167,6 +168,7 @@ class SteadyDancerVRAMPlanner(io.ComfyNode):
     @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:
         plan = cls.plan(**inputs)
+        say(executing().node_id, summary(plan))
         picture = chart_image(plan)
         tile = plan.vae_tile or min(LARGEST_TILE, 32 * math.ceil(max(plan.job.width, plan.job.height) / 32))
         report = "\n".join(table(plan))
@@ -181,13 +183,13 @@ def chart_image(plan: Plan) -> torch.Tensor:
     return torch.from_numpy(draw(plan).astype(np.float32) / 255)[None]
 
 
-class SteadyDancerVRAMReport(io.ComfyNode):
+class SteadyDancerVRAMReport(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerVRAMReport",
             display_name="VRAM Report",
-            category=CATEGORY,
+            category=MODELS,
             description="Compares what the run took in each phase with the plan, and makes the next plan better.",
             search_aliases=["memory", "measure", "peak", "calibration", "vram"],
             is_output_node=True,

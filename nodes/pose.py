@@ -16,14 +16,17 @@ from ..pose.detect import given_boxes
 from ..pose.draw import draw
 from ..pose.estimate import MISSING, NO_PERSON, Settings, estimate, filled
 from ..pose.keypoints import Poses
+from ..pose.remarks import remarks
 from ..pose.styles import STYLES
 from ..pose.track import track
 from ..services import pose_nets
+from ..services.node import Node
 from ..services.pose_nets import AUTO, DETECTORS, POSE_NETS
 from ..services.progress import NodeProgress, cancelled, interruptible, say
 
 CATEGORY = "SteadyDancer/pose"
 PoseKeypoint = io.Custom("POSE_KEYPOINT")
+OVERLAYS = 4  # aligned poses that are shown over the picture: large enough to judge them
 TORCH, ONNXRUNTIME = "torch", "onnxruntime on the CPU"
 FLAGS = {"detect_body": "DWPOSE_DETECT_BODY", "detect_hand": "DWPOSE_DETECT_HAND", "detect_face": "DWPOSE_DETECT_FACE"}
 RESOLUTION = "DWPOSE_RESOLUTION"
@@ -55,7 +58,7 @@ def _flag_input(name: str, what: str) -> io.Combo.Input:
     )
 
 
-class SteadyDancerPoseEstimator(io.ComfyNode):
+class SteadyDancerPoseEstimator(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -84,8 +87,8 @@ class SteadyDancerPoseEstimator(io.ComfyNode):
                     default=5,
                     min=1,
                     max=60,
-                    tooltip="Look for people in every so many frames only; their boxes in between are interpolated. 1 for "
-                    "very quick moves.",
+                    tooltip="How often to look for people: 5 is every fifth frame. In between, their boxes are interpolated. "
+                    "Use 1 for very quick moves.",
                 ),
                 io.Float.Input(
                     "person_threshold",
@@ -93,7 +96,7 @@ class SteadyDancerPoseEstimator(io.ComfyNode):
                     min=0.05,
                     max=0.95,
                     step=0.05,
-                    tooltip="How sure the detector must be of a person.",
+                    tooltip="How confident the detector must be that it sees a person.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -102,7 +105,7 @@ class SteadyDancerPoseEstimator(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Less sure points are not shown to other nodes. Our own nodes still see them.",
+                    tooltip="Points below this confidence are hidden from other packages' nodes. Ours still see them.",
                     advanced=True,
                 ),
                 _flag_input("detect_body", "body and feet"),
@@ -142,7 +145,7 @@ class SteadyDancerPoseEstimator(io.ComfyNode):
                     default=0,
                     min=0,
                     max=256,
-                    tooltip="Pictures at once. 0: as many as memory allows. Halved when memory runs out.",
+                    tooltip="How many pictures at once. 0: as many as memory allows; fewer when it runs out.",
                     advanced=True,
                 ),
                 io.Combo.Input(
@@ -239,7 +242,7 @@ def _flag(name: str, value: str) -> bool:
     return environment.flag(FLAGS[name], True) if value == AUTO else value == "yes"
 
 
-class SteadyDancerPoseTrack(io.ComfyNode):
+class SteadyDancerPoseTrack(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -254,7 +257,11 @@ class SteadyDancerPoseTrack(io.ComfyNode):
                     "max_people", default=0, min=0, max=32, tooltip="Keep the most prominent people only. 0 is all."
                 ),
                 io.Int.Input(
-                    "fill_gaps", default=5, min=0, max=60, tooltip="Interpolate points lost for at most so many frames."
+                    "fill_gaps",
+                    default=5,
+                    min=0,
+                    max=60,
+                    tooltip="The longest gap, in frames, that is filled when a point is lost.",
                 ),
                 io.Int.Input(
                     "smoothing",
@@ -275,7 +282,7 @@ class SteadyDancerPoseTrack(io.ComfyNode):
         return io.NodeOutput(interchange.write(smooth.smooth(poses, smoothing) if smoothing > 2 else poses))
 
 
-class SteadyDancerPoseAlign(io.ComfyNode):
+class SteadyDancerPoseAlign(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -307,7 +314,7 @@ class SteadyDancerPoseAlign(io.ComfyNode):
                 io.Combo.Input(
                     "mode",
                     options=["robust", "official"],
-                    tooltip="robust measures sure joints over several frames and copes with half bodies. official is the "
+                    tooltip="robust measures clearly seen joints over several frames and copes with half bodies. official is the "
                     "authors' script: person 0, frame 0, every joint.",
                 ),
                 io.Int.Input(
@@ -315,7 +322,7 @@ class SteadyDancerPoseAlign(io.ComfyNode):
                     default=5,
                     min=1,
                     max=100,
-                    tooltip="robust only: the body is measured in the first so many frames in which it is surely seen.",
+                    tooltip="Only for robust: in how many frames the dancer's body is measured. The first ones that clearly show it are taken.",
                     advanced=True,
                 ),
                 io.Int.Input(
@@ -326,22 +333,44 @@ class SteadyDancerPoseAlign(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Seed of the negative poses' changes.",
                 ),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="The picture, best from Fit Reference Image: the preview shows the aligned poses over it.",
+                ),
             ],
             outputs=[
                 PoseKeypoint.Output("positive", display_name="positive"),
                 PoseKeypoint.Output("negative", display_name="negative"),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(
-        cls, driving: Any, reference: Any, width: int, height: int, mode: str, measured_frames: int, seed: int
+        cls,
+        driving: Any,
+        reference: Any,
+        width: int,
+        height: int,
+        mode: str,
+        measured_frames: int,
+        seed: int,
+        image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        poses = align(read(driving), read(reference), width, height, mode, measured_frames)
-        return io.NodeOutput(interchange.write(poses), interchange.write(augment(poses, seed)))
+        dance, person = read(driving), read(reference)
+        poses = align(dance, person, width, height, mode, measured_frames)
+        say(
+            cls.hidden.unique_id,
+            " ".join(remarks(dance, person, poses)) or f"{len(poses.points)} frames fit the picture",
+        )
+        picture = torch.zeros(1, height, width, 3) if image is None else image[:1]
+        sheet = contact_sheet(picture.expand(len(poses.points), -1, -1, -1), poses, OVERLAYS)
+        values = interchange.write(poses), interchange.write(augment(poses, seed))
+        return io.NodeOutput(*values, ui=ui.PreviewImage(sheet, cls=cls))
 
 
-class SteadyDancerPoseDraw(io.ComfyNode):
+class SteadyDancerPoseDraw(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -364,7 +393,7 @@ class SteadyDancerPoseDraw(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="How sure a point must be to be drawn. 0 takes the style's own (0.35 for SteadyDancer, else 0.3).",
+                    tooltip="How confident a point must be to be drawn. 0 takes the style's own (0.35 for SteadyDancer, else 0.3).",
                     advanced=True,
                 ),
             ],

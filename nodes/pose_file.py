@@ -8,6 +8,7 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
+from ..services.node import Node
 from ..services.progress import say
 from ..services.save_name import clean_prefix, free_file, hidden
 from .pose import CATEGORY, PoseKeypoint, people, read
@@ -16,7 +17,7 @@ FOLDER = "pose"  # below the output folder
 LARGEST_FILE = 128 << 20  # bytes: ten minutes of one dancer
 
 
-class SteadyDancerPoseSave(io.ComfyNode):
+class SteadyDancerPoseSave(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -59,7 +60,7 @@ class SteadyDancerPoseSave(io.ComfyNode):
         return io.NodeOutput(str(path))
 
 
-class SteadyDancerPoseLoad(io.ComfyNode):
+class SteadyDancerPoseLoad(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -21,6 +21,7 @@ from ..base.plain import one_line
 from ..bucket import keys
 from ..bucket.client import REQUESTS, StorageError
 from ..media import encode
+from ..services.node import Node
 from ..services.progress import NodeProgress, cancelled, interruptible, stop
 from ..services.r2_sender import Sender, Sent, check_profile, claimed, graph_tags, output_folder
 from ..services.save_name import clean_prefix, free_file, hidden
@@ -72,7 +73,7 @@ def _key_inputs() -> list[io.Input]:
             min=0,
             max=60,
             advanced=True,
-            tooltip="Show a link under the node that opens the object for so many minutes, for anyone who has it. 0: no "
+            tooltip="For how many minutes a link under the node opens the object, for anyone who has it. 0: no "
             "link. It is never saved.",
         ),
     ]
@@ -104,13 +105,13 @@ def _save_inputs() -> list[io.Input]:
 HIDDEN = [io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id]
 
 
-class SteadyDancerR2SaveVideo(io.ComfyNode):
+class SteadyDancerR2SaveVideo(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerR2SaveVideo",
             display_name="Save Video to R2",
-            category="SteadyDancer",
+            category="SteadyDancer/result",
             description="Saves the video as MP4 in the output folder and uploads it to Cloudflare R2 or another S3 bucket.",
             search_aliases=["s3", "cloudflare", "upload", "cloud", "save video"],
             is_output_node=True,
@@ -177,13 +178,13 @@ class SteadyDancerR2SaveVideo(io.ComfyNode):
         return io.NodeOutput(str(path), sent.key, sent.url, ui=shown)
 
 
-class SteadyDancerR2SaveImages(io.ComfyNode):
+class SteadyDancerR2SaveImages(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerR2SaveImages",
             display_name="Save Images to R2",
-            category="SteadyDancer",
+            category="SteadyDancer/result",
             description="Saves a batch of images in the output folder and uploads them to Cloudflare R2 or another S3 bucket.",
             search_aliases=["s3", "cloudflare", "upload", "cloud", "save image"],
             is_output_node=True,
@@ -286,13 +287,13 @@ class SteadyDancerR2SaveImages(io.ComfyNode):
         )
 
 
-class SteadyDancerR2Upload(io.ComfyNode):
+class SteadyDancerR2Upload(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerR2Upload",
             display_name="Upload File to R2",
-            category="SteadyDancer",
+            category="SteadyDancer/result",
             description="Uploads a file that is in the output folder already: after a failed upload, or what another node saved.",
             search_aliases=["s3", "cloudflare", "retry", "cloud"],
             is_output_node=True,

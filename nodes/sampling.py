@@ -5,9 +5,12 @@ from comfy_api.latest import io
 
 from ..dancer.guidance import SteadyDancerGuider as Guider
 from ..dancer.sampling import flow_unipc_sampler, steadydancer_sigmas
+from ..services.node import Node
+from ..services.progress import executing, say
+from ..services.sampling import against_distillation, watch
 
 
-class SteadyDancerGuider(io.ComfyNode):
+class SteadyDancerGuider(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -50,6 +53,7 @@ class SteadyDancerGuider(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="The part of the steps (0.1 = 10 %) after which pose guidance begins.",
+                    advanced=True,
                 ),
                 io.Float.Input(
                     "end",
@@ -58,6 +62,7 @@ class SteadyDancerGuider(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="The part of the steps (0.4 = 40 %) before which pose guidance ends.",
+                    advanced=True,
                 ),
             ],
             outputs=[io.Guider.Output()],
@@ -80,6 +85,10 @@ class SteadyDancerGuider(io.ComfyNode):
                 "Pose guidance needs a SteadyDancer model, and the connected model is another one. "
                 "Load a SteadyDancer file, or leave pose_negative open."
             )
+        model = model.clone()
+        watch(model)
+        if against := against_distillation(model, cfg):
+            say(executing().node_id, against)
         guider = Guider(model)
         guider.set_conds(positive, negative)
         guider.set_cfg(cfg)
@@ -87,7 +96,7 @@ class SteadyDancerGuider(io.ComfyNode):
         return io.NodeOutput(guider)
 
 
-class SteadyDancerSchedule(io.ComfyNode):
+class SteadyDancerSchedule(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -118,7 +127,7 @@ class SteadyDancerSchedule(io.ComfyNode):
         return io.NodeOutput(steadydancer_sigmas(steps, shift))
 
 
-class SteadyDancerFlowUniPC(io.ComfyNode):
+class SteadyDancerFlowUniPC(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -10,6 +10,9 @@ from ..catalog.catalog import catalogue
 from ..machine import gpus
 from ..planning import choose
 from ..services import loading, this_machine
+from ..services.node import Node
+from ..services.progress import executing, say
+from .loaders import MODELS
 
 GENERATIONS = ("auto", *choose.table()["generations"])
 
@@ -25,13 +28,13 @@ def chosen(family: str, budget: float, preference: str, generation: str) -> choo
     return loading.choice(family, card, preference)
 
 
-class SteadyDancerVariantSelector(io.ComfyNode):
+class SteadyDancerVariantSelector(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerVariantSelector",
             display_name="GGUF / fp8 Selector",
-            category="SteadyDancer",
+            category=MODELS,
             description="Chooses the variant of a model that suits this GPU, and says why. Connect it to a loader.",
             search_aliases=["gguf", "fp8", "quantisation", "vram", "auto"],
             inputs=[
@@ -78,6 +81,7 @@ class SteadyDancerVariantSelector(io.ComfyNode):
     @classmethod
     def execute(cls, family: str, budget: float, preference: str, generation: str) -> io.NodeOutput:
         choice = chosen(family, budget, preference, generation)
+        say(executing().node_id, choice.line)
         return io.NodeOutput(choice.variant, choice.reason)
 
 

@@ -9,10 +9,11 @@ from ..loaders.turbo import SUFFIXES
 from ..planning.plan import Plan
 from ..services import loading
 from ..services.models import turbo_models
-from .loaders import CATEGORY, PLAN_INPUT, variants
+from ..services.node import Node
+from .loaders import PLAN_INPUT, variants
 
 
-class SteadyDancerTurboLoader(io.ComfyNode):
+class SteadyDancerTurboLoader(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         known = variants("turbo")
@@ -20,7 +21,7 @@ class SteadyDancerTurboLoader(io.ComfyNode):
         return io.Schema(
             node_id="SteadyDancerTurboLoader",
             display_name="Load TurboDiffusion (auto-download)",
-            category=CATEGORY,
+            category="SteadyDancer/TurboDiffusion",
             description="Loads a TurboDiffusion model with its encoder and VAE, and fetches what is missing.",
             search_aliases=["download", "turbowan", "turbodiffusion", "rcm", "sla", "wan"],
             inputs=[

@@ -10,16 +10,17 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
+from ..services.node import Node
 from ..services.progress import executing, say
 from ..turbo.merge import merge_rcm
 from ..turbo.sampler import sample
 from ..turbo.schedule import SIGMA_MAX, rcm_times
 from ..turbo.sla import pays, require_wan, with_sparse_attention
 
-CATEGORY = "SteadyDancer"
+CATEGORY, EXPERIMENTS = "SteadyDancer/TurboDiffusion", "SteadyDancer/experiments"
 
 
-class SteadyDancerRCMSchedule(io.ComfyNode):
+class SteadyDancerRCMSchedule(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -53,7 +54,7 @@ class SteadyDancerRCMSchedule(io.ComfyNode):
         return io.NodeOutput(torch.tensor(rcm_times(steps, SIGMA_MAX.get(preset, sigma_max))))
 
 
-class SteadyDancerTurboSampler(io.ComfyNode):
+class SteadyDancerTurboSampler(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -134,13 +135,13 @@ class SteadyDancerTurboSampler(io.ComfyNode):
         return io.NodeOutput({**kept, "samples": samples.to(comfy.model_management.intermediate_device())})
 
 
-class SteadyDancerSparseAttention(io.ComfyNode):
+class SteadyDancerSparseAttention(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerSparseAttention",
             display_name="Sparse Attention (experimental)",
-            category=CATEGORY,
+            category=EXPERIMENTS,
             description="Self-attention that looks at the most similar blocks of the video only. The weights were not "
             "trained for it: it is faster for long videos, and costs quality.",
             search_aliases=["sla", "block sparse", "speed"],
@@ -172,13 +173,13 @@ class SteadyDancerSparseAttention(io.ComfyNode):
         return io.NodeOutput(with_sparse_attention(model, keep))
 
 
-class SteadyDancerRCMMerge(io.ComfyNode):
+class SteadyDancerRCMMerge(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SteadyDancerRCMMerge",
             display_name="Merge rCM Difference (experimental)",
-            category=CATEGORY,
+            category=EXPERIMENTS,
             description="Adds what rCM training changed in Wan's text-to-video model to SteadyDancer. Nobody has shown that "
             "this works well.",
             search_aliases=["turbodiffusion", "merge", "rcm"],

@@ -38,6 +38,11 @@ class Choice:
     plan: Plan
     refusal: str = ""
 
+    @property
+    def line(self) -> str:
+        """Variant and reason, as a node says them."""
+        return f"{self.variant}: {self.reason.removeprefix(f'{precision(catalogue().variants[self.variant])}: ')}"
+
 
 @lru_cache(maxsize=1)
 def table() -> dict:
@@ -82,7 +87,7 @@ def choose(
     a wrong environment variable.
     """
     if family not in families():
-        raise ValueError(f"There is nothing to choose from in '{family}'. Choose one of {', '.join(families())}.")
+        raise ValueError(f"'{family}' has no variants to choose from. Choose one of {', '.join(families())}.")
     rules, card = forced(), reserved(card)
     # how much of the disk is free is the downloader's business: half a download there would change the choice
     host = replace(host, ram=host.ram or USUAL_RAM, disk=0)

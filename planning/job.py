@@ -34,7 +34,7 @@ def usual_job(variant: str) -> Job:
 def check(job: Job) -> None:
     """Raises ValueError for a size or a count of frames that the network cannot make."""
     if job.width % 16 or job.height % 16 or min(job.width, job.height) < 16:
-        raise ValueError(f"{job.width}×{job.height} cannot be made: both must be multiples of 16.")
+        raise ValueError(f"{job.width}×{job.height} cannot be made: width and height must be multiples of 16.")
     if job.frames < 1 or job.frames % 4 != 1:
         raise ValueError(f"{job.frames} frames cannot be made: take one more than a multiple of 4, such as 81.")
 

@@ -4,6 +4,12 @@ from ..base.progress import duration
 from .plan import Plan
 from .solve import NAMES
 
+MODES = {
+    "full": "everything stays on the card",
+    "model_cpu_offload": "the models take turns on the card",
+    "sequential_cpu_offload": "blocks come from RAM in every step",
+}
+
 
 def table(plan: Plan) -> list[str]:
     """The plan of one card as lines: a row a phase, bytes in GB."""
@@ -25,7 +31,7 @@ def table(plan: Plan) -> list[str]:
         "",
         f"card: {card.total / 1e9:.1f} GB, {taken:.1f} GB of them taken by CUDA and other programs; largest peak "
         f"{plan.worst.peak / 1e9:.1f} of {card.free / 1e9:.1f} GB ({NAMES[plan.worst.name]})",
-        f"{plan.mode}: {plan.kept} of {plan.blocks} blocks on the card, {guidance(plan)}, "
+        f"{plan.mode} ({MODES[plan.mode]}), {plan.kept} of {plan.blocks} blocks on the card while sampling, {guidance(plan)}, "
         f"text encoder on the {plan.text_encoder.upper()}, "
         f"{'decode in tiles of ' + str(plan.vae_tile) if plan.vae_tile else 'decode whole'}",
         f"computer: {plan.ram / 1e9:.0f} GB of RAM, {plan.disk / 1e9:.1f} GB to download",
@@ -71,3 +77,9 @@ def reason(plan: Plan) -> str:
     if plan.advice:
         return " ".join(plan.advice)
     return f"{worst} takes most, and {(plan.card.free - plan.worst.peak) / 1e9:.1f} GB stay free"
+
+
+def summary(plan: Plan) -> str:
+    """The verdict, the time and what to change: what has to be known before the run."""
+    about = f", about {duration(plan.seconds)}" if plan.fits and plan.seconds else ""
+    return " ".join([f"{plan.variant} {plan.verdict}{about}.", *plan.advice])

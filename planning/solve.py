@@ -259,6 +259,8 @@ def too_large(case: Case, rules: Rules, found: tuple[Phase, ...]) -> list[str]:
     def possible(**changed: Any) -> bool:
         return best_settings(replace(case, job=replace(job, **changed)), rules) is not None
 
+    if job.lora_bytes and possible(lora_bytes=0):
+        lines.append("Without the LoRA it fits.")
     # More frames never need less, so the first count that is too large can be searched by halves.
     counts = range(5, job.frames, 4)
     fitting = bisect(counts, False, key=lambda frames: not possible(frames=frames))

@@ -11,10 +11,10 @@ from ..turbo.sla import with_sla
 from .progress import NodeProgress, cancelled, executing, interruptible, say
 
 
-def one_model(paths: list[Path], lora: Path | None = None) -> list[ModelPatcher]:
+def one_model(paths: list[Path], lora: Path | None = None, strength: float = 1.0) -> list[ModelPatcher]:
     """The MODEL from a file or its shards, with a LoRA where there is one."""
     model = build.load_diffusion(paths)
-    return [build.with_lora(model, lora) if lora else model]
+    return [build.with_lora(model, lora, strength) if lora else model]
 
 
 def turbo_models(paths: list[Path], precision: str, attention: str, topk: float) -> list[ModelPatcher]:

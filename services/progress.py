@@ -11,8 +11,12 @@ from comfy_execution.utils import ExecutionContext, get_executing_context
 
 from ..base.cancel import Cancelled
 from ..base.plain import visible
-from ..base.progress import Rate
+from ..base.progress import Rate, duration
+from ..base.reason import reason
 from .web_server import show
+
+PACKAGE, NAME = __name__.rpartition(".services.")[0], "SteadyDancer"
+LONGEST = 600  # characters under a node
 
 
 class NodeProgress:
@@ -58,13 +62,46 @@ def cancelled() -> bool:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Turns Cancelled, which is safe in library threads, into the exception by which ComfyUI ends a prompt."""
+def told() -> Iterator[None]:
+    """Says under the node that is being executed why it fails, or that it was cancelled.
+
+    The page itself says only that a node failed, and keeps the sentence behind View details, after the name of the error's
+    class. Ours is named without the folder of this installation there. What a counter said last does not stay.
+    """
+    node_id = executing().node_id
+    try:
+        yield
+    except comfy.model_management.InterruptProcessingException as err:
+        show(f"Cancelled. {err}".strip(), node_id)
+        raise
+    except Exception as err:
+        if type(err).__module__.startswith(PACKAGE):
+            type(err).__module__ = NAME
+        show(reason(err)[:LONGEST], node_id)
+        raise
+
+
+@contextmanager
+def timed(doing: str) -> Iterator[None]:
+    """`told`, for what goes on in one piece without a counter: says that it has begun, and at the end how long it took."""
+    node_id, start = executing().node_id, time.monotonic()
+    show(f"{doing} …", node_id)
+    with told():
+        yield
+    say(node_id, f"{doing}: done in {duration(time.monotonic() - start)}")
+
+
+@contextmanager
+def interruptible(kept: str = "") -> Iterator[None]:
+    """Turns Cancelled, which is safe in library threads, into the exception by which ComfyUI ends a prompt.
+
+    `kept` is a sentence on what Cancel does not lose.
+    """
     try:
         yield
     except Cancelled as err:
-        stop()
-        raise comfy.model_management.InterruptProcessingException() from err
+        comfy.model_management.interrupt_current_processing(False)
+        raise comfy.model_management.InterruptProcessingException(kept) from err
 
 
 def stop() -> None:

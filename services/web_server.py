@@ -13,8 +13,13 @@ def web_server() -> "PromptServer | None":
 
 
 def show(text: str, node_id: str, client_id: str | None = None) -> bool:
-    """Shows a line under the node, on one page or on all. False where there is no page to show it on."""
+    """Shows a line under the node, on one page or on all. False where there is no page to show it on.
+
+    Of a node in a subgraph, "12:5", the page shows it only to those who look inside, so the box around it, "12", says it too.
+    """
     send = getattr(web_server(), "send_progress_text", None)
     if send is not None:
-        send(text, node_id, client_id)
+        boxes = str(node_id).split(":")
+        for depth in range(len(boxes), 0, -1):
+            send(text, ":".join(boxes[:depth]), client_id)
     return send is not None

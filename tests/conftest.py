@@ -153,7 +153,7 @@ def comfyui(comfyui_path, tmp_path_factory) -> Path:
         await extension.on_load()
         await extension.get_node_list()
 
-    asyncio.run(start())
+    asyncio.new_event_loop().run_until_complete(start())  # left open: what nodes say is put into it
     gc.freeze()
     return base
 

@@ -207,7 +207,7 @@ def by_hand(file: ModelFile, where: Places) -> str:
     """Which file to place where, for a machine without network."""
     size = f"{file.size / 1e9:.1f} GB, " if file.size else ""
     target = where.target(file)
-    wanted = f"it at {target}" if file.name else f"a file named like {file.patterns[0]} into {target}"
+    wanted = f"it at {target}" if file.name else f"{hub.like(file)} into {target}"
     return (
         f"{file.name or file.id} is not here and HF_HUB_OFFLINE forbids fetching it. "
         f"Place {wanted} ({size}from {hub.page(file.sources[0])}), "

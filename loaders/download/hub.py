@@ -73,6 +73,11 @@ def page(source: Source) -> str:
     return f"{endpoint()}/{source.where}/tree/{source.revision}"
 
 
+def like(file: ModelFile) -> str:
+    """A file that the catalogue knows by patterns only, the plainest of which is the last."""
+    return f"a file named like {file.patterns[-1].replace('[_.]', '_')}"
+
+
 def resolve(file: ModelFile, source: Source, retries: RetryPolicy, cancelled: IsCancelled) -> list[Remote]:
     """Asks the publisher. One remote, or all of a snapshot's with `name` relative to its folder.
 
@@ -84,7 +89,7 @@ def resolve(file: ModelFile, source: Source, retries: RetryPolicy, cancelled: Is
     def gave_up(err: TransientError, failures: int, delay: float) -> DownloadError:
         return come_back(delay) or DownloadError(
             f"{name} cannot be downloaded: {err}{in_a_row(failures)}. Check the network and run again, "
-            f"or put it into models/{file.folder} by hand, from {page(source)}."
+            f"or put {'it' if file.name else like(file)} into models/{file.folder} by hand, from {page(source)}."
         )
 
     def wait(delay: float, err: TransientError) -> None:

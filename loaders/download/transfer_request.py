@@ -90,7 +90,7 @@ def next_address(url: str, place: str, name: str) -> str:
         found = urljoin(url, place)
         if origin(found)[0] in ("http", "https") and origin(found)[1]:
             return found
-    raise DownloadError(f"{name} cannot be downloaded: {host(url)} leads to an address that is none of the web.")
+    raise DownloadError(f"{name} cannot be downloaded: {host(url)} redirects to something that is not a web address.")
 
 
 def host(url: str) -> str:

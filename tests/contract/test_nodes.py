@@ -95,10 +95,25 @@ def test_help_pages(our_nodes):
     assert pages <= set(our_nodes), "a help page without a node"
 
 
+def test_chinese_help_pages_name_the_same_inputs(our_nodes):
+    """The page asks for docs/NODE/zh.md before docs/NODE.md; nodes that have none show the English one."""
+    pages = sorted((ROOT / "web" / "docs").glob("*/zh.md"))
+    assert len(pages) >= 12
+    missing = [
+        f"{page.parent.name}: a word on {name}"
+        for page in pages
+        for name in inputs(our_nodes[page.parent.name])
+        if not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", page.read_text("utf-8"), re.ASCII)
+    ]
+    assert not missing
+
+
 def test_help_pages_are_served(comfy, our_nodes):
     for node in our_nodes:
         page = comfy.get_bytes(f"/extensions/steadydancer/docs/{node}.md").decode()
         assert page == (ROOT / "web" / "docs" / f"{node}.md").read_text("utf-8")
+    chinese = comfy.get_bytes("/extensions/steadydancer/docs/SteadyDancerLoader/zh.md").decode()
+    assert chinese.startswith("# 加载 SteadyDancer")
 
 
 def test_english_labels_say_what_the_schema_says(our_nodes):

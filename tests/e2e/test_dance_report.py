@@ -107,7 +107,7 @@ def test_a_result_that_follows_is_good_and_one_that_leaps_is_not(server):
     assert video.has_audio, "the dance's sound"
     with server.events() as events:
         _, leap = saved_report(server, graph("report_leap.mp4"))
-    assert any("Comparing frames: 12 of 12" in line for node, line in events.texts if node == "report"), events.texts
+    assert any("Comparing frames: 12 frames" in line for node, line in events.texts if node == "report"), events.texts
     figures = {figure.id: figure for figure in leap.figures}
     assert figures["pck"].frames == figures["oks"].frames == list(range(6, FRAMES))
     assert figures["jump"].frames == [6] and figures["first_frame"].word == "good"

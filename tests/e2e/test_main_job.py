@@ -1,5 +1,6 @@
 """The main job through a real server: the shipped prompts, real picture and poses where they are at hand."""
 
+import re
 import shutil
 
 import av
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import ROOT, fixtures, tiny
+from support.client import Refused
 from support.video import probe
 from support.workflows import load, with_tiny_text_encoder
 
@@ -124,18 +126,22 @@ def write_video(path, pictures, size=(656, 896)):
 
 
 def test_a_shorter_or_longer_pose_video_is_said(server):
-    for length, said in ((13, "pose video has 17 frames: cut to 13"), (25, "held on the last one up to 25")):
+    for length, said in ((13, "the first 13 of 17 poses"), (25, "held on the last one up to 25")):
         with server.events() as events:
             assert probe(server.succeed(light(server, steps=1, length=length)).files[0]).frames == length
         assert any(said in text for _, text in events.texts)
 
 
-def test_latent_previews_arrive(start_comfy):
+def test_latent_previews_and_steps_arrive(start_comfy):
     server = start_comfy("--preview-method", "latent2rgb")
     tiny.provide(server.base_directory / "models", *MODELS)
+    prompt = light(server, steps=3)
     with server.events() as events:
-        server.succeed(light(server, steps=2), timeout=600)
+        server.succeed(prompt, timeout=600)
         events.wait_for("preview", timeout=10)
+    said = [text for node, text in events.texts if node == the(prompt, "SamplerCustomAdvanced")]
+    assert said[0] == "Step 1 of 3" and said[-1].startswith("3 steps in ")
+    assert "Step 3 of 3, " in said[2] and said[2].endswith(" left") and " s a step, " in said[2]
 
 
 def test_a_seed_decides_the_result(server):
@@ -225,14 +231,35 @@ def test_the_pose_latent_is_normalised_once(comfyui):
         assert mask[:, :, 0].eq(1).all() and mask[:, :, 1:].eq(0).all()
 
 
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"width": 60, "height": 96}, "The size is 60×96, but the model needs multiples of 16. Use 64×96."),
+        ({"width": 64, "height": 8000}, "The size is 64×8000. Use 16 to 4096 pixels a side."),
+        ({"length": 80}, "The length is 80 frames, but the VAE packs frames by four after the first. Use 77 or 81."),
+        ({"length": 0}, "The length is 0 frames. Use 1 to 4096."),
+    ],
+)
+def test_a_size_that_cannot_be_is_refused_before_anything_is_loaded(comfy, wrong, sentence):
+    tiny.provide(comfy.base_directory / "models", *MODELS)
+    prompt = light(comfy)
+    prompt[the(prompt, "SteadyDancerToVideo")]["inputs"].update(wrong)
+    with pytest.raises(Refused, match=re.escape(sentence)):
+        comfy.run(prompt)
+
+
 BAD_INPUT = {
-    "size not a multiple of 16": (
-        {"SteadyDancerToVideo": {"width": 60, "height": 96}},
-        "The size is 60×96, but the model needs multiples of 16. Use 64×96.",
+    "a length of another node that is not 4n+1": (
+        {"SteadyDancerToVideo": {"length": ["size", 1]}},
+        "The length is 96 frames, but the VAE packs frames by four after the first. Use 93 or 97.",
     ),
-    "length not 4n+1": (
-        {"SteadyDancerToVideo": {"length": 16}},
-        "The length is 16 frames, but the VAE packs frames by four after the first. Use 13 or 17.",
+    "a picture in place of poses": (
+        {"SteadyDancerToVideo": {"pose_video": ["picture", 0]}},
+        "The pose video is a single picture, so nobody would dance. Connect the images of Draw Pose",
+    ),
+    "a latent of another length": (
+        {"SamplerCustomAdvanced": {"latent_image": ["latent", 0]}},
+        "The pose video is 64×96 with 17 frames, but the latent to be sampled is 64×96 with 33.",
     ),
     "another aspect with fit off": (
         {"SteadyDancerFitImage": {"area": "custom", "width": 160, "height": 64, "fit": "off"}},
@@ -260,6 +287,13 @@ def test_bad_input_gets_a_plain_sentence(comfy, case):
     prompt = light(comfy)
     prompt["other"] = {"class_type": "VAELoader", "inputs": {"vae_name": "pixel_space"}}
     prompt["empty"] = {"class_type": "NoImages", "inputs": {}}
+    prompt["picture"] = {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 64, "height": 96, "batch_size": 1, "color": 0},
+    }
+    prompt["size"] = {"class_type": "GetImageSize", "inputs": {"image": ["picture", 0]}}
+    size = {"width": 64, "height": 96, "length": 33, "batch_size": 1}
+    prompt["latent"] = {"class_type": "EmptyHunyuanLatentVideo", "inputs": size}
     for class_type, inputs in changes.items():
         prompt[the(prompt, class_type)]["inputs"].update(inputs)
     result = comfy.run(prompt, timeout=600)
@@ -289,6 +323,21 @@ def test_cancel_ends_within_a_few_steps_and_the_next_prompt_works(comfy):
         pressed = events.named("progress")[-1]["value"]
         comfy.interrupt(prompt_id)
         result = comfy.wait(prompt_id, timeout=60)
+        events.wait_for("progress_text", lambda data: data["text"] == "Cancelled.")
     assert result.interrupted
+    assert events.texts[-1][0] == the(prompt, "SamplerCustomAdvanced"), "no time left stays there"
     assert events.named("progress")[-1]["value"] <= pressed + 10
     comfy.succeed(light(comfy, steps=1), timeout=600)
+
+
+def test_the_4_step_lora_with_other_settings_is_said(comfyui):
+    import comfy.model_patcher
+    import torch
+    from steadydancer.services.sampling import DISTILLED, against_distillation
+
+    model = comfy.model_patcher.ModelPatcher(torch.nn.Linear(1, 1), torch.device("cpu"), torch.device("cpu"))
+    assert against_distillation(model, 5.0, 40) == ""
+    model.set_attachments(DISTILLED, True)
+    model = model.clone()
+    assert against_distillation(model, 1.0, 4) == ""
+    assert against_distillation(model, 5.0, 40).endswith("wants cfg 1 and 4 steps, and this is cfg 5 and 40 steps.")

@@ -57,9 +57,6 @@ def ask(comfyui, monkeypatch, tmp_path, capsys):
     user = tmp_path / "user"
     monkeypatch.setattr(this_machine, "host", Host)
     monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(user))
-    monkeypatch.setattr(loading, "say", lambda node, text: said.append(text))
-    monkeypatch.setattr(loading, "executing", lambda: argparse.Namespace(node_id="1"))
-    said = []
 
     def command(*arguments):
         assert cli.main([*arguments]) in (0, 3)
@@ -68,11 +65,11 @@ def ask(comfyui, monkeypatch, tmp_path, capsys):
     def answers(card, models):
         monkeypatch.setattr(this_machine, "present_card", lambda: card)
         found = {}
-        said.clear()
-        variant = loading.chosen_variant("auto", None)
-        found["loader"] = variant, said[0].removeprefix(f"{variant}: ")
+        variant, line = loading.chosen_variant("auto", None)
         output = SteadyDancerVariantSelector.execute("steadydancer", 0.0, "auto", "auto")
         found["selector"] = tuple(output.args)
+        said, reason = line.removeprefix(f"{variant}: "), output.args[1]
+        found["loader"] = variant, reason if reason.endswith(said) else said  # the line leaves out the precision
         where = ["--models-dir", str(models), "--user-dir", str(user)]
         for width, height in SIZES:
             plan = SteadyDancerVRAMPlanner.plan(**{**USUAL, "width": width, "height": height})

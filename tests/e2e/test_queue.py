@@ -72,6 +72,7 @@ def test_paths_on_stdout_progress_on_stderr(queue, comfy):
     (path,) = map(Path, out.splitlines())
     assert path.is_file() and path.parent == comfy.base_directory / "output" / "queued"
     assert "Wait" in err.splitlines()
+    assert "Fit: 64×32 → 64×32" in err.splitlines(), "what a node says of itself"
     from PIL import Image
 
     assert Image.open(path).getpixel((5, 5)) == (255, 0, 0), "--set reached the server"

@@ -32,7 +32,11 @@ def test_two_identical_prompts_choose_the_same_and_load_once(start_comfy, tmp_pa
     # the published name's pattern, so that nothing is fetched
     folder = comfy.base_directory / "models/diffusion_models"
     write_steadydancer_gguf(folder / "Wan21_I2V_SteadyDancer_fp16-Q6_K_fix_5d_tensor.gguf", "Q6_K")
-    first = comfy.run(prompt("first"))
+    with comfy.events() as events:
+        first = comfy.run(prompt("first"))
+    said = dict(events.texts)  # the last of each node
+    assert said["select"].startswith("steadydancer/Q6_K: 13.7 GB, all of it on the card")
+    assert said["loader"] == "Model: steadydancer/Q6_K"
     assert first.error is None, first.error
     assert first.outputs["used"]["text"][0] == "steadydancer/Q6_K"
     assert "Q6_K: 13.7 GB, all of it on the card" in first.outputs["reason"]["text"][0]

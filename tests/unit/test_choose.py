@@ -222,7 +222,7 @@ def test_our_own_family_comes_first():
 
 
 def test_an_unknown_family_is_told_the_known_ones():
-    with pytest.raises(ValueError, match="nothing to choose from in 'dwpose'. Choose one of .*steadydancer"):
+    with pytest.raises(ValueError, match="'dwpose' has no variants to choose from. Choose one of .*steadydancer"):
         chosen("RTX 4090", family="dwpose")
 
 

@@ -59,7 +59,7 @@ def undocumented(tree: ast.Module) -> list[str]:
     found = []
     for name, node in definitions(tree):
         private = any(part.startswith("_") for part in name.split("."))
-        is_node = isinstance(node, ast.ClassDef) and "io.ComfyNode" in map(ast.unparse, node.bases)
+        is_node = isinstance(node, ast.ClassDef) and "Node" in map(ast.unparse, node.bases)
         if not private and node.name not in CONTRACTS and not is_node and not ast.get_docstring(node):
             found.append(name)
     return found
@@ -89,7 +89,7 @@ def test_what_is_public_has_a_docstring():
         ("class A:\n '''A.'''\n @staticmethod\n def f(a) -> int:\n  '''A.'''", 1, 0),
         ("class A:\n '''A.'''\n def __len__(self): ...", 1, 0),
         ("class _A:\n def f(self) -> int: ...", 0, 0),
-        ("class A(io.ComfyNode):\n @classmethod\n def execute(cls, a): ...", 1, 0),
+        ("class A(Node):\n @classmethod\n def execute(cls, a): ...", 1, 0),
         ("if True:\n def f(a): ...", 1, 1),
         ("def f() -> int:\n '''A.'''\n def g(a): ...", 0, 0),
         ("@triton.jit\ndef f(a):\n '''A.'''", 0, 0),

@@ -121,7 +121,7 @@ def test_offline_says_which_file_to_place_where(hub, models, monkeypatch):
     quant = model_file(name="", sources=(Source("pattern", "owner/toy", patterns=("*-Q4_K_M[_.]*gguf",)),))
     with pytest.raises(DownloadError) as caught:
         ensure(quant, models)
-    assert f"Place a file named like *-Q4_K_M[_.]*gguf into {models.models_dir / 'vae'} (" in str(caught.value)
+    assert f"Place a file named like *-Q4_K_M_*gguf into {models.models_dir / 'vae'} (" in str(caught.value)
 
 
 def test_without_a_network_it_says_so_after_two_tries_and_where_to_put_the_file(models, monkeypatch):
@@ -134,3 +134,10 @@ def test_without_a_network_it_says_so_after_two_tries_and_where_to_put_the_file(
         "models/vae by hand" in said
         and "http://no-such-host.invalid/owner/toy/resolve/main/sub/toy.safetensors" in said
     )
+    quant = model_file(
+        name="", sources=(Source("pattern", "owner/toy", patterns=("*-fixed.gguf", "*-Q4_K_M[_.]*gguf")),)
+    )
+    with pytest.raises(
+        DownloadError, match=r"or put a file named like \*-Q4_K_M_\*gguf into models/vae by hand, from "
+    ):
+        ensure(quant, models, retries=HASTY)
