@@ -7,10 +7,14 @@ their GPUs. benchmarks/README.md has the table.
 """
 
 import argparse
+import sys
 from dataclasses import replace
+from pathlib import Path
 
-import activations
 import torch
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
+import activations  # noqa: E402
 
 GIB, MIB = 1 << 30, 1 << 20
 

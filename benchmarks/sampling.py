@@ -75,6 +75,8 @@ def load_package(comfyui: str | None) -> None:
 
     import_torch = importlib.import_module("torch")
     args.cpu = not import_torch.cuda.is_available()
+    if args.cpu:
+        os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
     spec = importlib.util.spec_from_file_location("steadydancer_cli", ROOT / "cli.py")
     cli = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(cli)

@@ -7,12 +7,16 @@ show what the calibration is worth. On a CPU it runs (`--keys tiny`) and measure
 """
 
 import argparse
+import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
-import activations
 import torch
 from quantised_step import state_dict
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
+import activations  # noqa: E402
 
 SHAPES = {"480p×33": (832, 480, 33), "480p×81": (832, 480, 81), "1024×576×81": (1024, 576, 81)}
 VAE_SHAPES = {"480p×33": (832, 480, 33), "1024×576×33": (1024, 576, 33)}
