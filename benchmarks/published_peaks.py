@@ -38,9 +38,9 @@ def weights(variant: str) -> float:
 
 
 def vae(direction: str, pixels: int, frames: int) -> float:
-    from steadydancer.planning.estimate import activations_table
+    from steadydancer.planning.estimate import activations_tables
 
-    row = activations_table()["vae"]["wan"]["bf16"][direction]
+    row = activations_tables()[0]["vae"]["wan"]["bf16"][direction]
     return pixels * (row["pixel"] + row["frame"] * frames)
 
 
