@@ -211,10 +211,9 @@ def loaded(tensors: dict[str, torch.Tensor], kind: str, dynamic: bool):
     comfy.memory_management.aimdo_enabled = dynamic
     patcher = comfy.model_patcher.ModelPatcherDynamic if dynamic else comfy.model_patcher.ModelPatcher
     comfy.model_patcher.CoreModelPatcher = patcher
-    operations = packed_operations()
-    options = {"custom_operations": operations} if kind.startswith("Q") else {}
+    options = {"custom_operations": packed_operations()} if kind.startswith("Q") else {}
     model = comfy.sd.load_diffusion_model_state_dict(tensors, model_options=options, disable_dynamic=not dynamic)
-    model = with_packed_patches(model, operations.scratch) if kind.startswith("Q") else model
+    model = with_packed_patches(model) if kind.startswith("Q") else model
     comfy.model_management.load_models_gpu([model])
     return model
 
