@@ -37,8 +37,9 @@ LAYERS = ("unit", "exhaustive", "parts", "contract", "e2e", "browser")
 WITHOUT_COMFYUI = ("unit", "exhaustive", "parts")  # these run beside the others: most of the time each wants one core
 QUICK_LAYERS = ("unit", "contract")
 MODEL_TESTS = (
-    "quantised converted placement dynamic_memory run_memory compute_dtype sampling turbo_loader turbo_sampling".split()
-)
+    "quantised converted placement dynamic_memory run_memory compute_dtype sampling core_accelerators activations "
+    "turbo_loader turbo_sampling kernel_trials prompt_cancel pose_placement"
+).split()
 
 
 def main(argv: list[str]) -> int:

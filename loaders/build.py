@@ -108,8 +108,11 @@ def load_one(path: str, disable_dynamic: bool = False) -> ModelPatcher:
 
 
 def load_gguf(path: str, disable_dynamic: bool = False) -> ModelPatcher:
-    """A MODEL from a GGUF file and the other parts of a split one: whatever ComfyUI's detection knows. It computes in the type that ComfyUI chooses for such a
-    model: float16 for Wan on most cards, which is closer to float32 than bfloat16, or what the user's flags say."""
+    """A MODEL from a GGUF file and the other parts of a split one: whatever ComfyUI's detection knows.
+
+    It computes in the type that ComfyUI chooses for such a model: float16 for Wan on most cards, which is closer to float32
+    than bfloat16, or what the user's flags say.
+    """
     options = {"custom_operations": packed_operations()}
     # Packed weights stand for float32, which says nothing of a type that the file was made for.
     tensors = diffusion_tensors(Path(path), torch.float32)

@@ -103,3 +103,34 @@ def test_each_device_has_its_own_memory_for_layers_and_gives_it_back(models, gol
     assert len(set(map(id, scratch.values()))) == 2
     assert held == {device: [device] for device in scratch}, "taken before the blocks, on the device that computes"
     assert not any(piece.memory for piece in scratch.values())
+
+
+def test_the_attention_that_cores_node_chooses(models, golden):
+    """Model Attention Backend, of ComfyUI 0.32 and later."""
+    from comfy_extras import nodes_model_advanced
+
+    if not hasattr(nodes_model_advanced, "ModelAttentionBackend"):
+        pytest.skip("this ComfyUI has no such node")
+    plain = run(models["safetensors"], golden)
+    (chosen,) = nodes_model_advanced.ModelAttentionBackend().patch(models["safetensors"], "pytorch attention")
+    assert "optimized_attention_override" in chosen.model_options["transformer_options"]
+    assert relative(run(chosen, golden), plain) < 1e-5
+
+
+def test_sparse_attention_takes_cores_containers(comfyui):
+    """From ComfyUI 0.33 on, a network may hand its queries, keys and values over in containers, to have them freed early."""
+    from comfy.ldm.modules import attention
+    from steadydancer.turbo.sla import SparseAttention
+
+    if not hasattr(attention, "AttentionTensorContainer"):
+        pytest.skip("this ComfyUI has none")
+    random = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 300, 256, generator=random) for _ in range(3))
+
+    def attend(*tensors):
+        options = {"optimized_attention_override": SparseAttention(None, 0.3), "block_index": 0}
+        return attention.optimized_attention(*tensors, heads=2, transformer_options=options)
+
+    plain = attend(q, k, v)
+    assert not torch.allclose(plain, attention.optimized_attention(q, k, v, heads=2)), "it is sparse"
+    assert torch.equal(attend(*(attention.AttentionTensorContainer(x.clone()) for x in (q, k, v))), plain)
