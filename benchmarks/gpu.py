@@ -66,9 +66,10 @@ def say(*words: object) -> None:
 
 
 def free() -> None:
-    """Gives all models back."""
+    """Gives all models back, and what ComfyUI keeps for streaming them until a node ends."""
     import comfy.model_management
 
+    comfy.model_management.reset_cast_buffers()
     comfy.model_management.unload_all_models()
     gc.collect()
     if GPU:
@@ -144,7 +145,8 @@ def step() -> None:
     dynamic = GPU and sampling.start_dynamic_memory()
     say(f"SteadyDancer {KEYS}, {'×'.join(map(str, SIZE))}, random weights, one evaluation of one branch")
     say(
-        f"{'weights':<14}{'placed':<16}{'seconds':>8}{'planned':>9}{'peak GB':>9}{'planned':>9}{'launched in':>13}  difference"
+        f"{'weights':<14}{'computes in':<13}{'placed':<16}{'seconds':>8}{'planned':>9}{'peak GB':>9}{'planned':>9}"
+        f"{'launched in':>13}  difference"
     )
     usual = "dynamic" if dynamic else "static"
     for kind in KINDS:
@@ -153,12 +155,13 @@ def step() -> None:
         for placed, gb in (("static", 0), (usual, 0), (usual, 12)) if kind == "Q4_K" else ((usual, 0),):
             with only(gb) as held:
                 model = loaded(dict(tensors), kind, placed == "dynamic")
+                dtype = str(model.model.get_dtype_inference()).removeprefix("torch.")  # not always the file's
                 out, seconds, launched, peak = evaluated(model)
                 planned_seconds, planned_bytes = planned(KINDS[kind])
                 difference = "" if whole is None else f"{relative(out, whole):.1e}"
                 finite = "" if out.isfinite().all() else "  NOT FINITE"
                 say(
-                    f"{kind:<14}{placed + (f', {gb} GB' if gb else ''):<16}{seconds:>8.2f}{planned_seconds:>9.2f}"
+                    f"{kind:<14}{dtype:<13}{placed + (f', {gb} GB' if gb else ''):<16}{seconds:>8.2f}{planned_seconds:>9.2f}"
                     f"{(peak - held) / 1e9:>9.2f}{planned_bytes / 1e9:>9.2f}{launched:>13.2f}  {difference}{finite}"
                 )
                 whole = out if whole is None else whole
