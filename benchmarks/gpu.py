@@ -22,11 +22,23 @@ from collections.abc import Iterator
 from functools import partial
 from types import ModuleType
 
-import quantised_step
 import sampling
-import torch
 
-import turbo
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--comfyui", default=os.environ.get("COMFYUI_PATH"), help="the folder of ComfyUI")
+parser.add_argument(
+    "--part", choices=("kernels", "step", "turbo"), action="append", help="only this; may be given often"
+)
+arguments = parser.parse_args()
+began = time.perf_counter()
+if importlib.util.find_spec("torchsde") is None:
+    sys.modules["torchsde"] = ModuleType("torchsde")  # ComfyUI's stochastic samplers import it, and none runs here
+sampling.load_package(arguments.comfyui)  # before torch: what dynamic memory is made of must be there first
+
+import quantised_step  # noqa: E402
+import torch  # noqa: E402
+
+import turbo  # noqa: E402
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -35,17 +47,9 @@ KEYS = "14b" if GPU else "tiny"
 # Kind of weights → the catalogue's variant whose plan stands beside it.
 KINDS = {"bf16": "fp16", "int8_convrot": "int8_convrot", "fp8": "fp8", "Q4_K": "Q4_K_M", "Q8_0": "Q8_0"}
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-began = time.perf_counter()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", default=os.environ.get("COMFYUI_PATH"), help="the folder of ComfyUI")
-    parser.add_argument("--part", choices=PARTS, action="append", help="only this; may be given often")
-    arguments = parser.parse_args()
-    if importlib.util.find_spec("torchsde") is None:
-        sys.modules["torchsde"] = ModuleType("torchsde")  # ComfyUI's stochastic samplers import it, and none runs here
-    sampling.load_package(arguments.comfyui)
     say(
         torch.cuda.get_device_name() if GPU else "CPU, tiny sizes: the numbers mean nothing", "torch", torch.__version__
     )

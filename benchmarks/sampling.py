@@ -71,6 +71,7 @@ def load_package(comfyui: str | None) -> None:
     import comfy_aimdo.control
 
     comfy_aimdo.control.init()  # as ComfyUI's main.py does, before torch is there
+    import cuda_malloc  # noqa: F401 - ComfyUI's choice of an allocator
     from comfy.cli_args import args
 
     import_torch = importlib.import_module("torch")
