@@ -4,6 +4,7 @@
     python dev.py test [unit exhaustive parts contract e2e browser] [-- pytest arguments]
     python dev.py test --every-python      unit and contract under each other Python from 3.10 to 3.13 found here
     python dev.py test --newest            the same layers with the newest releases and ComfyUI: what would break
+    python dev.py test --comfyui PATH      contract and the model tests, or the layers named, with another ComfyUI
     python dev.py demo                     a tiny run of the main job: a video and a contact sheet
     python dev.py serve [ComfyUI flags]    ComfyUI with this package in it
     python dev.py run -- COMMAND …         any command in the environment, with COMFYUI_PATH set
@@ -35,6 +36,10 @@ from tools.problem import Problem  # noqa: E402
 LAYERS = ("unit", "exhaustive", "parts", "contract", "e2e", "browser")
 LANES = (("unit", "exhaustive", "parts", "browser"), ("contract", "e2e"))  # equally long; each wants one core mostly
 QUICK_LAYERS = ("unit", "contract")
+MODEL_TESTS = (
+    "quantised converted placement dynamic_memory run_memory compute_dtype sampling core_accelerators activations "
+    "turbo_loader turbo_sampling kernel_trials prompt_cancel pose_placement"
+).split()
 
 
 def main(argv: list[str]) -> int:
@@ -62,6 +67,8 @@ def test(arguments: list[str]) -> int:
     for lane in (every_python, newest):
         if layers[:1] == [f"--{lane.__name__.replace('_', '-')}"]:
             return lane([checked(layer) for layer in layers[1:]] or list(QUICK_LAYERS), options)
+    if layers[:1] == ["--comfyui"]:
+        return another_comfyui(layers[1:2], [checked(layer) for layer in layers[2:]], options)
     asked = [checked(layer) for layer in layers]
     names_a_file = any((ROOT / option.split("::")[0]).exists() for option in options)
     layers = asked or ([] if names_a_file else list(LAYERS))
@@ -114,13 +121,14 @@ def pytest(python: str, variables: dict[str, str], layers: list[str], options: l
 
 def pytest_command(python: str, layers: list[str], options: list[str]) -> list[str]:
     """What runs the layers in an environment; `options` go to pytest as they are."""
-    # The pytest script and not `python -m pytest`: that would put this folder, whose nodes/ hides ComfyUI's, on sys.path.
-    return [script(python, "pytest"), *(f"tests/{layer}" for layer in layers), *options]
+    # Without this folder, whose nodes/ hides ComfyUI's, on sys.path. There may be no script: a borrowed pytest has none here.
+    start = "import sys; sys.path.pop(0); import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    return [python, "-c", start, *(f"tests/{layer}" for layer in layers), *options]
 
 
 def without_chromium(python: str, variables: dict[str, str]) -> str:
     """What was not run on a machine where Chromium cannot be had, and what brings it."""
-    command = [script(python, "pytest"), "tests/browser", "--collect-only", "--quiet"]
+    command = pytest_command(python, ["browser"], ["--collect-only", "--quiet"])
     collected = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, errors="replace")
     count = re.search(r"(\d+) tests? collected", collected.stdout)
     return (
@@ -150,6 +158,19 @@ def newest(layers: list[str], options: list[str]) -> int:
         code = str(problem)
     print(f"\nTomorrow: {'nothing would break' if code == 0 else f'this would break ({code})'}", file=sys.stderr)
     return 0
+
+
+def another_comfyui(path: list[str], layers: list[str], options: list[str]) -> int:
+    """Runs what depends on ComfyUI's version, or the layers, with the ComfyUI in `path`, and says which version it was."""
+    if not path:
+        raise Problem("Say where the other ComfyUI is: python dev.py test --comfyui PATH")
+    os.environ["COMFYUI_PATH"] = path[0]
+    home = comfyui.find()
+    python, variables = ready(home)
+    models = [] if layers else [f"tests/e2e/test_{name}.py" for name in MODEL_TESTS]
+    code = pytest(python, variables, layers or ["contract"], [*models, *options])
+    print(f"\nComfyUI {comfyui.version(home)}: {'failed' if code else 'passed'}", file=sys.stderr)
+    return code
 
 
 def demo(arguments: list[str]) -> int:
@@ -217,11 +238,6 @@ def ready(home: Path, interpreter: str = sys.executable, newest: bool = False) -
     for name in ("PYTHONHOME", "PYTHONDONTWRITEBYTECODE"):
         variables.pop(name, None)
     return environment.python_of(folder), variables
-
-
-def script(python: str, name: str) -> str:
-    """A program beside `python`."""
-    return str(Path(python).with_name(f"{name}.exe" if os.name == "nt" else name))
 
 
 def has_gpu(python: str) -> bool:

@@ -12,7 +12,6 @@ weight, of our fastest way and the largest of the others', the result not counte
 
 import argparse
 import importlib.util
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -23,15 +22,12 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def package(name: str, folder: Path):
-    """A package by path, without putting its parent on sys.path."""
-    spec = importlib.util.spec_from_file_location(
-        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+def load_package() -> None:
+    """This package under its own name; nothing of ComfyUI is needed."""
+    spec = importlib.util.spec_from_file_location("steadydancer_cli", ROOT / "cli.py")
+    cli = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(cli)
+    cli.load_package()
 
 
 def rates(ways: dict, count: int, device: str) -> dict[str, float]:
@@ -72,12 +68,12 @@ def temporary(work, count: int, device: str) -> float:
 
 def contestants(args) -> dict:
     """Name → function(blocks, kind name, ggml number, out) for every way that is installed."""
-    package("steadydancer_quant", ROOT / "quant")
-    from steadydancer_quant.blocks import BLOCKS, dequantise
+    load_package()
+    from steadydancer.quant.blocks import BLOCKS, dequantise
 
     ways = {"ours": lambda b, name, number, out: dequantise(b, BLOCKS[number], out)}
     if args.device != "cpu":
-        from steadydancer_quant import triton_kernels
+        from steadydancer.quant import triton_kernels
 
         ways["ours, Triton"] = lambda b, name, number, out: (
             triton_kernels.dequantise(b, number, out) if number in triton_kernels.KERNELS else None
@@ -122,7 +118,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     ways = contestants(args)
-    from steadydancer_quant.blocks import BLOCKS
+    from steadydancer.quant.blocks import BLOCKS
 
     dtype = getattr(torch, args.dtype)
     source = torch.zeros(args.weights, dtype=dtype, device=args.device)

@@ -7,10 +7,14 @@ their GPUs. benchmarks/README.md has the table.
 """
 
 import argparse
+import sys
 from dataclasses import replace
+from pathlib import Path
 
-import activations
 import torch
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
+import activations  # noqa: E402
 
 GIB, MIB = 1 << 30, 1 << 20
 
@@ -34,9 +38,9 @@ def weights(variant: str) -> float:
 
 
 def vae(direction: str, pixels: int, frames: int) -> float:
-    from steadydancer.planning.estimate import activations_table
+    from steadydancer.planning.estimate import activations_tables
 
-    row = activations_table()["vae"]["wan"]["bf16"][direction]
+    row = activations_tables()[0]["vae"]["wan"]["bf16"][direction]
     return pixels * (row["pixel"] + row["frame"] * frames)
 
 

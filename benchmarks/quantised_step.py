@@ -78,7 +78,7 @@ def measure(args, kind: str, loras: int, peer=None) -> None:
     if peer:
         model = sys.modules["comfyui_gguf.nodes"].GGUFModelPatcher.clone(model)
     elif kind != "bf16":
-        model = with_packed_patches(model, operations.scratch)
+        model = with_packed_patches(model)
     for _ in range(loras):
         model = with_lora(model)
     mm.load_models_gpu([model], memory_required=0)

@@ -71,10 +71,13 @@ def load_package(comfyui: str | None) -> None:
     import comfy_aimdo.control
 
     comfy_aimdo.control.init()  # as ComfyUI's main.py does, before torch is there
+    import cuda_malloc  # noqa: F401 - ComfyUI's choice of an allocator
     from comfy.cli_args import args
 
     import_torch = importlib.import_module("torch")
     args.cpu = not import_torch.cuda.is_available()
+    if args.cpu:
+        os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
     spec = importlib.util.spec_from_file_location("steadydancer_cli", ROOT / "cli.py")
     cli = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(cli)

@@ -7,12 +7,16 @@ show what the calibration is worth. On a CPU it runs (`--keys tiny`) and measure
 """
 
 import argparse
+import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
-import activations
 import torch
 from quantised_step import state_dict
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
+import activations  # noqa: E402
 
 SHAPES = {"480p×33": (832, 480, 33), "480p×81": (832, 480, 81), "1024×576×81": (1024, 576, 81)}
 VAE_SHAPES = {"480p×33": (832, 480, 33), "1024×576×33": (1024, 576, 33)}
@@ -47,14 +51,13 @@ def model_of_kind(keys: str, kind: str):
     from steadydancer.quant.patches import with_packed_patches
 
     tensors = state_dict(keys, "bf16" if kind == "fp8" else kind)
-    operations = packed_operations()
-    options = {"custom_operations": operations} if kind.startswith("Q") else {}
+    options = {"custom_operations": packed_operations()} if kind.startswith("Q") else {}
     if kind == "fp8":
         tensors = fp8(tensors)
     else:
         options["dtype"] = torch.bfloat16
     model = comfy.sd.load_diffusion_model_state_dict(tensors, model_options=options)
-    return with_packed_patches(model, operations.scratch) if kind.startswith("Q") else model
+    return with_packed_patches(model) if kind.startswith("Q") else model
 
 
 def peak_of(call) -> int:

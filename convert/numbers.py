@@ -1,7 +1,7 @@
 """A tensor's rows in another precision, by comfy-kitchen's own quantisers, and how far they are from what they were.
 
-Rows are converted some at a time, which gives the same bits as all at once: each has a scale of its own in int8, and
-fp8's one scale is found beforehand.
+Rows are converted some at a time, which gives what all at once would: each has a scale of its own in int8, and fp8's one
+scale is found beforehand.
 """
 
 import errno

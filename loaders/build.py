@@ -108,14 +108,16 @@ def load_one(path: str, disable_dynamic: bool = False) -> ModelPatcher:
 
 
 def load_gguf(path: str, disable_dynamic: bool = False) -> ModelPatcher:
-    """A MODEL from a GGUF file and the other parts of a split one: whatever ComfyUI's detection knows. It computes in the type that ComfyUI chooses for such a
-    model: float16 for Wan on most cards, which is closer to float32 than bfloat16, or what the user's flags say."""
-    operations = packed_operations()
-    options = {"custom_operations": operations}
+    """A MODEL from a GGUF file and the other parts of a split one: whatever ComfyUI's detection knows.
+
+    It computes in the type that ComfyUI chooses for such a model: float16 for Wan on most cards, which is closer to float32
+    than bfloat16, or what the user's flags say.
+    """
+    options = {"custom_operations": packed_operations()}
     # Packed weights stand for float32, which says nothing of a type that the file was made for.
     tensors = diffusion_tensors(Path(path), torch.float32)
     model = detected(tensors, path, model_options=options, disable_dynamic=disable_dynamic)
-    return with_packed_patches(known(model, path, load_gguf), operations.scratch)
+    return with_packed_patches(known(model, path, load_gguf))
 
 
 def load_shards(paths: list[str], disable_dynamic: bool = False) -> ModelPatcher:
@@ -187,15 +189,14 @@ def load_gguf_clip(
     path: str, kind: comfy.sd.CLIPType, embeddings: list[str], options: dict, disable_dynamic: bool = False
 ) -> comfy.sd.CLIP:
     """A CLIP from a T5 or UMT5 encoder's GGUF file."""
-    operations = packed_operations()
     clip = comfy.sd.load_text_encoder_state_dicts(
         [text_encoder_tensors(Path(path), torch.float16)],
         embedding_directory=embeddings,
         clip_type=kind,
-        model_options={**options, "custom_operations": operations},
+        model_options={**options, "custom_operations": packed_operations()},
         disable_dynamic=disable_dynamic,
     )
-    clip.patcher = with_packed_patches(clip.patcher, operations.scratch)
+    clip.patcher = with_packed_patches(clip.patcher)
     clip.patcher.cached_patcher_init = (gguf_clip_patcher, (path, kind, embeddings, options))
     return clip
 

@@ -54,6 +54,8 @@ def estimate_of(plan: Plan, model: BaseModel) -> Iterator[None]:
 def one_by_one(args: dict) -> list:
     """Evaluates the guidance branches after each other: a third of the activations, hardly slower at video sizes."""
     rest = args["input"], args["sigma"], args["model_options"]
+    if "multigpu_clones" in args["model_options"]:  # core's MultiGPU CFG Split shares the branches out itself
+        return comfy.samplers.calc_cond_batch(args["model"], args["conds"], *rest)
     # None before a branch keeps its number, by which patches tell positive from negative
     return [
         comfy.samplers.calc_cond_batch(args["model"], [None] * i + [cond], *rest)[i]

@@ -124,10 +124,9 @@ def build(
             tensors[f"{layer}.weight"] = int8.dequantise(codes, scale, torch.empty(codes.shape, dtype=dtype))
     if precision == "int8" and not weights.int8:
         quantise_blocks(tensors, dtype, progress, cancelled)
-    operations = turbo_operations()
-    options = {"custom_operations": operations, "dtype": dtype}
+    options = {"custom_operations": turbo_operations(), "dtype": dtype}
     model = known(detected(tensors, name, model_options=options, disable_dynamic=disable_dynamic), name, load_again)
-    return as_turbo(with_packed_patches(model, operations.scratch)), weights.projections
+    return as_turbo(with_packed_patches(model)), weights.projections
 
 
 def load_again(path: str, precision: str, disable_dynamic: bool = False) -> ModelPatcher:

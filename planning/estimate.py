@@ -1,6 +1,6 @@
 """How much memory and time each phase of a job takes with given settings: the planner's arithmetic, and nothing else.
 
-Source of the terms: measured and published numbers of Wan in ComfyUI, and the dry runs in activations.toml.
+Source of the terms: measured and published numbers of Wan in ComfyUI, and the dry runs in activations/.
 """
 
 from dataclasses import dataclass, replace
@@ -48,9 +48,9 @@ class Settings:
 
 
 @lru_cache(maxsize=1)
-def activations_table() -> dict:
-    """Bytes of activations per architecture and dtype, as tools/activations.py wrote them."""
-    return read_toml(Path(__file__).parent / "activations.toml")
+def activations_tables() -> tuple[dict, ...]:
+    """Bytes of activations per architecture and dtype, a table for each ComfyUI that tools/activations.py has counted."""
+    return tuple(read_toml(table) for table in sorted((Path(__file__).parent / "activations").glob("*.toml")))
 
 
 def tokens(job: Job, model: Model) -> int:
@@ -60,23 +60,23 @@ def tokens(job: Job, model: Model) -> int:
 
 
 def activation_bytes(job: Job, card: Card, model: Model, branches: int) -> int:
-    """Of one evaluation of the diffusion model with `branches` in a batch, uncorrected."""
+    """Of one evaluation of the diffusion model with `branches` in a batch, uncorrected, by the ComfyUI that takes most."""
     dtype, kernels = ("fp32", "cpu") if card.sm == 0 else ("bf16", "fused" if card.fused else "eager rope")
     count = tokens(job, model)
     latents = 2000 * count  # noise, conditioning and what a sampler remembers, in float32
     if own := kinds()["architectures"][model.architecture].get("token_bytes"):
         return round(own * count * branches * (2 if dtype == "fp32" else 1) + latents)
-    line = activations_table()["diffusion"][model.architecture][dtype][kernels]
-    return round(line["branch"] * count * branches + line["shared"] * count + line["constant"] + latents)
+    lines = [table["diffusion"][model.architecture][dtype][kernels] for table in activations_tables()]
+    return round(max(x["branch"] * count * branches + x["shared"] * count + x["constant"] for x in lines) + latents)
 
 
 def vae_bytes(job: Job, card: Card, direction: str, tile: int) -> int:
     """Of decoding or encoding the clip, in tiles of `tile` pixels where that is not 0, uncorrected."""
-    line = activations_table()["vae"]["wan"]["fp32" if card.sm == 0 else "bf16"][direction]
+    lines = [table["vae"]["wan"]["fp32" if card.sm == 0 else "bf16"][direction] for table in activations_tables()]
     pixels, frames = job.width * job.height, job.frames
     if tile:
         pixels = min(pixels, tile * tile)
-    return round(pixels * (line["pixel"] + line["frame"] * frames))
+    return round(max(pixels * (line["pixel"] + line["frame"] * frames) for line in lines))
 
 
 def phases(

@@ -92,7 +92,7 @@ def model_of(variant: str, paths: list[Path]) -> Model:
     entry = catalogue().variants.get(variant)
     experts = entry.experts if entry else 1
     stored = stored_bytes(paths) if paths else published_bytes(catalogue().variants[variant], kind)
-    if stored.precision == "fp32":  # float32 shards run in bfloat16
+    if stored.precision == "fp32":  # float32 shards run in 16 bits
         stored = replace(stored, block_bytes=stored.block_bytes // 2, other_bytes=stored.other_bytes // 2)
     layer = stored.layer or round(stored.block_bytes * weights["largest"] / weights["block"])
     plain = stored.precision in ("fp16", "bf16", "fp32")

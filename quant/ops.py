@@ -17,6 +17,7 @@ class PackedWeight(torch.nn.Module):
     """What Linear and Embedding share: weights are taken as they lie in the file, neither copied nor unpacked."""
 
     side_branch: "SideBranch | None" = None
+    scratch: Scratch
     weight_comfy_model_dtype: torch.dtype | None
     has_bias: bool
 
@@ -48,10 +49,14 @@ class PackedWeight(torch.nn.Module):
 def packed_operations() -> type[Any]:
     """ComfyUI's operations with packed Linear and Embedding, and the scratch memory that they share."""
 
+    shared = Scratch()
+
     class PackedOperations(comfy.ops.manual_cast):
-        scratch = Scratch()
+        scratch = shared
 
         class Linear(PackedWeight, comfy.ops.manual_cast.Linear):
+            scratch = shared
+
             def __init__(
                 self, in_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None
             ) -> None:
@@ -75,12 +80,14 @@ def packed_operations() -> type[Any]:
                     out = torch.ops.steadydancer.int8_linear(input, weight._qdata, weight._params.scale, bias)
                 else:
                     if is_packed(weight):
-                        weight = PackedOperations.scratch.dense(weight, input.dtype)
+                        weight = self.scratch.dense(weight, input.dtype)
                     out = torch.nn.functional.linear(input, weight, bias)
                 uncast_bias_weight(self, weight, bias, stream)
                 return out if self.side_branch is None else self.side_branch(input, out)
 
         class Embedding(PackedWeight, comfy.ops.manual_cast.Embedding):
+            scratch = shared
+
             def __init__(
                 self,
                 num_embeddings: int,

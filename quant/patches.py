@@ -11,7 +11,8 @@ from comfy.patcher_extension import CallbacksMP
 from comfy.weight_adapter.lora import LoRAAdapter
 
 from ..base.mixin import mixed
-from .layout import Scratch, is_packed
+from .layout import is_packed
+from .ops import PackedWeight
 
 
 class SideBranch:
@@ -130,22 +131,24 @@ class PackedPatcher(ModelPatcher):
         if unpatch_weights:
             self.drop_side_branches()
 
-    def before_run(self, scratch: Scratch) -> None:
+    def before_run(self) -> None:
         """Takes what layers share or add before the network's first block, in the type that it computes in."""
         device, dtype = self.load_device, self.model.get_dtype_inference()
-        layers = [module for module in self.model.modules() if hasattr(module, "side_branch")]
+        layers = [module for module in self.model.modules() if isinstance(module, PackedWeight)]
         packed = [layer.weight for layer in layers if is_packed(layer.weight) and hasattr(layer, "in_features")]
-        scratch.prepare(packed, device, dtype)
+        for scratch in {layer.scratch for layer in layers}:  # all layers of a model share one
+            scratch.prepare(packed, device, dtype)
         for layer in layers:
             if layer.side_branch is not None:
                 layer.side_branch.prepare(device, dtype)
 
-    def after_run(self, scratch: Scratch) -> None:
+    def after_run(self) -> None:
         """Gives that back: what comes next, such as the VAE, plans without it."""
-        scratch.clear()
         for module in self.model.modules():
-            if getattr(module, "side_branch", None) is not None:
-                module.side_branch.ready.clear()
+            if isinstance(module, PackedWeight):
+                module.scratch.clear()
+                if module.side_branch is not None:
+                    module.side_branch.ready.clear()
 
     def drop_side_branches(self) -> None:
         """Takes all LoRAs from beside their layers."""
@@ -163,16 +166,17 @@ class PackedPatcher(ModelPatcher):
         return super().model_state_dict_for_saving(model, prefix)
 
     def clone(self, *args: Any, **kwargs: Any) -> ModelPatcher:
-        """As ComfyUI's; the clone treats packed weights in the same way."""
-        return with_packed_patches(super().clone(*args, **kwargs))
+        """As ComfyUI's; the clone treats packed weights in the same way, and those of a model of its own too."""
+        copy = super().clone(*args, **kwargs)
+        copy.__class__ = mixed(PackedPatcher, type(copy))
+        return copy
 
 
-def with_packed_patches(patcher: ModelPatcher, scratch: Scratch | None = None) -> ModelPatcher:
-    """The patcher, with patches of packed weights going their own way; `scratch` is filled before a run, and emptied after
-    it and on unloading."""
+def with_packed_patches(patcher: ModelPatcher) -> ModelPatcher:
+    """The patcher of a model that was just loaded, with patches of packed weights going their own way; what its layers share
+    is taken before a run, and given back after it and on unloading."""
     patcher.__class__ = mixed(PackedPatcher, type(patcher))
-    if scratch is not None:
-        patcher.add_callback(CallbacksMP.ON_PRE_RUN, lambda running: running.before_run(scratch))
-        for moment in (CallbacksMP.ON_CLEANUP, CallbacksMP.ON_DETACH):  # a text encoder has no clean-up after a run
-            patcher.add_callback(moment, lambda ending, *_: ending.after_run(scratch))
+    patcher.add_callback(CallbacksMP.ON_PRE_RUN, lambda running: running.before_run())
+    for moment in (CallbacksMP.ON_CLEANUP, CallbacksMP.ON_DETACH):  # a text encoder has no clean-up after a run
+        patcher.add_callback(moment, lambda ending, *_: ending.after_run())
     return patcher

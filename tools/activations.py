@@ -1,11 +1,11 @@
-"""Writes planning/activations.toml: how much memory a model's activations take, without a GPU and without its weights.
+"""Writes planning/activations/VERSION.toml: how much memory a model's activations take, without a GPU and its weights.
 
     python tools/activations.py --comfyui PATH [--write | --check]
 
 ComfyUI's own networks run on torch's meta device, where tensors have shapes and no values, while every storage is counted
 from the moment it is made until it is dropped. A line is fitted to the peaks of many shapes. `--check` runs small networks
-on the CPU as well and compares the dry run with torch's profiler, which sees every allocation. Run it again when ComfyUI
-changes; benchmarks/README.md has the last table.
+on the CPU as well and compares the dry run with torch's profiler, which sees every allocation. Run it with another
+ComfyUI and it writes a table for that one: the planner takes the larger numbers. benchmarks/README.md has the comparison.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 ROOT = Path(__file__).resolve().parents[1]
-TABLE = ROOT / "planning" / "activations.toml"
+TABLES = ROOT / "planning" / "activations"
 
 WAN_14B = {"dim": 5120, "ffn_dim": 13824, "num_heads": 40}
 WAN_1_3B = {"dim": 1536, "ffn_dim": 8960, "num_heads": 12}
@@ -246,7 +246,7 @@ def vae_line(direction: str, dtype: torch.dtype) -> str:
 
 
 def table() -> str:
-    """The whole of activations.toml."""
+    """The whole of a table."""
     from comfyui_version import __version__
 
     names = {torch.bfloat16: "bf16", torch.float32: "fp32"}
@@ -330,7 +330,9 @@ def main() -> None:
     """Prints the table, writes it, or checks the dry runs against the profiler."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comfyui", required=True, help="ComfyUI's folder")
-    parser.add_argument("--write", action="store_true", help="write planning/activations.toml instead of printing it")
+    parser.add_argument(
+        "--write", action="store_true", help="write it into planning/activations instead of printing it"
+    )
     parser.add_argument("--check", action="store_true", help="compare with the profiler on the CPU")
     args = parser.parse_args()
     load(args.comfyui)
@@ -341,7 +343,9 @@ def main() -> None:
                 f"{name:<56} {predicted / 1e6:>12.1f} {measured / 1e6:>12.1f} {predicted / measured:>7.3f}", flush=True
             )
     elif args.write:
-        TABLE.write_text(table(), encoding="utf-8")
+        from comfyui_version import __version__
+
+        Path(TABLES, f"{__version__}.toml").write_text(table(), encoding="utf-8")
     else:
         print(table(), end="")
 

@@ -167,7 +167,12 @@ def test_no_more_than_planned_is_put_on_the_card(model, paths):
     model.detach()
 
 
-def test_torch_compile_gives_the_same(model, golden):
+@pytest.mark.parametrize("patched", [False, True], ids=["plain", "with a LoRA"])
+def test_torch_compile_gives_the_same(comfyui, model, golden, patched):
+    import comfy.sd
+
+    if patched:
+        model = comfy.sd.load_lora_for_models(model, None, lora_of(comfyui), 0.7, 0)[0]
     network = loaded(model).model.diffusion_model
     plain = velocity(model, golden)
     torch._dynamo.reset()

@@ -52,16 +52,14 @@ def test_memory_of_a_run_with_a_lora(comfyui, tmp_path, kind):
     model = build.load_gguf(str(write_steadydancer_gguf(tmp_path / "dancer.gguf", kind)))
     plain = sample(model)
     patched = lora_on_everything(model)
-    network, scratch = patched.model.diffusion_model, None
-    held = {}
+    network = patched.model.diffusion_model
+    scratch, held = network.blocks[0].self_attn.q.scratch, {}
 
     def memory():
         branches = [module.side_branch for module in network.modules() if getattr(module, "side_branch", None)]
         pieces = [part for branch in branches for pair in branch.ready.values() for part in pair]
         return len(branches), sorted(piece.data_ptr() for piece in [*pieces, *scratch.memory.values()])
 
-    scratch = network.blocks[0].self_attn.q.forward_comfy_cast_weights.__func__.__closure__
-    scratch = next(cell.cell_contents for cell in scratch if hasattr(cell.cell_contents, "scratch")).scratch
     hooks = [
         network.blocks[0].register_forward_pre_hook(lambda *_: held.update(before=memory())),
         network.blocks[-1].register_forward_hook(lambda *_: held.update(after=memory())),

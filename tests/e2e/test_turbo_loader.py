@@ -141,6 +141,24 @@ def test_int8_quantises_while_loading_as_the_published_file_is(folder):
             assert torch.equal(ours._qdata, theirs._qdata) and torch.equal(ours._params.scale, theirs._params.scale)
 
 
+def test_room_on_the_card_is_made_before_layers_are_quantised_there(folder, monkeypatch):
+    """A layer in float32 and its tiles: on a card that other models fill it would run out of memory."""
+    import comfy.model_management as mm
+    from steadydancer.quant import int8
+
+    asked, largest, quantise = [], [], int8.quantise
+    monkeypatch.setattr(mm, "free_memory", lambda needed, device, *rest, **named: asked.append((needed, device)) or [])
+
+    def watched(x):
+        assert asked, "before the first"
+        largest.append(x.numel())
+        return quantise(x)
+
+    monkeypatch.setattr(int8, "quantise", watched)
+    load(tiny.write_turbowan(folder / "TurboWan2.1-T2V-1.3B-480P.pth", "fp32"), "int8")
+    assert asked[0][0] >= 12 * max(largest) and asked[0][1] == mm.get_torch_device()
+
+
 def test_the_8_bit_layer_multiplies_as_published(folder, monkeypatch):
     """The path that a GPU takes, with the emulation behind the operation."""
     from steadydancer.quant import int8, ops

@@ -41,3 +41,21 @@ def test_without_chromium_the_browser_layer_asked_for_by_name_fails(tmp_path):
     done = without_chromium(tmp_path, "test", "browser")
     assert done.returncode == 1
     assert "for want of Chromium" in done.stderr and "passed" not in done.stdout
+
+
+def with_comfyui(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "dev.py"), "test", "--comfyui", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300)
+
+
+def test_another_comfyui_is_named_with_what_became_of_it():
+    done = with_comfyui(str(comfyui.find()), "--", "--collect-only", "--quiet")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(f"tests/e2e/test_{name}.py::" in done.stdout for name in ("quantised", "placement", "sampling"))
+    assert done.stderr.rstrip().endswith(f"ComfyUI {comfyui.version(comfyui.find())}: passed")
+
+
+def test_a_folder_without_comfyui_is_refused(tmp_path):
+    for arguments, said in (([], "Say where the other ComfyUI is"), ([str(tmp_path)], "there is no ComfyUI there")):
+        done = with_comfyui(*arguments)
+        assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
