@@ -1,8 +1,8 @@
 """The R2 nodes in a real server with a strict S3 server behind it: what arrives, what is kept, what never leaks."""
 
 import errno
-import itertools
 import hashlib
+import itertools
 import json
 import os
 import re
