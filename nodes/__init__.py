@@ -7,7 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from ..base.reason import reason
 from ..dancer.model import register
 from ..machine import gpus
-from ..services import folders, r2_watch
+from ..services import folders, health, r2_watch
 from ..services.examples import place_example_inputs
 from .conditioning import SteadyDancerClipVision, SteadyDancerFitImage, SteadyDancerToVideo
 from .convert import SteadyDancerConvertModel
@@ -40,6 +40,7 @@ class SteadyDancerExtension(ComfyExtension):
             (lambda: gpus.use(folders.state(gpus.FILE)), "your own table of GPUs is not read"),
             (place_example_inputs, "the examples' inputs were not copied into the input folder"),
             (r2_watch.start, "the output folder is not watched for R2"),
+            (health.start, "/steadydancer/health does not answer"),
         ):
             try:
                 step()

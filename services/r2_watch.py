@@ -20,6 +20,9 @@ RETRY_PROFILE = 30.0  # seconds between two looks for a usable profile
 log = logging.getLogger(__name__)
 
 
+running: "Watch | None" = None  # this server's, where ENABLE_R2_SYNC asks for one
+
+
 class Watch:
     """The folder sync of this server, in a thread of its own; boto3 is imported there, when the first file is sent."""
 
@@ -62,6 +65,7 @@ class Watch:
 
 def start() -> None:
     """Starts the watch if ENABLE_R2_SYNC says so, and adds the route where there is a web server; both once a process."""
+    global running
     if any(thread.name == THREAD for thread in threading.enumerate()):
         return
     watch, problem = Watch(), ""
@@ -72,6 +76,7 @@ def start() -> None:
         log.warning("R2 sync is off. %s", problem)
     if enabled:
         watch.start()
+        running = watch
     routes = getattr(web_server(), "routes", None)
     if routes is not None and ROUTE not in [getattr(route, "path", "") for route in routes]:
         from aiohttp import web  # a ComfyUI without a web server need not have it

@@ -22,6 +22,9 @@ KEY, DISTILLED = "steadydancer_steps", "steadydancer_step_distill"
 DISTILLED_STEPS = 8  # with more, a step-distilled model only takes longer
 
 
+running: "Steps | None" = None  # what is being sampled now
+
+
 def watch(model: ModelPatcher, variant: str = "", finder: Callable[[], Find] | None = None) -> None:
     """Makes a MODEL say its steps under the node that samples it, if it does not yet.
 
@@ -55,9 +58,14 @@ def sample(
         if callback is not None:
             callback(step, *seen)
 
-    with told():
-        steps.begin(expected(variant, finder, guider, latent, steps.count) if finder else 0.0)
-        result = executor(noise, latent, sampler, sigmas, mask, counted, *args, **kwargs)
+    global running
+    try:
+        with told():
+            steps.begin(expected(variant, finder, guider, latent, steps.count) if finder else 0.0)
+            running = steps
+            result = executor(noise, latent, sampler, sigmas, mask, counted, *args, **kwargs)
+    finally:
+        running = None
     steps.end()
     return result
 
@@ -69,6 +77,8 @@ class Steps:
         self.node_id, self.count = node_id, count
         self.start = self.first = time.monotonic()
         self.note = ""  # what is odd about this run
+        self.step = 1  # the one being computed
+        self.left: float | None = None  # seconds until the last has ended, once that is known
 
     def begin(self, seconds: float) -> None:
         """Before the first step, of which an estimate may say how long all of them take."""
@@ -82,8 +92,9 @@ class Steps:
             self.first = now
         each = (now - self.first) / (step - 1) if step > 1 else now - self.start
         if step < self.count:
-            left = duration(each * (self.count - step))
-            show(f"Step {step + 1} of {self.count}, {each:.1f} s a step, {left} left{self.note}", self.node_id)
+            self.step, self.left = step + 1, round(each * (self.count - step), 1)
+            left = duration(self.left)
+            show(f"Step {self.step} of {self.count}, {each:.1f} s a step, {left} left{self.note}", self.node_id)
 
     def end(self) -> None:
         """After the last."""

@@ -19,7 +19,7 @@ RIGHTS = {
         "commands/queue.py",
         "commands/server.py",
     )
-    + ("services/r2_watch.py",),  # answers a GET
+    + ("services/r2_watch.py", "services/health.py"),  # each answers a GET
     "environment": ("base/environment.py",),
     "process": (),
     "code from text": ("formats/pickle_file.py",),  # goes through a pickle and makes nothing of what it names
