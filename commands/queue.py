@@ -1,13 +1,14 @@
 """`cli.py queue`: runs an API prompt on a ComfyUI server, as a script needs it.
 
 The paths of the files made go to stdout, one a line; progress and sentences go to stderr. Exit code: 0 done, 1 the run
-failed, 2 wrong usage, 130 stopped by Ctrl-C, which also stops the run on the server.
+failed, 2 wrong usage, 130 stopped by Ctrl-C or SIGTERM, which also stops the run on the server.
 """
 
 import argparse
 import asyncio
 import json
 import re
+import signal
 import sys
 import time
 import uuid
@@ -67,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         print(visible(str(err)), file=sys.stderr)
         return 2
     job = Job(server, prompt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a container that is stopped
     try:
         asyncio.run(job.follow())
     except KeyboardInterrupt:

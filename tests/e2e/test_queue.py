@@ -100,7 +100,8 @@ def test_an_unknown_node_is_named(queue):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a test cannot press Ctrl-C for another process on Windows")
-def test_ctrl_c_stops_the_run_on_the_server(comfy, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_a_stopped_container_stop_the_run_on_the_server(comfy, tmp_path, number):
     file = tmp_path / "prompt.json"
     file.write_text(json.dumps(prompt(node2_seconds=300, node1_color=1234)), encoding="utf-8")
     process = start(comfy, file)
@@ -110,7 +111,7 @@ def test_ctrl_c_stops_the_run_on_the_server(comfy, tmp_path):
         time.sleep(0.05)
     prompt_id = comfy.get("/queue")["queue_running"][0][1]
     assert "Wait" in iter(lambda: process.stderr.readline().strip(), "")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "Stopped." in err and "Traceback" not in err
