@@ -11,6 +11,7 @@ from ..services import folders, r2_watch
 from ..services.examples import place_example_inputs
 from .conditioning import SteadyDancerClipVision, SteadyDancerFitImage, SteadyDancerToVideo
 from .convert import SteadyDancerConvertModel
+from .dance_poses import SteadyDancerDancePoses
 from .dance_report import SteadyDancerDanceReport
 from .driving_video import SteadyDancerDrivingVideo
 from .loaders import SteadyDancerCatalogLoader, SteadyDancerDownload, SteadyDancerLoader
@@ -61,6 +62,7 @@ class SteadyDancerExtension(ComfyExtension):
             SteadyDancerClipVision,
             SteadyDancerToVideo,
             SteadyDancerDrivingVideo,
+            SteadyDancerDancePoses,
             SteadyDancerPoseEstimator,
             SteadyDancerPoseTrack,
             SteadyDancerPoseAlign,
