@@ -11,6 +11,7 @@ from ..services import folders, health, r2_watch
 from ..services.examples import place_example_inputs
 from .conditioning import SteadyDancerClipVision, SteadyDancerFitImage, SteadyDancerToVideo
 from .convert import SteadyDancerConvertModel
+from .dance_poses import SteadyDancerDancePoses
 from .dance_report import SteadyDancerDanceReport
 from .driving_video import SteadyDancerDrivingVideo
 from .loaders import SteadyDancerCatalogLoader, SteadyDancerDownload, SteadyDancerLoader
@@ -62,6 +63,7 @@ class SteadyDancerExtension(ComfyExtension):
             SteadyDancerClipVision,
             SteadyDancerToVideo,
             SteadyDancerDrivingVideo,
+            SteadyDancerDancePoses,
             SteadyDancerPoseEstimator,
             SteadyDancerPoseTrack,
             SteadyDancerPoseAlign,

@@ -99,9 +99,9 @@ def interruptible(kept: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except Cancelled as err:
+    except (Cancelled, comfy.model_management.InterruptProcessingException) as err:  # ComfyUI's own comes from its bar
         comfy.model_management.interrupt_current_processing(False)
-        raise comfy.model_management.InterruptProcessingException(kept) from err
+        raise comfy.model_management.InterruptProcessingException(kept or str(err)) from err
 
 
 def stop() -> None:

@@ -415,9 +415,34 @@ def test_half_body_reference_through_the_nodes(server, dance, mode):
     assert shown.shape[:2] == (320, 4 * 240) and (shown.reshape(-1, 3).max(0) > 100).all(), "poses over the picture"
 
 
-def pictures_of(server, graph: dict, node: str) -> np.ndarray:
+def test_one_node_does_what_the_four_do(server, dance):
+    graph = prompt(dance, frames=5)
+    batch = {"image": ["piece", 0], "batch_index": 0, "length": 1}
+    graph["picture"] = {"class_type": "ImageFromBatch", "inputs": batch}
+    graph["estimate"] = estimator(["piece", 0], missing_frames="interpolate")
+    graph["reference"] = estimator(["picture", 0], missing_frames="interpolate")
+    graph["track"] = {
+        "class_type": "SteadyDancerPoseTrack",
+        "inputs": {"keypoints": ["estimate", 0], "max_people": 1, "fill_gaps": 5, "smoothing": 0},
+    }
+    align = {"driving": ["track", 0], "reference": ["reference", 0], "width": 240, "height": 320, "mode": "robust"}
+    graph["align"] = {"class_type": "SteadyDancerPoseAlign", "inputs": {**align, "measured_frames": 5, "seed": 3}}
+    whole = {"dance": ["piece", 0], "image": ["picture", 0], "max_people": 1, "seed": 3, "smoothing": 0}
+    nets = {name: graph["estimate"]["inputs"][name] for name in ("detector", "pose_model", "runtime")}
+    graph["one"] = {"class_type": "SteadyDancerDancePoses", "inputs": whole | nets}
+    del graph["video"], graph["save"]
+    for name, kept in (("draw", ["align", 0]), ("changed", ["align", 1])):
+        inputs = {"keypoints": kept, "style": "SteadyDancer", "threshold": 0.0}
+        graph[name] = {"class_type": "SteadyDancerPoseDraw", "inputs": inputs}
+    four = [pictures_of(server, graph, name) for name in ("draw", "changed")]
+    one = [pictures_of(server, graph, "one", output) for output in (0, 1)]
+    for these, those in zip(four, one, strict=True):
+        assert these.max() > 100 and np.array_equal(these, those)
+
+
+def pictures_of(server, graph: dict, node: str, output: int = 0) -> np.ndarray:
     """What an IMAGE output of the graph holds, [n, height, width, 3] uint8."""
-    graph["see"] = {"class_type": "PreviewImage", "inputs": {"images": [node, 0]}}
+    graph["see"] = {"class_type": "PreviewImage", "inputs": {"images": [node, output]}}
     result = server.succeed(graph)
     names = [item["filename"] for item in result.outputs["see"]["images"]]
     return np.stack([np.asarray(Image.open(server.base_directory / "temp" / name).convert("RGB")) for name in names])
