@@ -30,8 +30,7 @@ def test_one_evaluation(dry, architecture, size, dtype, shape):
     assert predicted == pytest.approx(measured, rel=0.05)
 
 
-@pytest.mark.parametrize("shape", [(3, 16, 20)], ids=str)
-@pytest.mark.parametrize("direction", ["decode", "encode"])
+@pytest.mark.parametrize(("direction", "shape"), [("decode", (3, 16, 20)), ("encode", (3, 24, 32))], ids=str)
 def test_the_vae(dry, direction, shape):
     predicted, measured = dry.check_vae(direction, shape, 64)
     assert predicted == pytest.approx(measured, rel=0.05)
