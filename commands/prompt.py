@@ -61,23 +61,41 @@ def fill_from_environment(prompt: dict) -> None:
 
     Raises ValueError for a variable that is not a number.
     """
-    table = NUMBERS | FEW_STEPS_NUMBERS if has_few_steps(prompt) else NUMBERS
-    for variable, targets in table.items():
-        if not environment.text(variable):
-            continue
-        value = environment.number(variable, 0)
-        for node in prompt.values():
-            for class_type, name in targets:
-                old = node["inputs"].get(name)
-                if node["class_type"] == class_type and isinstance(old, int | float):
-                    node["inputs"][name] = int(value) if isinstance(old, int) and value == int(value) else value
+    for table, side in ((NUMBERS, "on_false"), (FEW_STEPS_NUMBERS, "on_true"))[: 1 + has_few_steps(prompt)]:
+        for variable, targets in table.items():
+            if not environment.text(variable):
+                continue
+            value = environment.number(variable, 0)
+            for node in prompt.values():
+                for class_type, name in targets:
+                    if node["class_type"] != class_type:
+                        continue
+                    holder, key = holder_of(prompt, node, name, side)
+                    old = holder["inputs"].get(key)
+                    if isinstance(old, int | float):
+                        holder["inputs"][key] = int(value) if isinstance(old, int) and value == int(value) else value
+
+
+def holder_of(prompt: dict, node: dict, name: str, side: str = "on_false") -> tuple[dict, str]:
+    """The node and the input that hold an input's value: its own, or a primitive's that it comes from.
+
+    Of a switch it is the side "on_true" (few steps, as in our templates) or "on_false" (the full run), whichever is on now.
+    """
+    for _ in range(len(prompt)):  # no chain is longer, so a circle ends
+        link = node["inputs"].get(name)
+        source = prompt.get(str(link[0])) if isinstance(link, list) and link else None
+        if source is None or not source["class_type"].startswith(("ComfySwitchNode", "Primitive")):
+            break
+        node, name = source, side if source["class_type"] == "ComfySwitchNode" else "value"
+    return node, name
 
 
 def has_few_steps(prompt: dict) -> bool:
     """Whether a prompt is for few steps: a step-distill LoRA or TurboDiffusion, by its nodes and inputs."""
     for node in prompt.values():
         lora = str(node["inputs"].get("lora_name", "")).lower()
-        distilled = "distill" in lora or "lightx2v" in lora or node["inputs"].get("step_distill") is True
+        holder, key = holder_of(prompt, node, "step_distill")
+        distilled = "distill" in lora or "lightx2v" in lora or holder["inputs"].get(key) is True
         if node["class_type"] in TURBO_NODES or distilled:
             return True
     return False

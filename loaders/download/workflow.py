@@ -237,7 +237,8 @@ def our_items(node: dict) -> list[str]:
     linked = any(slot.get("name") == "variant" and slot.get("link") is not None for slot in dicts(node.get("inputs")))
     if kind in ("SteadyDancerLoader", "SteadyDancerVRAMPlanner") and "auto" in texts and not linked:
         items.append("steadydancer/auto")
-    if kind == "SteadyDancerLoader" and True in (mapping(values).values() or values or ()):
+    switched = isinstance(mapping(values).get("step_distill"), list)  # by a link: it may be wanted at any run
+    if kind == "SteadyDancerLoader" and (switched or True in (mapping(values).values() or values or ())):
         items.append(STEP_DISTILL)
     return [*items, "dwpose/onnx"] if kind == "SteadyDancerPoseEstimator" else items
 

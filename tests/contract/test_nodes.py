@@ -150,11 +150,14 @@ def test_labels_reach_the_page(comfy, our_nodes):
 def test_what_an_example_does_not_set_is_the_nodes_default(name, our_nodes):
     """The page has handed a value on to another node's widget of the same name."""
     prompt = json.loads((EXAMPLES[0].parent / "api" / f"{name}.json").read_text("utf-8"))
-    for id, spec in enumerate(GRAPHS[name]["nodes"], 1):
+    graph = GRAPHS[name]
+    boxed = graph["box"]["keys"] if "box" in graph else []
+    for number, spec in enumerate(graph["nodes"], 1):
         if spec["type"] not in our_nodes:
             continue
-        assert prompt[str(id)]["class_type"] == spec["type"]
-        for key, value in prompt[str(id)]["inputs"].items():
+        id = f"{len(graph['nodes']) + 1}:{number}" if spec["key"] in boxed else str(number)
+        assert prompt[id]["class_type"] == spec["type"]
+        for key, value in prompt[id]["inputs"].items():
             options = inputs(our_nodes[spec["type"]])[key]
             if not isinstance(value, list) and key not in spec["widgets"] and "default" in options:
                 assert value == options["default"], f"{spec['key']}.{key}"
@@ -163,7 +166,9 @@ def test_what_an_example_does_not_set_is_the_nodes_default(name, our_nodes):
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
 def test_example_names_where_its_nodes_and_models_come_from(file, our_nodes):
     workflow = json.loads(file.read_text("utf-8"))
-    for node in workflow["nodes"]:
+    boxes = workflow.get("definitions", {}).get("subgraphs", [])
+    inside = [node for box in boxes for node in box["nodes"]]
+    for node in [node for node in workflow["nodes"] if node["type"] not in [box["id"] for box in boxes]] + inside:
         properties = node["properties"]
         assert properties.get("cnr_id") == ("steadydancer" if node["type"] in our_nodes else "comfy-core"), node["type"]
         assert properties.get("ver"), node["type"]

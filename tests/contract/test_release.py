@@ -73,7 +73,7 @@ def test_zip_holds_what_users_need_and_nothing_else(packed):
     names = {file.as_posix() for file in packed}
     assert {"__init__.py", "requirements.txt", "pyproject.toml", "LICENSE", "README.md", "cli.py"} <= names
     folders = {file.parts[0] for file in packed if len(file.parts) > 1}
-    assert {"nodes", "web", "locales", "example_workflows"} <= folders
+    assert {"nodes", "web", "locales", "example_workflows", "subgraphs"} <= folders
     assert not folders & {"tests", "tools", "benchmarks", ".ci", ".github"}
     assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".log", ".safetensors"))]
     assert "dev.py" not in names

@@ -1,6 +1,7 @@
 """ComfyUI's real page in a real Chromium, with the few things that a user does in it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -33,26 +34,41 @@ DROP = """([name, text]) => {
     document.querySelector("#graph-canvas").dispatchEvent(new DragEvent(kind, at));
 }"""
 
-SET_VALUES = """(values) => {
-  for (const node of app.graph.nodes)
-    for (const [name, value] of Object.entries(values[node.type] ?? {})) {
-      const widget = node.widgets?.find((widget) => widget.name === name);
+# Every node, also those inside boxes (subgraphs), with its id in the API prompt: "12:3".
+EVERY_NODE = """const everyNode = (graph, path = "") => graph.nodes.flatMap((node) =>
+    [{ node, graph, key: path + node.id }, ...(node.subgraph ? everyNode(node.subgraph, `${path}${node.id}:`) : [])]);
+"""
+
+SET_VALUES = (
+    "(values) => {"
+    + EVERY_NODE
+    + """
+  for (const { node, graph } of everyNode(app.graph))
+    for (const [name, value] of Object.entries(values[node.title] ?? values[node.type] ?? {})) {
+      let widget = node.widgets?.find((widget) => widget.name === name);
       if (!widget) throw new Error(`${node.type} has no widget ${name}`);
+      const link = graph.links.get(node.inputs.find((slot) => slot.widget?.name === name)?.link);
+      if (Number(link?.origin_id) === -10) {  // shown on the box, whose value counts
+        const box = app.graph.nodes.find((node) => node.subgraph === graph);
+        widget = box.widgets.find((widget) => widget.name === graph.inputs[link.origin_slot].name);
+      }
       widget.value = value;
       widget.callback?.(value);
     }
 }"""
+)
 
-
-USE_TINY_TEXT_ENCODER = """(files) => {
-  const graph = app.graph;
-  for (const node of [...graph.nodes]) {
+USE_TINY_TEXT_ENCODER = (
+    "(files) => {"
+    + EVERY_NODE
+    + """
+  for (const { node, graph, key } of everyNode(app.graph)) {
     const isCore = node.type === "CLIPLoader";
-    if (!isCore && !(node.id in files)) continue;
+    if (!isCore && !(key in files)) continue;
     const tiny = LiteGraph.createNode("TinyUMT5Loader");
     graph.add(tiny);
     tiny.pos = isCore ? [...node.pos] : [node.pos[0], node.pos[1] - 160];
-    const values = { type: "wan", clip_name: files[node.id] };
+    const values = { type: "wan", clip_name: files[key] };
     for (const widget of tiny.widgets)
       widget.value = isCore ? node.widgets.find((old) => old.name === widget.name).value : values[widget.name] ?? widget.value;
     const output = node.outputs.findIndex((slot) => slot.type === "CLIP");
@@ -63,6 +79,7 @@ USE_TINY_TEXT_ENCODER = """(files) => {
     if (isCore) graph.remove(node);
   }
 }"""
+)
 
 
 class ComfyPage:
@@ -109,13 +126,17 @@ class ComfyPage:
     def missing_nodes(self) -> list[str]:
         """Node types on the canvas that this ComfyUI does not have."""
         return self.tab.evaluate(
-            "app.graph.nodes.map((node) => node.type).filter((type) => !LiteGraph.registered_node_types[type])"
-            ".filter((type) => !['MarkdownNote', 'Note', 'Reroute', 'PrimitiveNode'].includes(type))"
+            "() => {" + EVERY_NODE + "return everyNode(app.graph).map(({ node }) => node.type)"
+            ".filter((type) => !LiteGraph.registered_node_types[type])"
+            ".filter((type) => !['MarkdownNote', 'Note', 'Reroute', 'PrimitiveNode'].includes(type)) }"
         )
 
     def nodes_in_error(self) -> list[str]:
         """Nodes with a red border: a file or a value that is not there."""
-        return self.tab.evaluate("app.graph.nodes.filter((node) => node.has_errors).map((node) => node.type)")
+        return self.tab.evaluate(
+            "() => {" + EVERY_NODE + "return everyNode(app.graph).map(({ node }) => node)"
+            ".filter((node) => node.has_errors).map((node) => node.type) }"
+        )
 
     def export(self) -> dict:
         """What Export (API) would save."""
@@ -126,7 +147,7 @@ class ComfyPage:
         return prompt
 
     def set_values(self, values: dict[str, dict]) -> None:
-        """Types values into widgets: {node type: {widget name: value}}."""
+        """Types values into widgets: {node's title or type: {widget name: value}}."""
         self.tab.evaluate(SET_VALUES, values)
 
     def use_tiny_text_encoder(self, prompt: dict) -> None:
@@ -149,7 +170,10 @@ class ComfyPage:
         """Waits until the prompt has ended and every video or picture it made is shown on the canvas."""
         result = self.server.wait(prompt_id, timeout)
         assert result.succeeded, result.error
-        for file in result.files:
+        outside = {
+            key: output for key, output in result.outputs.items() if ":" not in key
+        }  # what is in a box stays there
+        for file in replace(result, history={**result.history, "outputs": outside}).files:
             self.tab.wait_for_function(SHOWN, arg=file.name, timeout=30_000)
         return result
 

@@ -11,7 +11,8 @@ from steadydancer.planning.choose import choose
 
 from . import ROOT
 
-EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
+APPS = sorted((ROOT / "example_workflows").glob("*.app.json"))
+EXAMPLES = sorted({*(ROOT / "example_workflows").glob("*.json")} - {*APPS})
 PROMPTS = sorted((ROOT / "example_workflows" / "api").glob("*.json"))
 
 # Core's loaders, and the model folder that their file widgets read. Nodes of ours that read a file are added here.
@@ -25,8 +26,9 @@ FILE_INPUTS = {
     ("LoraLoaderModelOnly", "lora_name"): "loras",
 }
 
-# What a CPU needs to finish within a minute. Sizes and counts only: no node, link or name is touched.
+# What a CPU needs to finish within a minute, by a node's title or type. Sizes and counts only: no node, link or name is touched.
 TINY_VALUES = {
+    "Length in seconds": {"value": 1.0},
     "SteadyDancerFitImage": {"area": "custom", "width": 64, "height": 96},
     "SteadyDancerToVideo": {"length": 17},
     "SteadyDancerDrivingVideo": {"frames": 17},
@@ -121,10 +123,16 @@ def with_tiny_values(prompt: dict) -> dict:
     """The prompt at a size that a CPU can do: only values named in TINY_VALUES change."""
     prompt = copy.deepcopy(prompt)
     for node in prompt.values():
-        for name, value in TINY_VALUES.get(node["class_type"], {}).items():
+        for name, value in TINY_VALUES.get(tiny_key(node), {}).items():
             if not isinstance(node["inputs"].get(name), list | None):  # a link stays a link
                 node["inputs"][name] = value
     return prompt
+
+
+def tiny_key(node: dict) -> str:
+    """What TINY_VALUES calls a node of a prompt."""
+    title = node.get("_meta", {}).get("title", "")
+    return title if title in TINY_VALUES else node["class_type"]
 
 
 def model_files(prompt: dict) -> list[str]:

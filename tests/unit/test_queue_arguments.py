@@ -94,6 +94,22 @@ def test_turbo_numbers_win_in_a_graph_of_few_steps(monkeypatch):
     assert filled["6"]["inputs"]["steps"] == 4
 
 
+def test_fast_and_best_of_the_main_template_have_numbers_of_their_own(monkeypatch):
+    """They reach the nodes through switches: each pair of variables its own side."""
+    for name, value in {"STEADYDANCER_GUIDE_SCALE": "4", "TURBO_GUIDE_SCALE": "1.5", "TURBO_STEPS": "6"}.items():
+        monkeypatch.setenv(name, value)
+    (file,) = (file for file in PROMPTS if file.stem == "steadydancer_from_video")
+    filled = load(file)
+    api_prompt.fill_from_environment(filled)
+    values = {api_prompt.title(node): node["inputs"].get("value") for node in filled.values()}
+    assert [values[name] for name in ("Fast: steps", "Best: steps", "Fast: text guidance", "Best: text guidance")] == [
+        6, 40, 1.5, 4,
+    ]  # fmt: skip
+    assert values["Fast"] is True
+    api_prompt.set_input(filled, "Fast.value=false")
+    assert not api_prompt.has_few_steps(filled)
+
+
 def test_unset_environment_changes_nothing():
     filled = prompt()
     api_prompt.fill_from_environment(filled)

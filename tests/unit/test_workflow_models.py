@@ -293,7 +293,7 @@ def test_templates_by_name():
 def test_our_own_templates_name_what_they_fetch():
     wanted = {
         "steadydancer_auto": 4,
-        "steadydancer_from_video": 6,
+        "steadydancer_from_video": 7,
         "steadydancer_turbo": 5,
         "turbo_i2v": 4,
         "wan_t2v_auto": 3,

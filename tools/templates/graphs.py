@@ -2,84 +2,8 @@
 
 from typing import Any
 
-PERSON = "steadydancer_example_person.png"
-DANCE = "steadydancer_example_dance.mp4"
-POSE = "steadydancer_example_pose.json"
-POSES = "steadydancer_example_poses.mp4"
-NEGATIVE_POSES = "steadydancer_example_negative_poses.mp4"
-
-HUB = "https://huggingface.co"
-REPACKAGED = f"{HUB}/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files"
-MODELS = {
-    "Wan21_SteadyDancer_fp8_e4m3fn_scaled_KJ.safetensors": (
-        f"{HUB}/Kijai/WanVideo_comfy_fp8_scaled/resolve/main/SteadyDancer",
-        "diffusion_models",
-    ),
-    "umt5_xxl_fp8_e4m3fn_scaled.safetensors": (f"{REPACKAGED}/text_encoders", "text_encoders"),
-    "clip_vision_h.safetensors": (f"{REPACKAGED}/clip_vision", "clip_vision"),
-    "wan_2.1_vae.safetensors": (f"{REPACKAGED}/vae", "vae"),
-    "wan2.1_t2v_14B_bf16.safetensors": (f"{REPACKAGED}/diffusion_models", "diffusion_models"),
-}
-
-PROMPT = (
-    "A person in a blue jacket stands in a bright room, facing the camera, and dances: the arms rise and swing, the "
-    "hips sway, the knees bend in rhythm. The person smiles, the mouth is closed, the eyes look into the camera. "
-    "Even light, steady camera."
-)
-NEGATIVE = (
-    "镜头晃动，色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，"
-    "丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，"
-    "三条腿，背景人很多，倒着走"
-)
-
-
-def node(
-    key: str,
-    type: str,
-    x: int,
-    y: int,
-    /,
-    *,
-    title: str | None = None,
-    size: tuple[int | None, int | None] = (None, None),
-    **widgets: Any,
-) -> dict:
-    """One node at a place in pixels. A size of None is the smallest that shows all of it."""
-    ours = type.startswith("SteadyDancer")
-    properties: dict[str, Any] = {
-        "cnr_id": "steadydancer" if ours else "comfy-core",
-        "ver": "0.1.0" if ours else "0.30.0",
-        "Node name for S&R": type,
-    }
-    models = [
-        {"name": value, "url": f"{MODELS[value][0]}/{value}", "directory": MODELS[value][1]}
-        for value in widgets.values()
-        if value in MODELS
-    ]
-    if models:
-        properties["models"] = models
-    return {
-        "key": key,
-        "type": type,
-        "title": title,
-        "pos": [x, y],
-        "width": size[0],
-        "height": size[1],
-        "widgets": widgets,
-        "properties": properties,
-    }
-
-
-def note(key: str, x: int, y: int, text: str, height: int, title: str = "Read me", width: int = 1340) -> dict:
-    """A Markdown note of a size in pixels."""
-    return node(key, "MarkdownNote", x, y, title=title, size=(width, height), **{"": text})
-
-
-def link(path: str) -> list[str]:
-    """'picture.IMAGE > fit.image' as a link."""
-    source, target = (end.strip().split(".", 1) for end in path.split(">"))
-    return [*source, *target]
-
+from .dance import DANCE_GRAPH
+from .spec import DANCE, NEGATIVE, NEGATIVE_POSES, PERSON, POSE, POSES, PROMPT, link, node, note
 
 BASIC_NOTE = """\
 ## A picture dances
@@ -342,19 +266,6 @@ EXTRACT_LINKS = [
     "draw_kept.images > see_kept.images",
 ]
 
-FROM_VIDEO_NOTE = """\
-## A picture dances what a video shows
-
-1. **Picture**: load your person. Head to toe works best when the dance shows the whole body.
-2. **Dance**: load any dance video. *Driving Video* takes 81 frames of it at 16 frames a second, with the sound; *start* chooses another piece.
-3. **Prompt**: describe *your* person, place and motion; the text here is about the example. The negative prompt is Wan's own: leave it.
-4. **Run.** Models come by themselves, once: 25 GB and, for the poses, 350 MB. Then about 55 minutes at 576p on an RTX 4090 (an estimate).
-
-**For a first try**: *step_distill* in the loader, *cfg* 1 in the guider and 4 *steps*: 3 minutes. **Smaller**: area 480p.
-**Shorter or longer**: *frames* in Driving Video and *length* in Conditioning, the same number, 4·n + 1. **Half a body in the picture?** Keep
-the mode *robust*. **As the authors do it**, slower: *detect_every* 1 and *flip_test* on in both estimators, mode *official*.
-"""
-
 REPORT_NOTE = """\
 ## Did it dance?
 
@@ -403,51 +314,6 @@ REPORT_LINKS = [
     "report.side_by_side > save.video",
     "report.sheet > see.images",
 ]
-
-POSE_NODES = ("poses", "negative_poses", "pose_frames", "negative_pose_frames")
-POSE_SOURCES = {"pose_frames.images": "draw.images", "negative_pose_frames.images": "draw_negative.images"}
-FROM_VIDEO_NODES = [
-    node("picture", "LoadImage", 0, 0, title="1. Picture of the person", size=(280, 560), image=PERSON),
-    node("dance", "LoadVideo", 300, 0, title="2. Dance", size=(280, 560), file=DANCE),
-    node("piece", "SteadyDancerDrivingVideo", 300, 640, size=(280, None), start=0.0, frames=81),
-    node("person", "SteadyDancerPoseEstimator", 630, 0, title="Pose of the person", size=(280, 610)),
-    node("dancer", "SteadyDancerPoseEstimator", 930, 0, title="Poses of the dance", size=(280, 610)),
-    node("track", "SteadyDancerPoseTrack", 630, 680, size=(280, None), max_people=1),
-    node("align", "SteadyDancerPoseAlign", 630, 850, size=(280, None), mode="robust", seed=0, control_after_generate="fixed"),
-    node("draw", "SteadyDancerPoseDraw", 930, 680, size=(280, None), title="Draw: poses", style="SteadyDancer"),
-    node("draw_negative", "SteadyDancerPoseDraw", 930, 825, size=(280, None), title="Draw: changed poses", style="SteadyDancer"),
-    node("see", "SteadyDancerClipVision", 930, 970, size=(280, None)),
-]  # fmt: skip
-FROM_VIDEO_SHIFT = 310  # of what stands to the right of the poses, against the basic graph
-
-
-def moved(spec: dict) -> dict:
-    """A node of the basic graph, to the right to make room for the poses of a dance."""
-    x, y = spec["pos"]
-    return {**spec, "pos": [x + FROM_VIDEO_SHIFT, y]}
-
-
-FROM_VIDEO_LINKS = [
-    "dance.VIDEO > piece.video",
-    "fit.image > person.image",
-    "piece.images > dancer.image",
-    "dancer.keypoints > track.keypoints",
-    "track.keypoints > align.driving",
-    "person.keypoints > align.reference",
-    "fit.width > align.width",
-    "fit.height > align.height",
-    "align.positive > draw.keypoints",
-    "align.negative > draw_negative.keypoints",
-    "piece.audio > video.audio",
-    "piece.fps > video.fps",
-]
-
-
-def from_video(path: str) -> list[str]:
-    """A link of the basic graph, with the poses from the dance and the models from one loader."""
-    source, target = (end.strip() for end in path.split(">"))
-    return automatic(f"{POSE_SOURCES.get(source, source)} > {target}")
-
 
 TURBO_T2V_NOTE = """\
 ## Text to video in four steps
@@ -696,24 +562,7 @@ GRAPHS = {
     },
     "dwpose_extract": {"nodes": EXTRACT_NODES, "links": [link(path) for path in EXTRACT_LINKS], "groups": []},
     "dance_report": {"nodes": REPORT_NODES, "links": [link(path) for path in REPORT_LINKS], "groups": []},
-    "steadydancer_from_video": {
-        "nodes": [
-            *replace(
-                [n for n in one_loader(FROM_VIDEO_NOTE, 170) if n["key"] not in (*POSE_NODES, "picture", "see")],
-                **{n["key"]: moved(n) for n in one_loader(FROM_VIDEO_NOTE) if n["pos"][0] >= 940},
-            ),
-            *FROM_VIDEO_NODES,
-        ],
-        "links": [
-            *(from_video(path) for path in BASIC_LINKS if "poses.VIDEO" not in path),
-            *(link(path) for path in FROM_VIDEO_LINKS),
-        ],
-        "groups": [
-            ["1, 2. Your picture and dance", -20, -80, 620, 1050],
-            ["Poses: nothing to set", 610, -80, 620, 1150],
-            *([title, x + FROM_VIDEO_SHIFT, *rest] for title, x, *rest in BASIC_GROUPS[1:]),
-        ],
-    },
+    "steadydancer_from_video": DANCE_GRAPH,
     "turbo_t2v": {"nodes": TURBO_T2V_NODES, "links": [link(path) for path in TURBO_T2V_LINKS], "groups": []},
     "turbo_i2v": {"nodes": TURBO_I2V_NODES, "links": [link(path) for path in TURBO_I2V_LINKS], "groups": []},
     "steadydancer_turbo": {
