@@ -24,6 +24,7 @@ CIVITAI = ("civitai.com", "www.civitai.com")
 FORMATS = {".safetensors": "safetensors", ".sft": "safetensors", ".gguf": "gguf", ".onnx": "onnx"}
 PICKLES = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl")
 NOTES = ("Note", "MarkdownNote")
+READS_POSES = ("SteadyDancerPoseEstimator", "SteadyDancerDancePoses", "SteadyDancerDanceReport")
 OFF = (2, 4)  # a node's mode: muted, bypassed
 NO_MODELS = ("custom_nodes", "configs")  # kinds of folders in ComfyUI that hold code or settings
 LONGEST = 255  # characters of a file's name with its folders
@@ -240,7 +241,7 @@ def our_items(node: dict) -> list[str]:
     switched = isinstance(mapping(values).get("step_distill"), list)  # by a link: it may be wanted at any run
     if kind == "SteadyDancerLoader" and (switched or True in (mapping(values).values() or values or ())):
         items.append(STEP_DISTILL)
-    return [*items, "dwpose/onnx"] if kind == "SteadyDancerPoseEstimator" else items
+    return [*items, "dwpose/onnx"] if kind in READS_POSES else items
 
 
 # ---- from a name and an address to a file of the catalogue's kind

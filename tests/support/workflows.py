@@ -101,7 +101,7 @@ def catalogue_files(node: dict) -> list[ModelFile]:
         return files_of(split(inputs["names"]), automatic)
     if node["class_type"] == "SteadyDancerConvertModel":
         return [file for file in files_of([inputs["source"]], automatic) if file.role == "diffusion"]
-    if node["class_type"] in ("SteadyDancerPoseEstimator", "SteadyDancerDanceReport"):
+    if node["class_type"] in ("SteadyDancerPoseEstimator", "SteadyDancerDancePoses", "SteadyDancerDanceReport"):
         return files_of(["dwpose/onnx"], automatic)
     if node["class_type"] not in LOADERS:
         return []

@@ -275,7 +275,7 @@ REPORT_NOTE = """\
    which frames, and what to change. The video shows picture, poses and result side by side, with the dance's sound.
 
 The example's result is the dance itself, so its motion is right and its **person is another one**: colours are broken.
-**Right after a render** connect *images* to the frames of VAE Decode instead, *keypoints* to *positive* of Align Pose; *enabled* off costs nothing.
+**Right after a render** connect *images* to the frames of VAE Decode instead, *keypoints* to those of its poses; *enabled* off costs nothing.
 The numbers lie in `output/report` as JSON: `python cli.py report A.json B.json` compares two settings.
 """
 
@@ -286,30 +286,26 @@ REPORT_NODES = [
     node("dance", "LoadVideo", 310, 0, title="1. Dance", size=(280, 560), file=DANCE),
     node("result_frames", "SteadyDancerDrivingVideo", 0, 660, title="Frames of the result", size=(280, None), start=0.0, frames=81),
     node("piece", "SteadyDancerDrivingVideo", 310, 660, size=(280, None), start=0.0, frames=81),
-    node("person", "SteadyDancerPoseEstimator", 940, 0, title="Pose of the person", size=(280, 610)),
-    node("dancer", "SteadyDancerPoseEstimator", 1250, 0, title="Poses of the dance", size=(280, 610)),
     node("size", "GetImageSize", 620, 660, size=(280, None)),
-    node("track", "SteadyDancerPoseTrack", 940, 680, size=(280, None), max_people=1),
-    node("align", "SteadyDancerPoseAlign", 1250, 680, size=(280, None), mode="robust", seed=0, control_after_generate="fixed"),
-    node("report", "SteadyDancerDanceReport", 1580, -80, title="2. Did it dance?", size=(400, 1020)),
-    node("save", "SaveVideo", 2020, -80, size=(420, 500), title="Picture, poses, result", filename_prefix="video/report"),
-    node("see", "PreviewImage", 2020, 480, size=(420, 460), title="Curves and worst frames"),
+    node("fit", "ImageScale", 940, 0, title="Picture at the result's size", size=(310, None), upscale_method="lanczos", crop="center"),
+    node("poses", "SteadyDancerDancePoses", 940, 230, title="Poses asked for", size=(310, 700), seed=0, control_after_generate="fixed"),
+    node("report", "SteadyDancerDanceReport", 1290, -80, title="2. Did it dance?", size=(400, 1020)),
+    node("save", "SaveVideo", 1730, -80, size=(420, 500), title="Picture, poses, result", filename_prefix="video/report"),
+    node("see", "PreviewImage", 1730, 480, size=(420, 460), title="Curves and worst frames"),
 ]  # fmt: skip
 REPORT_LINKS = [
     "result.VIDEO > result_frames.video",
     "dance.VIDEO > piece.video",
-    "picture.IMAGE > person.image",
-    "piece.images > dancer.image",
     "result_frames.images > size.image",
-    "dancer.keypoints > track.keypoints",
-    "track.keypoints > align.driving",
-    "person.keypoints > align.reference",
-    "size.width > align.width",
-    "size.height > align.height",
+    "picture.IMAGE > fit.image",
+    "size.width > fit.width",
+    "size.height > fit.height",
+    "fit.IMAGE > poses.image",
+    "piece.images > poses.dance",
     "result_frames.images > report.images",
     "result_frames.fps > report.fps",
     "picture.IMAGE > report.picture",
-    "align.positive > report.keypoints",
+    "poses.keypoints > report.keypoints",
     "piece.audio > report.audio",
     "report.side_by_side > save.video",
     "report.sheet > see.images",
