@@ -1,5 +1,7 @@
 """The main template: a picture, a dance, a sentence, and one box that holds all the rest."""
 
+from typing import Any
+
 from .spec import DANCE, NEGATIVE, PERSON, PROMPT, link, node, note
 
 NOTE = """\
@@ -162,7 +164,7 @@ DANCE_GRAPH = {
 
 # The same as a form: title of the node, name of its widget, and what the form calls it.
 APP_NAME = "Dance from a picture and a video"
-APP = {
+APP: dict[str, Any] = {
     "inputs": [
         ("1. Picture", "image", "Your picture"),
         ("2. Dance", "file", "The dance"),
