@@ -280,7 +280,7 @@ The numbers lie in `output/report` as JSON: `python cli.py report A.json B.json`
 """
 
 REPORT_NODES = [
-    note("note", 0, -250, REPORT_NOTE, 210, width=1500),
+    note("note", 0, -290, REPORT_NOTE, 250, width=1250),
     node("result", "LoadVideo", 0, 0, title="1. The result", size=(280, 560), file=DANCE),
     node("picture", "LoadImage", 620, 0, title="1. Picture of the person", size=(280, 560), image=PERSON),
     node("dance", "LoadVideo", 310, 0, title="1. Dance", size=(280, 560), file=DANCE),
