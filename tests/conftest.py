@@ -193,6 +193,6 @@ def start_comfy(comfyui_path, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def comfy(start_comfy):
-    """The session's ComfyUI server: `comfy.run(prompt)`, `comfy.object_info()`, `comfy.events()`, …"""
+def comfy_server(start_comfy):
+    """The session's ComfyUI server: `comfy_server.run(prompt)`, `.object_info()`, `.events()`, …"""
     return start_comfy()

@@ -19,10 +19,10 @@ def chromium():
 
 
 @pytest.fixture
-def page(chromium, comfy, request, tmp_path):
+def page(chromium, comfy_server, request, tmp_path):
     """A fresh tab on the session's server: `page.open()`, `page.drop(…)`, `page.press_run()`, …"""
     tab = chromium.new_page(viewport={"width": 1600, "height": 1000})
-    yield ComfyPage(tab, comfy)
+    yield ComfyPage(tab, comfy_server)
     if request.node.stash.get(request.config.failed_key, False):
         tab.screenshot(path=str(tmp_path / "failed.png"))
         print(f"What the page showed: {tmp_path / 'failed.png'}")

@@ -40,7 +40,7 @@ def test_package_is_loaded_without_a_warning(comfyui_path, tmp_path):
     assert result["loaded"] is True and result["nodes"] > 20
 
 
-def test_the_server_has_it(comfy):
-    log = comfy.log()
+def test_the_server_has_it(comfy_server):
+    log = comfy_server.log()
     assert "custom_nodes/steadydancer" in log.replace("\\", "/")
     assert "IMPORT FAILED" not in log

@@ -108,11 +108,11 @@ def test_chinese_help_pages_name_the_same_inputs(our_nodes):
     assert not missing
 
 
-def test_help_pages_are_served(comfy, our_nodes):
+def test_help_pages_are_served(comfy_server, our_nodes):
     for node in our_nodes:
-        page = comfy.get_bytes(f"/extensions/steadydancer/docs/{node}.md").decode()
+        page = comfy_server.get_bytes(f"/extensions/steadydancer/docs/{node}.md").decode()
         assert page == (ROOT / "web" / "docs" / f"{node}.md").read_text("utf-8")
-    chinese = comfy.get_bytes("/extensions/steadydancer/docs/SteadyDancerLoader/zh.md").decode()
+    chinese = comfy_server.get_bytes("/extensions/steadydancer/docs/SteadyDancerLoader/zh.md").decode()
     assert chinese.startswith("# 加载 SteadyDancer")
 
 
@@ -140,8 +140,8 @@ def test_every_node_is_in_an_example(our_nodes):
     assert not set(our_nodes) - shown
 
 
-def test_labels_reach_the_page(comfy, our_nodes):
-    served = comfy.get("/i18n")
+def test_labels_reach_the_page(comfy_server, our_nodes):
+    served = comfy_server.get("/i18n")
     for language in ("en", "zh"):
         assert set(our_nodes) <= served[language]["nodeDefs"].keys()
 

@@ -237,23 +237,26 @@ def node(source: str) -> dict:
     return {"1": {"class_type": "SteadyDancerConvertModel", "inputs": inputs}}
 
 
-def test_the_node_makes_a_file_once_and_again_when_it_was_taken_away(comfy):
-    folder = comfy.base_directory / "models/diffusion_models"
+def test_the_node_makes_a_file_once_and_again_when_it_was_taken_away(comfy_server):
+    folder = comfy_server.base_directory / "models/diffusion_models"
     tiny.write_steadydancer(folder / "sub" / "my_dancer_bf16.safetensors", "bf16")
     target, prompt = folder / "sub" / "my_dancer_int8_convrot.safetensors", node("sub/my_dancer_bf16.safetensors")
-    (shown,) = comfy.succeed(prompt).outputs.values()
+    (shown,) = comfy_server.succeed(prompt).outputs.values()
     assert str(target) in shown["text"][0] and "tensors changed, the most by" in shown["text"][0]
-    comfy.succeed(prompt)  # the file is there now: looked at once more, and not made again
+    comfy_server.succeed(prompt)  # the file is there now: looked at once more, and not made again
     assert (
-        comfy.succeed(prompt).cached == ["1"] and comfy.log().count("my_dancer_int8_convrot.safetensors is made") == 1
+        comfy_server.succeed(prompt).cached == ["1"]
+        and comfy_server.log().count("my_dancer_int8_convrot.safetensors is made") == 1
     )
     target.unlink()
-    assert "tensors changed" in next(iter(comfy.succeed(prompt).outputs.values()))["text"][0] and target.is_file()
+    assert (
+        "tensors changed" in next(iter(comfy_server.succeed(prompt).outputs.values()))["text"][0] and target.is_file()
+    )
 
 
-def test_the_loader_makes_its_variant_of_the_file_that_is_here(comfy):
-    comfy.provide_models("diffusion_models/Wan21_I2V_SteadyDancer_fp16.safetensors")
-    target = comfy.base_directory / "models/diffusion_models/Wan21_I2V_SteadyDancer_int8_convrot.safetensors"
+def test_the_loader_makes_its_variant_of_the_file_that_is_here(comfy_server):
+    comfy_server.provide_models("diffusion_models/Wan21_I2V_SteadyDancer_fp16.safetensors")
+    target = comfy_server.base_directory / "models/diffusion_models/Wan21_I2V_SteadyDancer_int8_convrot.safetensors"
     target.unlink(missing_ok=True)
     inputs = {"variant": "steadydancer/int8_convrot", "step_distill": False}
     prompt = {
@@ -266,13 +269,13 @@ def test_the_loader_makes_its_variant_of_the_file_that_is_here(comfy):
         "4": {"class_type": "PreviewAny", "inputs": {"source": ["3", 0]}},
         "5": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}},
     }
-    outputs = comfy.succeed(prompt).outputs
+    outputs = comfy_server.succeed(prompt).outputs
     assert target.is_file() and outputs["5"]["text"] == ["steadydancer/int8_convrot"]
 
 
-def test_cancel_leaves_no_trace(comfy):
+def test_cancel_leaves_no_trace(comfy_server):
     """A file of 1.6 GB, all of it a hole, so that the conversion is long enough to be cancelled."""
-    folder = comfy.base_directory / "models/diffusion_models"
+    folder = comfy_server.base_directory / "models/diffusion_models"
     large = {
         f"blocks.{n}.{layer}.weight": ("F16", (5120, 5120), 2 * 5120**2)
         for n in range(15)
@@ -283,11 +286,11 @@ def test_cancel_leaves_no_trace(comfy):
         for name in ("patch_embedding.weight", "time_embedding.0.weight", "head.modulation", "head.head.weight")
     }
     write_hollow(folder / "hollow_fp16.safetensors", large | ends)
-    with comfy.events() as events:
-        prompt = comfy.queue(node("hollow_fp16.safetensors"))
+    with comfy_server.events() as events:
+        prompt = comfy_server.queue(node("hollow_fp16.safetensors"))
         events.wait_for("progress_text", lambda data: "hollow_int8_convrot" in str(data))
-        comfy.interrupt(prompt)
-        result = comfy.wait(prompt)
+        comfy_server.interrupt(prompt)
+        result = comfy_server.wait(prompt)
     assert result.interrupted and not result.error
     assert {path.name for path in folder.glob("hollow*")} <= {
         "hollow_fp16.safetensors",

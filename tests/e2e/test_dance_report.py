@@ -18,9 +18,9 @@ NETS = {"detector": DETECTOR, "pose_model": POSE_NET, "runtime": "onnxruntime on
 
 
 @pytest.fixture(scope="module")
-def server(comfy):
+def server(comfy_server):
     """With the nets, a dance of dots with sound, the same where everything leaps from frame 6 on, and its first picture."""
-    folder = comfy.base_directory / "models" / "detection"
+    folder = comfy_server.base_directory / "models" / "detection"
     detector, pose = dots.export(folder / "report", step=4)
     detector.rename(folder / DETECTOR)
     pose.rename(folder / POSE_NET)
@@ -28,9 +28,9 @@ def server(comfy):
     for name, leap in (("report_dance.mp4", 0), ("report_leap.mp4", 60)):
         places = [body + [2 * frame + leap * (frame >= 6), 0] for frame in range(FRAMES)]
         write_video(
-            comfy.base_directory / "input" / name, [dots.picture(at, WIDTH, HEIGHT, 3.5, False) for at in places]
+            comfy_server.base_directory / "input" / name, [dots.picture(at, WIDTH, HEIGHT, 3.5, False) for at in places]
         )
-    return comfy
+    return comfy_server
 
 
 def write_video(path, pictures) -> None:

@@ -8,33 +8,33 @@ import pytest
 from support import ROOT
 
 
-def test_an_idle_server_is_healthy_and_tells_no_path(comfy):
-    found = comfy.get("/steadydancer/health")
+def test_an_idle_server_is_healthy_and_tells_no_path(comfy_server):
+    found = comfy_server.get("/steadydancer/health")
     assert found["healthy"] and found["device_usable"] and found["disk_left_gb"] > 0
     assert (found["running"], found["waiting"], found["sampling"], found["r2_waiting"]) == (0, 0, None, None)
-    assert str(comfy.base_directory) not in json.dumps(found)
+    assert str(comfy_server.base_directory) not in json.dumps(found)
 
 
-def test_a_busy_server_says_its_step_and_a_failed_prompt_its_kind(comfy):
+def test_a_busy_server_says_its_step_and_a_failed_prompt_its_kind(comfy_server):
     from support.workflows import load, model_files, with_tiny_text_encoder, with_tiny_values
 
     shipped = load(ROOT / "example_workflows" / "api" / "steadydancer_basic.json")
-    comfy.provide_models(*model_files(shipped))
+    comfy_server.provide_models(*model_files(shipped))
     prompt = with_tiny_values(with_tiny_text_encoder(shipped))
     (schedule,) = (node for node in prompt.values() if node["class_type"] == "SteadyDancerSchedule")
     schedule["inputs"]["steps"] = 40
-    with comfy.events() as events:
-        running = comfy.queue(prompt)
+    with comfy_server.events() as events:
+        running = comfy_server.queue(prompt)
         events.wait_for("progress", lambda data: data["value"] == 1, timeout=300)
-        found = comfy.get("/steadydancer/health")
-        comfy.interrupt(running)
-        comfy.wait(running)
+        found = comfy_server.get("/steadydancer/health")
+        comfy_server.interrupt(running)
+        comfy_server.wait(running)
     assert found["running"] == 1 and found["sampling"]["of"] == 40
     assert found["sampling"]["step"] >= 2 and found["sampling"]["seconds_left"] > 0
     bad = {"1": {"class_type": "SteadyDancerR2Upload", "inputs": {
         "file": "none.mp4", "profile": "auto", "key": "{name}", "overwrite": False, "link_minutes": 0}}}  # fmt: skip
-    assert comfy.run(bad).error
-    found = comfy.get("/steadydancer/health")
+    assert comfy_server.run(bad).error
+    found = comfy_server.get("/steadydancer/health")
     assert found["last_error"] == "ValueError" and found["healthy"], "a bad prompt is no bad machine"
 
 

@@ -240,12 +240,12 @@ def test_the_pose_latent_is_normalised_once(comfyui):
         ({"length": 0}, "The length is 0 frames. Use 1 to 4096."),
     ],
 )
-def test_a_size_that_cannot_be_is_refused_before_anything_is_loaded(comfy, wrong, sentence):
-    tiny.provide(comfy.base_directory / "models", *MODELS)
-    prompt = light(comfy)
+def test_a_size_that_cannot_be_is_refused_before_anything_is_loaded(comfy_server, wrong, sentence):
+    tiny.provide(comfy_server.base_directory / "models", *MODELS)
+    prompt = light(comfy_server)
     prompt[the(prompt, "SteadyDancerToVideo")]["inputs"].update(wrong)
     with pytest.raises(Refused, match=re.escape(sentence)):
-        comfy.run(prompt)
+        comfy_server.run(prompt)
 
 
 BAD_INPUT = {
@@ -281,10 +281,12 @@ BAD_INPUT = {
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
-def test_bad_input_gets_a_plain_sentence(comfy, case):
+def test_bad_input_gets_a_plain_sentence(comfy_server, case):
     changes, sentence = BAD_INPUT[case]
-    tiny.provide(comfy.base_directory / "models", *MODELS, "diffusion_models/wan2.1_i2v_480p_14B_fp16.safetensors")
-    prompt = light(comfy)
+    tiny.provide(
+        comfy_server.base_directory / "models", *MODELS, "diffusion_models/wan2.1_i2v_480p_14B_fp16.safetensors"
+    )
+    prompt = light(comfy_server)
     prompt["other"] = {"class_type": "VAELoader", "inputs": {"vae_name": "pixel_space"}}
     prompt["empty"] = {"class_type": "NoImages", "inputs": {}}
     prompt["picture"] = {
@@ -296,38 +298,38 @@ def test_bad_input_gets_a_plain_sentence(comfy, case):
     prompt["latent"] = {"class_type": "EmptyHunyuanLatentVideo", "inputs": size}
     for class_type, inputs in changes.items():
         prompt[the(prompt, class_type)]["inputs"].update(inputs)
-    result = comfy.run(prompt, timeout=600)
+    result = comfy_server.run(prompt, timeout=600)
     assert sentence in (result.error or ""), result.error
 
 
-def test_a_truncated_model_file_is_refused_and_the_next_prompt_works(comfy):
-    models = comfy.base_directory / "models"
+def test_a_truncated_model_file_is_refused_and_the_next_prompt_works(comfy_server):
+    models = comfy_server.base_directory / "models"
     (whole,) = tiny.provide(models, "diffusion_models/Wan21_SteadyDancer_fp32.safetensors")
     (models / "diffusion_models" / "cut.safetensors").write_bytes(whole.read_bytes()[:100_000])
     tiny.provide(models, *MODELS)
-    prompt = light(comfy, steps=1)
+    prompt = light(comfy_server, steps=1)
     loader = prompt[the(prompt, "UNETLoader")]["inputs"]
     good, loader["unet_name"] = loader["unet_name"], "cut.safetensors"
-    broken = comfy.run(prompt, timeout=600)
+    broken = comfy_server.run(prompt, timeout=600)
     assert broken.error
     loader["unet_name"] = good
-    comfy.succeed(prompt, timeout=600)
+    comfy_server.succeed(prompt, timeout=600)
 
 
-def test_cancel_ends_within_a_few_steps_and_the_next_prompt_works(comfy):
-    tiny.provide(comfy.base_directory / "models", *MODELS)
-    prompt = light(comfy, steps=200, width=128, height=192)
-    with comfy.events() as events:
-        prompt_id = comfy.queue(prompt)
+def test_cancel_ends_within_a_few_steps_and_the_next_prompt_works(comfy_server):
+    tiny.provide(comfy_server.base_directory / "models", *MODELS)
+    prompt = light(comfy_server, steps=200, width=128, height=192)
+    with comfy_server.events() as events:
+        prompt_id = comfy_server.queue(prompt)
         events.wait_for("progress", lambda data: data["max"] == 200 and data["value"] >= 2, timeout=300)
         pressed = events.named("progress")[-1]["value"]
-        comfy.interrupt(prompt_id)
-        result = comfy.wait(prompt_id, timeout=60)
+        comfy_server.interrupt(prompt_id)
+        result = comfy_server.wait(prompt_id, timeout=60)
         events.wait_for("progress_text", lambda data: data["text"] == "Cancelled.")
     assert result.interrupted
     assert events.texts[-1][0] == the(prompt, "SamplerCustomAdvanced"), "no time left stays there"
     assert events.named("progress")[-1]["value"] <= pressed + 10
-    comfy.succeed(light(comfy, steps=1), timeout=600)
+    comfy_server.succeed(light(comfy_server, steps=1), timeout=600)
 
 
 def test_the_4_step_lora_with_other_settings_is_said(comfyui):

@@ -91,9 +91,9 @@ def saved(result) -> list:
 
 
 @pytest.mark.parametrize("name", SOUNDS)
-def test_odd_sound_of_a_dance_reaches_the_video(comfy, name):
-    with comfy.events() as events:
-        result = comfy.succeed(through(put(comfy, f"{name}.mov", SOUNDS[name]())))
+def test_odd_sound_of_a_dance_reaches_the_video(comfy_server, name):
+    with comfy_server.events() as events:
+        result = comfy_server.succeed(through(put(comfy_server, f"{name}.mov", SOUNDS[name]())))
     assert len(saved(result)) == 2
     for path in saved(result):
         video = probe(path)
@@ -102,10 +102,10 @@ def test_odd_sound_of_a_dance_reaches_the_video(comfy, name):
 
 
 @pytest.mark.parametrize("name", NO_SOUNDS)
-def test_sound_that_cannot_be_had_costs_nothing_else(comfy, name):
+def test_sound_that_cannot_be_had_costs_nothing_else(comfy_server, name):
     make_video, why = NO_SOUNDS[name]
-    with comfy.events() as events:
-        result = comfy.succeed(through(put(comfy, f"{name}.mov", make_video())))
+    with comfy_server.events() as events:
+        result = comfy_server.succeed(through(put(comfy_server, f"{name}.mov", make_video())))
     assert [(probe(path).frames, probe(path).has_audio) for path in saved(result)] == [(16, False)] * 2
     assert any(why in text for _, text in events.texts)
 
@@ -117,33 +117,36 @@ def dancer():
     return (read_clip(str(example), count=17, fps=16, longest_side=320).frames * 255).astype(np.uint8)
 
 
-def shipped(comfy) -> tuple[dict, dict]:
+def shipped(comfy_server) -> tuple[dict, dict]:
     """The template's prompt at a size for a CPU, and its Driving Video; the weights are there."""
     prompt = with_tiny_values(with_tiny_text_encoder(load(TEMPLATE)))
-    comfy.provide_models(*model_files(load(TEMPLATE)))
+    comfy_server.provide_models(*model_files(load(TEMPLATE)))
     return prompt, next(node for node in prompt.values() if node["class_type"] == "SteadyDancerDrivingVideo")
 
 
 @pytest.mark.parametrize("name", ["7.1", "film order"])
-def test_the_shipped_template_with_odd_sound(comfy, dancer, name):
+def test_the_shipped_template_with_odd_sound(comfy_server, dancer, name):
     """An hour's sampling ends in a video, whatever sound the dance has."""
-    prompt, driving = shipped(comfy)
+    prompt, driving = shipped(comfy_server)
     file = SOUNDS[name](frames=17, size=(dancer.shape[2], dancer.shape[1]), pictures=dancer)
-    prompt[driving["inputs"]["video"][0]]["inputs"]["file"] = put(comfy, f"dance {name}.mov", file)
-    (video,) = saved(comfy.succeed(prompt, timeout=600))
+    prompt[driving["inputs"]["video"][0]]["inputs"]["file"] = put(comfy_server, f"dance {name}.mov", file)
+    (video,) = saved(comfy_server.succeed(prompt, timeout=600))
     assert (probe(video).frames, probe(video).has_audio) == (17, True)
 
 
 @pytest.mark.parametrize("name", [*SOUNDS, *NO_SOUNDS])
-def test_the_end_of_the_shipped_template_with_every_odd_sound(comfy, name):
+def test_the_end_of_the_shipped_template_with_every_odd_sound(comfy_server, name):
     """Sampled once, with the dance that is shipped; the sound is read from another one, by a Driving Video like the first."""
-    prompt, driving = shipped(comfy)
+    prompt, driving = shipped(comfy_server)
     make_video = SOUNDS.get(name) or NO_SOUNDS[name][0]
-    prompt["other"] = {"class_type": "LoadVideo", "inputs": {"file": put(comfy, f"other {name}.mov", make_video())}}
+    prompt["other"] = {
+        "class_type": "LoadVideo",
+        "inputs": {"file": put(comfy_server, f"other {name}.mov", make_video())},
+    }
     prompt["heard"] = driving | {"inputs": driving["inputs"] | {"video": ["other", 0]}}
     (create,) = (node for node in prompt.values() if node["class_type"] == "CreateVideo")
     create["inputs"]["audio"][0] = "heard"
-    (video,) = saved(comfy.succeed(prompt, timeout=600))
+    (video,) = saved(comfy_server.succeed(prompt, timeout=600))
     assert (probe(video).frames, probe(video).has_audio) == (17, name in SOUNDS)
 
 
@@ -164,8 +167,8 @@ AUDIO_LOST = {
 
 
 @pytest.mark.parametrize("kind", [*AUDIO_KEPT, *AUDIO_LOST])
-def test_sound_of_other_nodes_never_costs_the_video(comfy, kind):
-    result = comfy.succeed(frames_with({"class_type": "OddAudio", "inputs": {"kind": kind}}))
+def test_sound_of_other_nodes_never_costs_the_video(comfy_server, kind):
+    result = comfy_server.succeed(frames_with({"class_type": "OddAudio", "inputs": {"kind": kind}}))
     (path,) = saved(result)
     assert (probe(path).frames, probe(path).has_audio) == (16, kind in AUDIO_KEPT)
     assert (
@@ -192,15 +195,15 @@ FILES = {
 
 @pytest.mark.parametrize("memory", [False, True])
 @pytest.mark.parametrize("name", FILES)
-def test_a_video_file_with_odd_sound_is_saved(comfy, name, memory):
+def test_a_video_file_with_odd_sound_is_saved(comfy_server, name, memory):
     prompt = {
-        "1": {"class_type": "LoadVideo", "inputs": {"file": put(comfy, f"file {name}.mkv", FILES[name]())}},
+        "1": {"class_type": "LoadVideo", "inputs": {"file": put(comfy_server, f"file {name}.mkv", FILES[name]())}},
         "4": save_node(["1", 0]),
     }
     if memory:
         prompt["2"] = {"class_type": "VideoInMemory", "inputs": {"video": ["1", 0]}}
         prompt["4"] = save_node(["2", 0])
-    result = comfy.succeed(prompt)
+    result = comfy_server.succeed(prompt)
     (path,) = saved(result)
     video = probe(path)
     assert video.frames == 16 and video.has_audio == (name not in ("200 MHz", "odd size"))
@@ -210,11 +213,11 @@ def test_a_video_file_with_odd_sound_is_saved(comfy, name, memory):
 
 @pytest.mark.parametrize("trim", [0.0, -1.0])
 @pytest.mark.parametrize("memory", [False, True])
-def test_a_playlist_makes_the_server_ask_nobody(comfy, tmp_path, memory, trim):
+def test_a_playlist_makes_the_server_ask_nobody(comfy_server, tmp_path, memory, trim):
     """Through the save node and Driving Video, from a file and from memory, also where ComfyUI would look for its length."""
     with asked() as (address, paths):
         for name, data in playlists(address).items():
-            (comfy.base_directory / "input" / name).write_bytes(data)
+            (comfy_server.base_directory / "input" / name).write_bytes(data)
             prompt = through(name)
             del prompt["5"], prompt["3"]
             source = "1"
@@ -228,23 +231,23 @@ def test_a_playlist_makes_the_server_ask_nobody(comfy, tmp_path, memory, trim):
             prompt["6"] = {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}}
             prompt["4"] = save_node([source, 0])
             for node in ("6", "4"):
-                result = comfy.run(
+                result = comfy_server.run(
                     {key: value for key, value in prompt.items() if key not in {"6", "4"} - {node}}, timeout=20
                 )
                 assert "Playlists are not opened" in result.error, (name, node)
         assert not paths
 
 
-def test_cancel_ends_the_encoding_of_a_file(comfy):
+def test_cancel_ends_the_encoding_of_a_file(comfy_server):
     """A still picture in 4K: little to read, and long to encode."""
     still = [np.full((2160, 3840, 3), 90, np.uint8)] * 400
     name = put(
-        comfy,
+        comfy_server,
         "still.mkv",
         make(container="matroska", frames=400, size=(3840, 2160), pictures=still, options={"preset": "ultrafast"}),
     )
-    folder = comfy.base_directory / "output" / "still"
-    prompt_id = comfy.queue(
+    folder = comfy_server.base_directory / "output" / "still"
+    prompt_id = comfy_server.queue(
         {
             "1": {"class_type": "LoadVideo", "inputs": {"file": name}},
             "4": save_node(["1", 0], filename_prefix="still/clip"),
@@ -253,12 +256,12 @@ def test_cancel_ends_the_encoding_of_a_file(comfy):
     end = time.monotonic() + 60
     while not list(folder.glob(".clip*")) and time.monotonic() < end:
         time.sleep(0.02)
-    comfy.interrupt()
-    assert comfy.wait(prompt_id, timeout=60).interrupted
+    comfy_server.interrupt()
+    assert comfy_server.wait(prompt_id, timeout=60).interrupted
     assert not list(folder.iterdir())
 
 
-def test_frames_that_no_encoder_takes_are_there_as_pictures(comfy):
+def test_frames_that_no_encoder_takes_are_there_as_pictures(comfy_server):
     """Higher than H.264 can be, and than ComfyUI's nodes make a picture in one step."""
     graph = frames_with(
         {"class_type": "OddAudio", "inputs": {"kind": "three channels"}}, width=16, height=16384, batch_size=3
@@ -266,27 +269,27 @@ def test_frames_that_no_encoder_takes_are_there_as_pictures(comfy):
     border = {"image": ["1", 0], "left": 0, "top": 0, "right": 0, "bottom": 16, "feathering": 0}
     graph["6"] = {"class_type": "ImagePadForOutpaint", "inputs": border}
     graph["3"]["inputs"]["images"] = ["6", 0]
-    result = comfy.run(graph)
+    result = comfy_server.run(graph)
     assert "could not be encoded" in result.error and "its 3 frames are pictures in media/clip_" in result.error
-    folder = comfy.base_directory / "output" / "media"
+    folder = comfy_server.base_directory / "output" / "media"
     (pictures,) = folder.glob("*frames")
     assert sorted(path.name for path in pictures.iterdir()) == ["00001.png", "00002.png", "00003.png", "sound.wav"]
     assert encode.image_tags(pictures / "00001.png")["prompt"] and not list(folder.glob(".*"))
 
 
-def test_a_file_where_the_folder_should_be(comfy, tmp_path):
-    (comfy.base_directory / "output").mkdir(exist_ok=True)
-    (comfy.base_directory / "output" / "taken").write_text("a file")
+def test_a_file_where_the_folder_should_be(comfy_server, tmp_path):
+    (comfy_server.base_directory / "output").mkdir(exist_ok=True)
+    (comfy_server.base_directory / "output" / "taken").write_text("a file")
     graph = frames_with({"class_type": "OddAudio", "inputs": {"kind": "one row"}}, batch_size=3)
     graph["4"]["inputs"]["filename_prefix"] = "taken/clip"
-    error = comfy.run(graph).error
+    error = comfy_server.run(graph).error
     (folder,) = re.findall(r"its 3 frames are pictures in (\S+)\. Make a video", error)
     assert len(list(Path(folder).glob("*.png"))) == 3
 
 
 @pytest.mark.parametrize("size", [(65, 64), (64, 65), (33, 33)])
-def test_frames_of_an_odd_size_are_made_even(comfy, size):
-    result = comfy.succeed(
+def test_frames_of_an_odd_size_are_made_even(comfy_server, size):
+    result = comfy_server.succeed(
         frames_with({"class_type": "OddAudio", "inputs": {"kind": "40 kHz"}}, width=size[0], height=size[1])
     )
     video = probe(saved(result)[0])
@@ -297,10 +300,10 @@ def test_frames_of_an_odd_size_are_made_even(comfy, size):
 @pytest.mark.parametrize(
     "extra", [{"\ud800": 1}, {"a\0b": 1}, {"Workflow": 1, "workflow": 2}, {"": 1}, {"note": "text"}, "text", [1]]
 )
-def test_odd_metadata_costs_the_metadata_alone(comfy, extra):
+def test_odd_metadata_costs_the_metadata_alone(comfy_server, extra):
     graph = frames_with({"class_type": "OddAudio", "inputs": {"kind": "one row"}})
-    prompt_id = comfy.post("/prompt", {"prompt": graph, "extra_data": {"extra_pnginfo": extra}})["prompt_id"]
-    result = comfy.wait(prompt_id)
+    prompt_id = comfy_server.post("/prompt", {"prompt": graph, "extra_data": {"extra_pnginfo": extra}})["prompt_id"]
+    result = comfy_server.wait(prompt_id)
     assert result.succeeded, result.error
     assert json.loads(encode.video_tags(saved(result)[0])["prompt"])
 

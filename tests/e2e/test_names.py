@@ -39,10 +39,10 @@ def checked(path: Path, output: Path) -> None:
         assert part.split(".")[0].strip().lower() not in ("con", "nul", "aux", "prn", "com¹", "lpt9")
 
 
-def test_every_save_node_of_ours_cleans_the_name_it_is_given(comfy):
+def test_every_save_node_of_ours_cleans_the_name_it_is_given(comfy_server):
     person = {"pose_keypoints_2d": [10.0, 10.0, 1.0] * 18}
     pose = [{"canvas_width": 64, "canvas_height": 64, "people": [person]}]
-    (comfy.base_directory / "input" / "names.json").write_text(json.dumps(pose))
+    (comfy_server.base_directory / "input" / "names.json").write_text(json.dumps(pose))
     prompt = {
         "1": {"class_type": "SteadyDancerPoseLoad", "inputs": {"file": "names.json"}},
         "2": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 32, "batch_size": 1, "color": 1}},
@@ -64,18 +64,18 @@ def test_every_save_node_of_ours_cleans_the_name_it_is_given(comfy):
             "class_type": "SteadyDancerR2SaveImages",
             "inputs": {**save, "filename_prefix": prefix},
         }
-    output = comfy.base_directory / "output"
-    before, log = set(output.rglob("*.*")), len(comfy.log())
-    comfy.succeed(prompt)
+    output = comfy_server.base_directory / "output"
+    before, log = set(output.rglob("*.*")), len(comfy_server.log())
+    comfy_server.succeed(prompt)
     made = [path for path in set(output.rglob("*.*")) - before if path.is_file()]
     assert len(made) == 2 * len(PREFIXES)
     for path in made:
         checked(path, output)
-    assert "\x1b[2J" not in comfy.log()[log:]
+    assert "\x1b[2J" not in comfy_server.log()[log:]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")
-def test_queue_tells_cores_names_in_one_line_each(comfy, tmp_path):
+def test_queue_tells_cores_names_in_one_line_each(comfy_server, tmp_path):
     """Core saves under any name; a script that reads the lines must not take half a name for a file."""
     prompt = {"1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 32, "batch_size": 2, "color": 7}}}
     for number, prefix in enumerate(("plain", "two\nlines", "a\x1b[2Jb", "a\u2028b")):
@@ -83,7 +83,7 @@ def test_queue_tells_cores_names_in_one_line_each(comfy, tmp_path):
     file = tmp_path / "prompt.json"
     file.write_text(json.dumps(prompt))
     done = subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), "queue", str(file), "--server", comfy.url],
+        [sys.executable, str(ROOT / "cli.py"), "queue", str(file), "--server", comfy_server.url],
         capture_output=True,
         timeout=120,
     )

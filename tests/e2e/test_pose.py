@@ -56,8 +56,8 @@ def with_dots_nets(server):
 
 
 @pytest.fixture(scope="module")
-def server(comfy):
-    return with_dots_nets(comfy)
+def server(comfy_server):
+    return with_dots_nets(comfy_server)
 
 
 def estimator(images: list, **inputs) -> dict:

@@ -42,9 +42,9 @@ def prompt(**changes) -> dict:
     return graph
 
 
-def start(comfy, file: Path, *arguments: str) -> subprocess.Popen:
+def start(comfy_server, file: Path, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "cli.py"), "queue", str(file), "--server", comfy.url, *arguments],
+        [sys.executable, str(ROOT / "cli.py"), "queue", str(file), "--server", comfy_server.url, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -55,22 +55,22 @@ def start(comfy, file: Path, *arguments: str) -> subprocess.Popen:
 
 
 @pytest.fixture
-def queue(comfy, tmp_path):
+def queue(comfy_server, tmp_path):
     def queue(graph: dict, *arguments: str) -> tuple[int, str, str]:
         file = tmp_path / "prompt.json"
         file.write_text(json.dumps(graph), encoding="utf-8")
-        process = start(comfy, file, *arguments)
+        process = start(comfy_server, file, *arguments)
         out, err = process.communicate(timeout=120)
         return process.returncode, out, err
 
     return queue
 
 
-def test_paths_on_stdout_progress_on_stderr(queue, comfy):
+def test_paths_on_stdout_progress_on_stderr(queue, comfy_server):
     code, out, err = queue(prompt(), "--set", "Blank.color=16711680")
     assert code == 0, err
     (path,) = map(Path, out.splitlines())
-    assert path.is_file() and path.parent == comfy.base_directory / "output" / "queued"
+    assert path.is_file() and path.parent == comfy_server.base_directory / "output" / "queued"
     assert "Wait" in err.splitlines()
     assert "Fit: 64×32 → 64×32" in err.splitlines(), "what a node says of itself"
     from PIL import Image
@@ -101,21 +101,21 @@ def test_an_unknown_node_is_named(queue):
 
 @pytest.mark.skipif(os.name == "nt", reason="a test cannot press Ctrl-C for another process on Windows")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_a_stopped_container_stop_the_run_on_the_server(comfy, tmp_path, number):
+def test_ctrl_c_and_a_stopped_container_stop_the_run_on_the_server(comfy_server, tmp_path, number):
     file = tmp_path / "prompt.json"
     file.write_text(json.dumps(prompt(node2_seconds=300, node1_color=1234)), encoding="utf-8")
-    process = start(comfy, file)
+    process = start(comfy_server, file)
     deadline = time.monotonic() + 60
-    while not comfy.get("/queue")["queue_running"]:
+    while not comfy_server.get("/queue")["queue_running"]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    prompt_id = comfy.get("/queue")["queue_running"][0][1]
+    prompt_id = comfy_server.get("/queue")["queue_running"][0][1]
     assert "Wait" in iter(lambda: process.stderr.readline().strip(), "")
     process.send_signal(number)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "Stopped." in err and "Traceback" not in err
-    assert comfy.wait(prompt_id, timeout=10).interrupted
+    assert comfy_server.wait(prompt_id, timeout=10).interrupted
 
 
 def test_without_aiohttp_it_asks_now_and_then(queue, monkeypatch, tmp_path):
@@ -160,8 +160,8 @@ class Shaky(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_a_server_behind_something_that_stumbles(comfy, tmp_path):
-    Shaky.target = comfy.url
+def test_a_server_behind_something_that_stumbles(comfy_server, tmp_path):
+    Shaky.target = comfy_server.url
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Shaky) as between:
         threading.Thread(target=between.serve_forever, daemon=True).start()
         file = tmp_path / "prompt.json"

@@ -189,8 +189,8 @@ def test_delete_after_the_check(pod, s3):
     assert re.search(rf'"key": "{key_of(result)}", "sent": true', journal)
 
 
-def test_without_a_profile_it_stays_local_and_says_so(comfy):
-    result = comfy.succeed(graph("local", after_upload="delete the local file after the check"))
+def test_without_a_profile_it_stays_local_and_says_so(comfy_server):
+    result = comfy_server.succeed(graph("local", after_upload="delete the local file after the check"))
     assert "no save profile is set up" in said(result) and result.files[0].exists()
 
 
@@ -491,8 +491,8 @@ def test_the_output_folder_is_kept_while_the_server_runs(start_comfy, s3):
         server.stop()
 
 
-def test_the_route_of_a_server_without_sync(comfy):
-    assert comfy.get("/steadydancer/r2") == {"enabled": False, "problem": ""}
+def test_the_route_of_a_server_without_sync(comfy_server):
+    assert comfy_server.get("/steadydancer/r2") == {"enabled": False, "problem": ""}
 
 
 def test_the_route_does_not_quote_an_endpoint_with_a_key_in_it(start_comfy, s3):

@@ -28,26 +28,26 @@ def planner():
 def test_two_identical_prompts_choose_the_same_and_load_once(start_comfy, tmp_path):
     from support.tiny_gguf import write_steadydancer_gguf
 
-    comfy = start_comfy()
+    server = start_comfy()
     # the published name's pattern, so that nothing is fetched
-    folder = comfy.base_directory / "models/diffusion_models"
+    folder = server.base_directory / "models/diffusion_models"
     write_steadydancer_gguf(folder / "Wan21_I2V_SteadyDancer_fp16-Q6_K_fix_5d_tensor.gguf", "Q6_K")
-    with comfy.events() as events:
-        first = comfy.run(prompt("first"))
+    with server.events() as events:
+        first = server.run(prompt("first"))
     said = dict(events.texts)  # the last of each node
     assert said["select"].startswith("steadydancer/Q6_K: 13.7 GB, all of it on the card")
     assert said["loader"] == "Model: steadydancer/Q6_K"
     assert first.error is None, first.error
     assert first.outputs["used"]["text"][0] == "steadydancer/Q6_K"
     assert "Q6_K: 13.7 GB, all of it on the card" in first.outputs["reason"]["text"][0]
-    second = comfy.run(prompt("second"))
+    second = server.run(prompt("second"))
     assert {"select", "loader"} <= set(second.cached)
     auto = {**prompt("auto"), "plan": planner(), "shown": node("PreviewAny", source=["plan", 3])}
     auto["loader"]["inputs"] = {"variant": "auto", "step_distill": False, "plan": ["plan", 0]}
-    planned = comfy.run(auto)
+    planned = server.run(auto)
     assert planned.error is None, planned.error
     assert planned.outputs["used"]["text"][0] == "steadydancer/Q6_K", "auto is what the plan is for"
-    third = comfy.run(prompt("third", preference="smallest", budget=18.0))
+    third = server.run(prompt("third", preference="smallest", budget=18.0))
     assert "select" not in third.cached
 
 

@@ -10,8 +10,8 @@ PROMPTS = sorted((TESTS / "shipped_0_1").glob("*.json"))
 
 
 @pytest.fixture(scope="module")
-def infos(comfy):
-    return comfy.object_info()
+def infos(comfy_server):
+    return comfy_server.object_info()
 
 
 @pytest.mark.parametrize("path", PROMPTS, ids=lambda path: path.stem)
@@ -44,8 +44,8 @@ def assert_offered(described, value) -> None:
 
 
 @pytest.mark.parametrize("name", ["steadydancer_auto", "steadydancer_planned"])
-def test_those_with_a_choice_still_run(comfy, name):
+def test_those_with_a_choice_still_run(comfy_server, name):
     shipped = json.loads((TESTS / "shipped_0_1" / f"{name}.json").read_text("utf-8"))
-    comfy.provide_models(*model_files(shipped))
-    result = comfy.succeed(with_tiny_values(with_tiny_text_encoder(shipped)), timeout=600)
+    comfy_server.provide_models(*model_files(shipped))
+    result = comfy_server.succeed(with_tiny_values(with_tiny_text_encoder(shipped)), timeout=600)
     assert ".mp4" in [path.suffix for path in result.files]

@@ -10,14 +10,14 @@ def node(class_type, **inputs):
 DANCE = "steadydancer_example_dance.mp4"
 
 
-def test_an_error_is_said_under_the_node(comfy):
+def test_an_error_is_said_under_the_node(comfy_server):
     piece = node(
         "SteadyDancerDrivingVideo",
         video=["dance", 0], start=500.0, frames=5, fps="16 (the model's)", longest_side=320,
     )  # fmt: skip
     prompt = {"dance": node("LoadVideo", file=DANCE), "piece": piece, "see": node("PreviewImage", images=["piece", 0])}
-    with comfy.events() as events:
-        error = comfy.run(prompt).error
+    with comfy_server.events() as events:
+        error = comfy_server.run(prompt).error
         events.wait_for("progress_text", lambda data: data["node"] == "piece")
     assert "nothing is left after 500.0 s" in error
     assert events.texts[-1] == ("piece", error)

@@ -66,12 +66,12 @@ def test_every_input_is_shipped(file):
 
 
 @pytest.mark.parametrize("file", [f for f in PROMPTS if f.stem not in NO_RENDER], ids=lambda file: file.stem)
-def test_prompt_renders(comfy, file):
+def test_prompt_renders(comfy_server, file):
     """Every video that the prompt saves has the size, length and rate that it asks for."""
     shipped = load(file)
-    comfy.provide_models(*model_files(shipped))
+    comfy_server.provide_models(*model_files(shipped))
     prompt = with_tiny_values(with_tiny_text_encoder(shipped))
-    result = comfy.succeed(prompt, timeout=600)
+    result = comfy_server.succeed(prompt, timeout=600)
     videos = [probe(path) for path in result.files if path.suffix == ".mp4"]
     assert len(videos) == sum(node["class_type"] == "SaveVideo" for node in prompt.values())
     for video in videos:
@@ -80,7 +80,7 @@ def test_prompt_renders(comfy, file):
         assert video.rate == (16 if isinstance(rate, list) else rate)  # a link comes from Driving Video
         assert video.frames == 17
         assert video.pictures.std() > 2, "a flat picture"
-    assert "unet unexpected" not in comfy.log() and "unet missing" not in comfy.log()
+    assert "unet unexpected" not in comfy_server.log() and "unet missing" not in comfy_server.log()
 
 
 def test_what_renders_nothing_has_a_test_of_its_own():
@@ -91,26 +91,28 @@ def test_what_renders_nothing_has_a_test_of_its_own():
     )
 
 
-def test_dwpose_extract_runs(comfy):
+def test_dwpose_extract_runs(comfy_server):
     shipped = shipped_prompt("dwpose_extract")
-    comfy.provide_models(*model_files(shipped))
-    (path,) = (path for path in comfy.succeed(with_tiny_values(shipped), timeout=600).files if path.suffix == ".mp4")
+    comfy_server.provide_models(*model_files(shipped))
+    (path,) = (
+        path for path in comfy_server.succeed(with_tiny_values(shipped), timeout=600).files if path.suffix == ".mp4"
+    )
     video = probe(path)
     assert (video.frames, video.rate, video.width, video.height) == (17, 16, 576, 1024)
 
 
-def test_dance_report_runs(comfy):
+def test_dance_report_runs(comfy_server):
     """The poses asked for come from a file: those that random nets read lie beside the picture, which is refused."""
     shipped = shipped_prompt("dance_report")
-    comfy.provide_models(*model_files(shipped))
+    comfy_server.provide_models(*model_files(shipped))
     prompt = with_tiny_values(shipped)
     (report,) = (node for node in prompt.values() if node["class_type"] == "SteadyDancerDanceReport")
-    assert "There is nobody in the poses" in comfy.run(prompt, timeout=600).error
+    assert "There is nobody in the poses" in comfy_server.run(prompt, timeout=600).error
     text = json.dumps(interchange.write(draw_dancer.dance(17)))
-    (comfy.base_directory / "input" / "dance_report.json").write_text(text, "utf-8")
+    (comfy_server.base_directory / "input" / "dance_report.json").write_text(text, "utf-8")
     prompt["poses"] = {"class_type": "SteadyDancerPoseLoad", "inputs": {"file": "dance_report.json"}}
     report["inputs"]["keypoints"] = ["poses", 0]
-    (path,) = (path for path in comfy.succeed(prompt, timeout=600).files if path.suffix == ".mp4")
+    (path,) = (path for path in comfy_server.succeed(prompt, timeout=600).files if path.suffix == ".mp4")
     video = probe(path)
     assert (video.frames, video.rate, video.width, video.height) == (17, 16, 3 * 288, 512) and video.has_audio
 
@@ -125,23 +127,23 @@ def test_save_to_r2_runs(start_comfy, tmp_path):
     assert sorted(saved.values()) == sorted([files[".mp4"], files[".mp4"], files[".png"]])
 
 
-def test_download_models_runs(comfy):
+def test_download_models_runs(comfy_server):
     """Every file that it names is here, which is all that a second run of it finds; only their publisher has the others."""
     shipped = shipped_prompt("download_models")
     names = model_files(shipped)
-    comfy.provide_models(*names)
-    (shown,) = comfy.succeed(shipped).outputs.values()
+    comfy_server.provide_models(*names)
+    (shown,) = comfy_server.succeed(shipped).outputs.values()
     assert f"in {len(names)} files, all here and checked" in shown["text"][0]
 
 
-def test_convert_model_runs(comfy):
+def test_convert_model_runs(comfy_server):
     shipped = shipped_prompt("convert_model")
     (name,) = model_files(shipped)
-    comfy.provide_models(name)
-    source = comfy.base_directory / "models" / name
+    comfy_server.provide_models(name)
+    source = comfy_server.base_directory / "models" / name
     made = source.with_name("Wan21_I2V_SteadyDancer_int8_convrot.safetensors")
     made.unlink(missing_ok=True)  # of a test before this one
-    (shown,) = comfy.succeed(shipped).outputs.values()
+    (shown,) = comfy_server.succeed(shipped).outputs.values()
     assert str(made) in shown["text"][0] and "tensors changed, the most by" in shown["text"][0]
     assert set(safetensors_header(made)) > set(safetensors_header(source))
 

@@ -169,19 +169,19 @@ def test_an_odd_server_is_one_sentence(serving, ask, monkeypatch, name, reply, w
     ],
 )
 def test_a_server_that_gets_odd_during_the_run(serving, ask, beginning, reply):
-    comfy = ComfyUI()
-    comfy.odd[beginning] = reply
-    code, out, err = ask(serving(comfy).at)
+    fake = ComfyUI()
+    fake.odd[beginning] = reply
+    code, out, err = ask(serving(fake).at)
     assert (code, out) == (1, "")
     assert "If it still runs, the run goes on there" in err
 
 
 @pytest.mark.parametrize("record", [{"outputs": []}, {"status": {}}, {"status": None, "outputs": {}}, "text"])
 def test_an_odd_record_of_the_run(serving, ask, record):
-    comfy = ComfyUI()
+    fake = ComfyUI()
 
     def reply(path):
-        return said({path.rpartition("/")[2]: record}) if path.startswith("/history") else comfy(path)
+        return said({path.rpartition("/")[2]: record}) if path.startswith("/history") else fake(path)
 
     code, out, err = ask(serving(reply).at)
     assert (code, out) == (1, "")
@@ -189,11 +189,11 @@ def test_an_odd_record_of_the_run(serving, ask, record):
 
 
 def test_an_error_without_words_is_a_sentence(serving, ask):
-    comfy, error = ComfyUI(), {"node_id": "1", "node_type": "X", "exception_message": ""}
+    fake, error = ComfyUI(), {"node_id": "1", "node_type": "X", "exception_message": ""}
     record = {"status": {"status_str": "error", "messages": [["execution_error", error]]}, "outputs": {}}
 
     def reply(path):
-        return said({path.rpartition("/")[2]: record}) if path.startswith("/history") else comfy(path)
+        return said({path.rpartition("/")[2]: record}) if path.startswith("/history") else fake(path)
 
     code, out, err = ask(serving(reply).at)
     assert (code, out) == (1, "") and "it failed without a word" in err
@@ -206,12 +206,12 @@ def test_an_odd_or_closed_websocket_is_done_without(serving, ask, message):
     """It accepts, says one thing and hangs up."""
     import hashlib
 
-    comfy = ComfyUI({"1": {"images": [{"filename": "a.png", "type": "output"}]}})
+    fake = ComfyUI({"1": {"images": [{"filename": "a.png", "type": "output"}]}})
     server = serving(lambda path: b"")
 
     def reply(path):
         if not path.startswith("/ws"):
-            return comfy(path)
+            return fake(path)
         key = server.heads[-1][1]["Sec-Websocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
         accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
         head = f"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
@@ -233,8 +233,8 @@ def test_an_odd_or_closed_websocket_is_done_without(serving, ask, message):
     ],
 )
 def test_a_login_is_sent_and_never_shown(serving, ask, address, login):
-    comfy = ComfyUI()
-    server = serving(comfy)
+    fake = ComfyUI()
+    server = serving(fake)
     code, out, err = ask(address.format(server.at))
     assert (code, out + err) == (0, "")
     wanted = "Basic " + base64.b64encode(login.encode()).decode()
@@ -288,12 +288,12 @@ def test_it_does_not_go_by_urllibs_name_and_keeps_the_query(serving, ask):
 
 
 def test_no_proxy_stands_before_this_machine(serving, ask, monkeypatch):
-    proxy, comfy = serving(answer("502 Bad Gateway")), serving(ComfyUI())
+    proxy, fake = serving(answer("502 Bad Gateway")), serving(ComfyUI())
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, f"http://{proxy.at}")
     monkeypatch.delenv("no_proxy", raising=False)
-    assert ask(comfy.at) == (0, "", "")
-    assert ask(comfy.at.replace("127.0.0.1", "localhost"))[0] == 0
+    assert ask(fake.at) == (0, "", "")
+    assert ask(fake.at.replace("127.0.0.1", "localhost"))[0] == 0
     assert proxy.heads == []
 
 
@@ -399,8 +399,8 @@ def test_a_result_is_one_line_whatever_its_name(serving, ask, name):
 
 def test_a_result_is_told_with_its_whole_path(serving, ask, tmp_path):
     (tmp_path / "output").mkdir()
-    comfy = ComfyUI({"1": {"images": [{"filename": "a.png", "type": "output"}]}}, [str(tmp_path / "main.py")])
-    assert ask(serving(comfy).at) == (0, f"{tmp_path / 'output' / 'a.png'}\n", "")
+    fake = ComfyUI({"1": {"images": [{"filename": "a.png", "type": "output"}]}}, [str(tmp_path / "main.py")])
+    assert ask(serving(fake).at) == (0, f"{tmp_path / 'output' / 'a.png'}\n", "")
     for argv in ({}, [], [7], None):
-        comfy.odd["/system_stats"] = said({"system": {"argv": argv}})
-        assert ask(serving(comfy).at) == (0, f"{Path('output', 'a.png')}\n", "")
+        fake.odd["/system_stats"] = said({"system": {"argv": argv}})
+        assert ask(serving(fake).at) == (0, f"{Path('output', 'a.png')}\n", "")
