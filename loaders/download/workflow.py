@@ -239,7 +239,8 @@ def our_items(node: dict) -> list[str]:
     if kind in ("SteadyDancerLoader", "SteadyDancerVRAMPlanner") and "auto" in texts and not linked:
         items.append("steadydancer/auto")
     switched = isinstance(mapping(values).get("step_distill"), list)  # by a link: it may be wanted at any run
-    if kind == "SteadyDancerLoader" and (switched or True in (mapping(values).values() or values or ())):
+    held = mapping(values).values() or values or ()
+    if kind == "SteadyDancerLoader" and (switched or any(value is True for value in held)):  # 1 is a strength
         items.append(STEP_DISTILL)
     return [*items, "dwpose/onnx"] if kind in READS_POSES else items
 
