@@ -234,6 +234,7 @@ def ready(home: Path, interpreter: str = sys.executable, newest: bool = False) -
         "VIRTUAL_ENV": str(folder),
         "PATH": os.pathsep.join([str(programs), os.environ.get("PATH", "")]),
         "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),  # ComfyUI starts in a third of the time with it
+        "MALLOC_MMAP_THRESHOLD_": "1048576",  # glibc gives a freed model back to the system, and does not keep it
     }
     for name in ("PYTHONHOME", "PYTHONDONTWRITEBYTECODE"):
         variables.pop(name, None)
