@@ -18,8 +18,12 @@ def show(text: str, node_id: str, client_id: str | None = None) -> bool:
     Of a node in a subgraph, "12:5", the page shows it only to those who look inside, so the box around it, "12", says it too.
     """
     send = getattr(web_server(), "send_progress_text", None)
-    if send is not None:
-        boxes = str(node_id).split(":")
+    if send is None:
+        return False
+    boxes = str(node_id).split(":")
+    try:
         for depth in range(len(boxes), 0, -1):
             send(text, ":".join(boxes[:depth]), client_id)
-    return send is not None
+    except RuntimeError:  # the server has ended, or its loop never ran: a line less is no reason to fail
+        return False
+    return True

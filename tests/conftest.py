@@ -153,7 +153,7 @@ def comfyui(comfyui_path, tmp_path_factory) -> Path:
         await extension.on_load()
         await extension.get_node_list()
 
-    asyncio.new_event_loop().run_until_complete(start())  # left open: what nodes say is put into it
+    asyncio.run(start())  # its loop is closed then: what nodes say is heard by nobody, as in a script
     gc.freeze()
     return base
 
