@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -245,6 +245,7 @@ class SteadyDancerR2SaveImages(Node):
             """Every image is saved even when the bucket fails; nothing is sent after the first failure."""
             if stopped.is_set() or cancelled():
                 return None
+            waiting.discard(path)
             written = hidden(path)
             _write_image(image, written, tags, quality)
             with _shown(written, path):
@@ -261,6 +262,7 @@ class SteadyDancerR2SaveImages(Node):
 
         folder, progress, results = output_folder() / subfolder, NodeProgress(cls.hidden.unique_id, "images"), []
         paths = [free_file(folder, name, counter + number, f".{format}") for number in range(len(images))]
+        waiting = set(paths)
         try:
             with ThreadPoolExecutor(REQUESTS) as pool, interruptible():
                 try:
@@ -274,8 +276,9 @@ class SteadyDancerR2SaveImages(Node):
                 if failures:
                     raise failures[0]
         finally:
-            for path in paths:  # names of those that a Cancel left out
-                hidden(path).unlink(missing_ok=True)
+            with suppress(OSError):
+                for path in waiting:  # those that a Cancel left out; another server may have the other names by now
+                    hidden(path).unlink(missing_ok=True)
         all_sent = [sent for sent in results if sent is not None]  # all of them: what was not sent has raised
         shown = sender.finish(all_sent, width=width, height=height)
         saved = [ui.SavedResult(path.name, subfolder, io.FolderType.output) for path in paths if path.exists()]
@@ -353,11 +356,6 @@ def _next_file(filename_prefix: str, width: int, height: int) -> tuple[str, int,
         subfolder, _, name = prefix.rpartition("/")
         counter = int(time.time())
     return name, counter, subfolder
-
-
-def _hidden(path: Path) -> Path:
-    """Where a file is written: the folder sync and ComfyUI's counter leave hidden files alone."""
-    return path.with_name(f".{path.name}")
 
 
 @contextmanager

@@ -75,7 +75,9 @@ def queue() -> dict[str, Any]:
     messages = [
         m for entry in server.prompt_queue.get_history(max_items=1).values() for m in entry["status"]["messages"]
     ]
-    error = next((data["exception_type"] for name, data in messages if name == "execution_error"), None)
+    error = next(
+        (data["exception_type"].rpartition(".")[2] for name, data in messages if name == "execution_error"), None
+    )
     return {
         "running": len(running),
         "waiting": len(waiting),
