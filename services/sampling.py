@@ -12,6 +12,7 @@ from comfy.patcher_extension import WrappersMP
 
 from ..base.progress import duration
 from ..catalog.catalog import catalogue
+from ..dancer.guidance import SteadyDancerGuider
 from ..planning.job import Find, job_for
 from ..planning.planner import plan_job
 from . import this_machine
@@ -116,10 +117,22 @@ def expected(variant: str, finder: Callable[[], Find], guider: Any, latent: torc
     if variant not in catalogue().variants or not card.sm or latent.ndim != 5:
         return 0.0
     frames, height, width = (latent.shape[2] - 1) * 4 + 1, latent.shape[3] * 8, latent.shape[4] * 8
-    branches = 1 + (getattr(guider, "cfg", 1.0) != 1.0) + bool(getattr(guider, "pose_cfg", 0.0))
+    text, pose = getattr(guider, "cfg", 1.0) != 1.0, pose_steps(guider, steps)
     try:
-        job = job_for(variant, width, height, frames, branches=branches, steps=steps)
+        job = job_for(variant, width, height, frames, branches=1 + text + (text and pose > 0), steps=steps)
         phase = plan_job(job, card, finder(), this_machine.calibration(), this_machine.host()).phase("sample")
     except ValueError:  # a size or a model that the planner does not know
         return 0.0
-    return phase.seconds * latent.shape[0] if phase else 0.0
+    more = 1 + pose / steps if not text else 1.0  # the planner knows of pose guidance beside text guidance only
+    return phase.seconds * more * latent.shape[0] if phase else 0.0
+
+
+def pose_steps(guider: Any, steps: int) -> int:
+    """In how many of the steps our guider evaluates a branch for the pose; 0 for another guider."""
+    if (
+        not isinstance(guider, SteadyDancerGuider)
+        or "pose_negative" not in guider.original_conds
+        or not guider.pose_cfg
+    ):
+        return 0
+    return sum(guider.start < step / steps < guider.end for step in range(steps))

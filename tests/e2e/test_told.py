@@ -38,13 +38,26 @@ def test_hours_of_sampling_are_announced(comfyui, monkeypatch):
     from types import SimpleNamespace
 
     import torch
+    from comfy.model_patcher import ModelPatcher
+    from steadydancer.dancer.guidance import SteadyDancerGuider
     from steadydancer.machine import gpus
     from steadydancer.services import sampling
 
     monkeypatch.setattr(sampling.this_machine, "present_card", lambda: gpus.card("RTX 4090"))
     latent, find = torch.empty(1, 16, 21, 128, 72, device="meta"), lambda file: None
-    guided, plain = SimpleNamespace(cfg=5.0, pose_cfg=1.0), SimpleNamespace(cfg=1.0, pose_cfg=0.0)
-    full = sampling.expected("steadydancer/fp8", lambda: find, guided, latent, 40)
-    fast = sampling.expected("steadydancer/fp8", lambda: find, plain, latent, 4)
-    assert 2400 < full < 4800 and 60 < fast < full / 15
-    assert sampling.expected("my own.safetensors", lambda: find, guided, latent, 40) == 0
+
+    def guider(cfg, pose=True):
+        made = SteadyDancerGuider(ModelPatcher(torch.nn.Module(), "cpu", "cpu"))
+        made.set_cfg(cfg)
+        made.set_pose_guidance([[torch.zeros(1), {}]] if pose else None, 1.0, 0.1, 0.4)
+        return made
+
+    def seconds(guider, steps, variant="steadydancer/fp8"):
+        return sampling.expected(variant, lambda: find, guider, latent, steps)
+
+    full, text, fast = seconds(guider(5.0), 40), seconds(guider(5.0, pose=False), 40), seconds(guider(1.0), 4)
+    assert 2400 < full < 4800 and full / text == pytest.approx((2 + 11 / 40) / 2, rel=0.05)
+    alone = seconds(SimpleNamespace(cfg=1.0), 4)
+    assert alone == seconds(guider(1.0, pose=False), 4)
+    assert fast == pytest.approx(alone * 5 / 4), "the pose is a branch of the second step, and of no other"
+    assert 60 < fast < full / 15 and seconds(guider(5.0), 40, "my own.safetensors") == 0
