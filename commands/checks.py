@@ -16,9 +16,11 @@ from typing import Any
 from ..base import environment
 from ..base.reason import reason
 from ..base.retry import RetryPolicy
+from ..catalog.catalog import ModelFile
 from ..catalog.names import files_of
-from ..loaders.download import hub
-from ..loaders.download.errors import DownloadError
+from ..loaders.download import hub, room
+from ..loaders.download.errors import DownloadError, NoRoom
+from ..loaders.download.fetch import published_file
 from ..loaders.download.places import Places
 from ..machine import this_computer
 from ..machine.card import Card, computer
@@ -29,7 +31,8 @@ from .machine import finder, models_if_known, this_host
 PARTS = ("software", "card", "memory", "disk", "network", "bucket", "models")
 GOOD, LOOK, BAD = "good", "look", "bad"
 OLDEST_COMFYUI = (0, 30, 0)  # pyproject.toml's requires-comfyui
-LITTLE_RAM = 15e9  # weights that wait in RAM, the text encoder, and the system
+LEAST_RAM = 12e9  # what the planner wants for a card that holds the whole model; with weights in RAM it wants more
+LITTLE_RAM = 15e9
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,21 @@ class Finding:
 
 
 def check(part: str, args: argparse.Namespace) -> Iterator[Finding]:
-    """The findings of one of PARTS."""
+    """The findings of one of PARTS; where it cannot be looked at, that is one."""
     checks: dict[str, Callable[[argparse.Namespace], Iterator[Finding]]] = {
         "software": software, "card": card, "memory": memory, "disk": disk, "network": network, "bucket": bucket,
         "models": models,
     }  # fmt: skip
-    return checks[part](args)
+    try:
+        yield from checks[part](args)
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        LookupError,
+        ImportError,
+    ) as err:  # a variable that says nonsense, mostly
+        yield Finding(part, "not looked at", reason(err), BAD)
 
 
 def software(args: argparse.Namespace) -> Iterator[Finding]:
@@ -208,9 +220,11 @@ def memory(args: argparse.Namespace) -> Iterator[Finding]:
         yield Finding("memory", "RAM", "not known: psutil is not installed", LOOK)
         return
     total, free = total_ram(), free_ram()
-    little = total < LITTLE_RAM
-    advice = "Weights that do not fit on the card wait in RAM: take a machine with 16 GB or more." if little else ""
-    yield Finding("memory", "RAM", f"{total / 1e9:.1f} GB, {free / 1e9:.1f} GB free", BAD if little else GOOD, advice)
+    found, verdict, advice = f"{total / 1e9:.1f} GB, {free / 1e9:.1f} GB free", GOOD, ""
+    if total < LITTLE_RAM:
+        verdict = BAD if total < LEAST_RAM else LOOK
+        advice = "Weights that do not fit on the card wait in RAM: a machine with 16 GB or more is better."
+    yield Finding("memory", "RAM", found, verdict, advice)
 
 
 def disk(args: argparse.Namespace) -> Iterator[Finding]:
@@ -219,12 +233,15 @@ def disk(args: argparse.Namespace) -> Iterator[Finding]:
     if where is None:
         yield Finding("disk", "models folder", "not known", LOOK, "Give --models-dir or --comfyui, or set MODELS_DIR.")
         return
-    there = next(folder for folder in (where.models_dir, *where.models_dir.absolute().parents) if folder.is_dir())
-    free, wanted = shutil.disk_usage(there).free, sum(file.size for file in missing_files(args, where))
-    found = f"{free / 1e9:.1f} GB free, {wanted / 1e9:.1f} GB to fetch, {where.models_dir}"
-    short = free < wanted * 1.05
-    advice = "Free some, or put MODELS_DIR on a larger volume." if short else ""
-    yield Finding("disk", "models", found, BAD if short else GOOD, advice)
+    there = room.nearest(where.models_dir / "any")
+    missing = {where.target(file, file.id): file.size for file in missing_files(args, where)}
+    free = f"{shutil.disk_usage(there).free / 1e9:.1f} GB free"
+    found = f"{free}, {sum(missing.values()) / 1e9:.1f} GB to fetch and to make, {where.models_dir}"
+    try:
+        room.check(missing, f"{len(missing)} files")
+        yield Finding("disk", "models", found)
+    except NoRoom as err:
+        yield Finding("disk", "models", found, BAD, f"{err} Or put MODELS_DIR on a larger volume.")
     if not os.access(there, os.W_OK):
         yield Finding("disk", "models", "may not be written", BAD, f"Give this user the right to write into {there}.")
     if in_container() and there.stat().st_dev == Path("/").stat().st_dev:
@@ -242,7 +259,8 @@ def network(args: argparse.Namespace) -> Iterator[Finding]:
     if hub.offline():
         yield Finding("network", "Hub", "not asked: HF_HUB_OFFLINE is set", LOOK)
         return
-    file = files_of([args.profile], lambda family: variant(family, models_if_known(args)))[0]
+    where = models_if_known(args)
+    file = next(file for file in files_of([args.profile], lambda family: variant(family, where)) if file.sources)
     try:
         hub.resolve(file, file.sources[0], RetryPolicy(attempts=1, timeout=10.0), lambda: False)
     except (DownloadError, ImportError) as err:
@@ -284,7 +302,7 @@ def models(args: argparse.Namespace) -> Iterator[Finding]:
     if where is None:
         return
     lacking = missing_files(args, where)
-    for file in files_of([args.profile], lambda family: variant(family, where)):
+    for file in dict.fromkeys([*files_of([args.profile], lambda family: variant(family, where)), *lacking]):
         path, wrong = where.look(file)
         name = f"{file.folder}/{path.name if path else file.name or file.id}"
         if wrong:
@@ -297,9 +315,10 @@ def models(args: argparse.Namespace) -> Iterator[Finding]:
             yield Finding("models", "missing", f"{name}, {file.size / 1e9:.1f} GB", LOOK, advice)
 
 
-def missing_files(args: argparse.Namespace, where: Places) -> list:
-    """The files of the profile that are not here or damaged."""
-    files = files_of([args.profile], lambda family: variant(family, where))
+def missing_files(args: argparse.Namespace, where: Places) -> list[ModelFile]:
+    """The files of the profile that are not here or damaged, and what those that nobody publishes are made of."""
+    named = files_of([args.profile], lambda family: variant(family, where))
+    files = dict.fromkeys([*named, *(published_file(file, where) for file in named)])
     return [file for file in files if where.look(file)[0] is None or where.look(file)[1]]
 
 

@@ -17,8 +17,15 @@ def reserve(total: int) -> int:
 
 def usage(path: Path) -> "shutil._ntuple_diskusage":
     """Total, used and free bytes of the disk that `path` is on or will be on."""
-    folder = next(folder for folder in path.absolute().parents if folder.exists())
-    return shutil.disk_usage(folder)
+    return shutil.disk_usage(nearest(path))
+
+
+def nearest(path: Path) -> Path:
+    """The nearest folder above `path` that is there. Raises FileNotFoundError where none is: a drive that is missing."""
+    for folder in path.absolute().parents:
+        if folder.exists():
+            return folder
+    raise FileNotFoundError(f"There is no drive {path.absolute().anchor}. Connect it, or choose another folder.")
 
 
 def taken(path: Path) -> int:
@@ -43,7 +50,7 @@ def check_disks(sizes: dict[Path, int], what: str) -> None:
     """Raises NoRoom where what is missing of files (path → bytes) does not fit on their disks beside the reserve."""
     disks: dict[int, dict[Path, int]] = {}
     for path, size in sizes.items():
-        folder = next(folder for folder in path.absolute().parents if folder.exists())
+        folder = nearest(path)
         more = size - taken(path.with_name(path.name + ".part"))
         disks.setdefault(os.stat(folder).st_dev, {})[path] = max(0, more)
     for files in disks.values():

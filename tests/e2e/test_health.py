@@ -44,9 +44,13 @@ def test_where_a_new_prompt_would_fail_it_is_not_healthy(comfyui, monkeypatch, f
     import torch
     from steadydancer.services import health
 
+    def refused(device):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
     assert health.state()["healthy"]
     if fault == "disk":
         monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**8))
     else:
         monkeypatch.setattr(comfy.model_management, "get_torch_device", lambda: torch.device("cuda", 0))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", refused)
     assert not health.state()["healthy"]

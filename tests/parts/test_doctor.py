@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 from steadydancer import cli
 from steadydancer.catalog.catalog import catalogue
+from steadydancer.loaders.download import room
 from support import tiny
 from support.hub import Hub
 from support.s3_server import StrictS3
@@ -37,7 +39,7 @@ def doctor(hub, tmp_path, monkeypatch, capsys):
     """doctor(*options) → (exit code, the findings as {what: found, verdict and advice}), with a fit ComfyUI at hand."""
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 * 10**9, available=60 * 10**9))
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**12))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**12, total=10**12))
     home = tmp_path / "ComfyUI"
     (home / "models").mkdir(parents=True)
     (home / "main.py").touch()
@@ -64,7 +66,8 @@ def test_a_fit_machine(doctor):
     assert found["missing"][1] == "look", "what can still be fetched is no fault"
 
 
-def test_no_card(doctor):
+def test_no_card(doctor, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     code, found = doctor()
     assert code == UNFIT["card"] and "no GPU that torch can use" in found["GPU"][0]
 
@@ -84,9 +87,30 @@ def test_no_compiler(doctor, monkeypatch):
 
 
 def test_a_full_disk(doctor, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**9))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**9, total=10**12))
     code, found = doctor(*no_card())
     assert code == UNFIT["disk"] and "1.0 GB free, 25.0 GB to fetch" in found["models"][0]
+    assert "it needs 25.0 GB more" in found["models"][2]
+
+
+def test_what_is_made_here_needs_its_source_too(doctor, monkeypatch):
+    monkeypatch.setenv("STEADYDANCER_VARIANT", "int8_convrot")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=40 * 10**9, total=10**12))
+    code, found = doctor(*no_card())
+    assert code == UNFIT["disk"] and "57.8 GB to fetch and to make" in found["models"][0], found
+
+
+@pytest.mark.parametrize("name", ["STEADYDANCER_VARIANT", "GPU_TIER"])
+def test_a_variable_that_says_nonsense_is_a_finding(doctor, monkeypatch, name):
+    monkeypatch.setenv(name, "foo")
+    code, found = doctor(*no_card())
+    assert code == UNFIT["disk"] and "foo" in found["not looked at"][0] and found["profile"][1] == "look"
+
+
+def test_a_drive_that_is_not_there(doctor, monkeypatch):
+    monkeypatch.setattr(room.Path, "exists", lambda path: False)
+    code, found = doctor(*no_card())
+    assert code == UNFIT["disk"] and "There is no drive" in found["not looked at"][0]
 
 
 def test_a_container_of_4_gb(doctor, monkeypatch):
@@ -97,6 +121,12 @@ def test_a_container_of_4_gb(doctor, monkeypatch):
     monkeypatch.setattr(memory, "number", limit)
     code, found = doctor(*no_card())
     assert code == UNFIT["memory"] and found["RAM"][0].startswith("4.0 GB")
+
+
+def test_ram_for_a_card_that_holds_the_whole_model(doctor, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=13 * 10**9, available=12 * 10**9))
+    code, found = doctor(*no_card())
+    assert code == 0 and found["RAM"][1] == "look"
 
 
 @pytest.mark.parametrize(("address", "word"), [("http://127.0.0.1:9", "Check the network"), ("host", "https://")])
@@ -134,7 +164,6 @@ def test_a_damaged_model(doctor):
 def test_kernels_that_disagree(monkeypatch, fault):
     """Shown in Triton's interpreter, on a CPU that passes for a capable card."""
     pytest.importorskip("triton")
-    import torch
     from steadydancer.commands.checks import kernels
     from steadydancer.quant import trials, triton_kernels
 
