@@ -120,5 +120,5 @@ def _files() -> list[str]:
     where a folder of theirs was deleted, and people do delete pose of the output folder."""
     given = sorted(path.name for path in Path(folder_paths.get_input_directory()).glob("*.json"))
     output = Path(folder_paths.get_output_directory())
-    saved = sorted(path.relative_to(output).as_posix() for path in (output / FOLDER).rglob("*.json"))
+    saved = sorted(path.relative_to(output).as_posix() for path in (output / FOLDER).rglob("[!.]*.json"))
     return given + [f"{name} [output]" for name in saved]

@@ -385,7 +385,8 @@ def _write_image(image: torch.Tensor, path: Path, tags: dict, quality: int) -> N
             log.warning("%s is saved %s. %s", path.name.lstrip("."), NO_GRAPH, err)
             encode.save_image(pixels, path, {}, quality)
     except OSError as err:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
         raise ValueError(
             f"{path.name.lstrip('.')} could not be written: {err.strerror or 'the disk did not take it'}. Those before it "
             "are in the output folder. Free some space and press Run again: ComfyUI still has the images in memory."

@@ -253,7 +253,7 @@ def encoders(
 
 def told_phase(phase: str) -> AbstractContextManager[None]:
     """What a node says during a phase: decoding alone takes long, and without a counter."""
-    return timed("Decoding the video") if phase == "vae_decode" else told()
+    return timed("Decoding") if phase == "vae_decode" else told()
 
 
 def image_encoder(variant: Variant, missing: Sequence[ModelFile]) -> list[Path]:

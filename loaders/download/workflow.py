@@ -235,10 +235,11 @@ def our_items(node: dict) -> list[str]:
     items = [text for text in texts if text in book.variants or text in book.files]
     if kind == "SteadyDancerVariantSelector":
         items += [f"{text}/auto" for text in texts if text in book.families]
-    linked = any(slot.get("name") == "variant" and slot.get("link") is not None for slot in dicts(node.get("inputs")))
-    if kind in ("SteadyDancerLoader", "SteadyDancerVRAMPlanner") and "auto" in texts and not linked:
+    linked = {slot.get("name") for slot in dicts(node.get("inputs")) if slot.get("link") is not None}
+    linked |= {name for name, value in mapping(values).items() if isinstance(value, list)}  # of an API prompt
+    if kind in ("SteadyDancerLoader", "SteadyDancerVRAMPlanner") and "auto" in texts and "variant" not in linked:
         items.append("steadydancer/auto")
-    switched = isinstance(mapping(values).get("step_distill"), list)  # by a link: it may be wanted at any run
+    switched = "step_distill" in linked  # it may be wanted at any run
     held = mapping(values).values() or values or ()
     if kind == "SteadyDancerLoader" and (switched or any(value is True for value in held)):  # 1 is a strength
         items.append(STEP_DISTILL)

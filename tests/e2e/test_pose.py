@@ -600,6 +600,20 @@ def test_the_authors_dance(server):
     assert any(line.startswith("Reading poses: 81 frames in ") for line in lines), lines
 
 
+def test_a_file_that_is_being_written_is_no_choice(comfyui):
+    import folder_paths
+    from steadydancer.nodes import pose_file
+    from steadydancer.services.save_name import free_file, hidden
+
+    folder = Path(folder_paths.get_output_directory(), pose_file.FOLDER)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = free_file(folder, "half", 1, ".json")
+    assert not [name for name in pose_file._files() if "half" in name]
+    hidden(written).replace(written)
+    assert [name for name in pose_file._files() if "half" in name]
+    written.unlink()
+
+
 def test_a_full_disk_leaves_no_half_file_of_poses(comfyui, monkeypatch):
     import folder_paths
     from steadydancer.nodes.pose_file import SteadyDancerPoseSave

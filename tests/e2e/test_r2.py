@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+from types import SimpleNamespace
 
 import av
 import pytest
@@ -79,6 +80,49 @@ def said(result) -> str:
 
 def key_of(result) -> str:
     return re.search(r"s3://renders/(\S+),", said(result))[1]
+
+
+def test_a_name_that_another_server_took_meanwhile_stays(comfyui, monkeypatch):
+    """The first image is sent and deleted, its name is free again, and another server writes under it."""
+    import torch
+    from steadydancer.nodes import r2
+    from steadydancer.services.r2_sender import Sent, output_folder
+    from steadydancer.services.save_name import free_file, hidden
+
+    first, second = (output_folder() / f"race_0000{number}_.png" for number in (1, 2))
+    others = []
+
+    def send(self, path, cancelled):
+        while path == second and (first.exists() or hidden(first).exists()):
+            time.sleep(0.01)
+        if path == second:
+            others.append(free_file(output_folder(), "race", 1, ".png"))
+        return Sent(path, "sent", key=path.name)
+
+    node = r2.SteadyDancerR2SaveImages
+    monkeypatch.setattr(node, "hidden", SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None), raising=False)
+    monkeypatch.setattr(r2.Sender, "send", send)
+    node.execute(
+        torch.zeros(2, 16, 16, 3), "race", "auto", format="png", quality=90, after_upload=r2.DELETE, share_safe=True,
+        key="{name}", overwrite=False, link_minutes=0, day_facts=False,
+    )  # fmt: skip
+    assert others == [first] and hidden(first).exists(), "the other server's"
+    hidden(first).unlink()
+
+
+def test_a_folder_that_is_a_file_is_told_in_words(comfyui, monkeypatch):
+    import torch
+    from steadydancer.nodes import r2
+    from steadydancer.services.r2_sender import output_folder
+
+    (output_folder() / "taken").touch()
+    node = r2.SteadyDancerR2SaveImages
+    monkeypatch.setattr(node, "hidden", SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None), raising=False)
+    with pytest.raises(ValueError, match="could not be written"):
+        node.execute(
+            torch.zeros(1, 16, 16, 3), "taken/clip", "auto", format="png", quality=90, after_upload=r2.KEEP,
+            share_safe=True, key="{name}", overwrite=False, link_minutes=0, day_facts=False,
+        )  # fmt: skip
 
 
 def test_video_arrives_with_sound_and_its_graph(pod, s3):

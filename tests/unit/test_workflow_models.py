@@ -290,6 +290,14 @@ def test_templates_by_name():
         workflow.template("video_wan2_2_14B_i2w")
 
 
+@pytest.mark.parametrize("link", [None, 7])
+def test_a_linked_switch_may_want_the_lora_at_any_run(link):
+    slots = [{"name": "step_distill", "widget": {"name": "step_distill"}, "link": link}]
+    loader = {"type": "SteadyDancerLoader", "inputs": slots, "widgets_values": ["steadydancer/fp8", False, 1]}
+    folders = {file.folder for file in found({"nodes": [loader]}).files}
+    assert ("loras" in folders) is (link is not None)
+
+
 def test_our_own_templates_name_what_they_fetch():
     wanted = {
         "steadydancer_auto": 4,
