@@ -137,7 +137,7 @@ def codecs() -> Finding:
     for name in ("libx264", "aac"):
         try:
             av.codec.Codec(name, "w")
-        except Exception:
+        except Exception:  # the class of it differs between versions of PyAV
             missing.append(name)
     advice = "Install PyAV's own build: pip install --force-reinstall av" if missing else ""
     found = f"{av.__version__}, {f'without {missing}' if missing else 'H.264 and AAC'}"

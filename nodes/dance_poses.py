@@ -15,9 +15,8 @@ from ..pose.styles import STYLES
 from ..pose.track import track
 from ..services import pose_nets
 from ..services.node import Node
-from ..services.pose_nets import DETECTORS, POSE_NETS
 from ..services.progress import NodeProgress, cancelled, executing, interruptible, say
-from .pose import CATEGORY, ONNXRUNTIME, OVERLAYS, TORCH, PoseKeypoint, require_room
+from .pose import CATEGORY, ONNXRUNTIME, OVERLAYS, PoseKeypoint, net_inputs, require_room
 
 DETECT_EVERY, FILL_GAPS = 5, 5  # frames, as the four nodes have them
 
@@ -52,24 +51,7 @@ class SteadyDancerDancePoses(Node):
                     tooltip="Frames to smooth over, 0 is off; 7 is mild.",
                     advanced=True,
                 ),
-                io.Combo.Input(
-                    "detector",
-                    options=pose_nets.choices(DETECTORS),
-                    tooltip="Finds people, as in DWPose Estimator.",
-                    advanced=True,
-                ),
-                io.Combo.Input(
-                    "pose_model",
-                    options=pose_nets.choices(POSE_NETS),
-                    tooltip="Reads their poses, as in DWPose Estimator.",
-                    advanced=True,
-                ),
-                io.Combo.Input(
-                    "runtime",
-                    options=[TORCH, ONNXRUNTIME],
-                    tooltip="torch runs on your GPU. Without one, an installed onnxruntime is faster.",
-                    advanced=True,
-                ),
+                *net_inputs(),
             ],
             outputs=[
                 io.Image.Output(display_name="pose_video"),

@@ -23,10 +23,9 @@ from ..report.sheet import sheet
 from ..report.side_by_side import Trio, covering
 from ..services import pose_nets
 from ..services.node import Node
-from ..services.pose_nets import DETECTORS, POSE_NETS
 from ..services.progress import NodeProgress, cancelled, interruptible, say
 from ..services.save_name import clean_prefix, free_file, hidden
-from .pose import ONNXRUNTIME, TORCH, PoseKeypoint, read
+from .pose import ONNXRUNTIME, PoseKeypoint, net_inputs, read
 
 TALLEST = 512  # pixels of the side-by-side video
 EVERY = 4  # frames between two that CLIP looks at
@@ -69,24 +68,7 @@ class SteadyDancerDanceReport(Node):
                     default="report/SteadyDancer",
                     tooltip="Where in the output folder the numbers are saved as JSON; cli.py report compares such files.",
                 ),
-                io.Combo.Input(
-                    "detector",
-                    options=pose_nets.choices(DETECTORS),
-                    tooltip="Finds people, as in DWPose Estimator.",
-                    advanced=True,
-                ),
-                io.Combo.Input(
-                    "pose_model",
-                    options=pose_nets.choices(POSE_NETS),
-                    tooltip="Reads their poses, as in DWPose Estimator.",
-                    advanced=True,
-                ),
-                io.Combo.Input(
-                    "runtime",
-                    options=[TORCH, ONNXRUNTIME],
-                    tooltip="torch runs on your GPU. Without one, an installed onnxruntime is faster.",
-                    advanced=True,
-                ),
+                *net_inputs(),
             ],
             outputs=[
                 io.String.Output("report", display_name="report"),

@@ -58,6 +58,31 @@ def _flag_input(name: str, what: str) -> io.Combo.Input:
     )
 
 
+def net_inputs() -> list[io.Input]:
+    """Which nets read the poses, and where they run: the same in every node that reads some."""
+    return [
+        io.Combo.Input(
+            "detector",
+            options=pose_nets.choices(DETECTORS),
+            tooltip="auto: yolox_l.onnx, fetched if it is missing. Or a YOLOX s, m, l file in models/detection.",
+            advanced=True,
+        ),
+        io.Combo.Input(
+            "pose_model",
+            options=pose_nets.choices(POSE_NETS),
+            tooltip="auto: dw-ll_ucoco_384.onnx, fetched if it is missing. Or a DWPose or RTMW file in "
+            "models/detection: .onnx, .pth or .safetensors.",
+            advanced=True,
+        ),
+        io.Combo.Input(
+            "runtime",
+            options=[TORCH, ONNXRUNTIME],
+            tooltip="torch runs on your GPU. Without one, an installed onnxruntime is faster.",
+            advanced=True,
+        ),
+    ]
+
+
 class SteadyDancerPoseEstimator(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -148,25 +173,7 @@ class SteadyDancerPoseEstimator(Node):
                     tooltip="How many pictures at once. 0: as many as memory allows; fewer when it runs out.",
                     advanced=True,
                 ),
-                io.Combo.Input(
-                    "detector",
-                    options=pose_nets.choices(DETECTORS),
-                    tooltip="auto: yolox_l.onnx, fetched if it is missing. Or a YOLOX s, m, l file in models/detection.",
-                    advanced=True,
-                ),
-                io.Combo.Input(
-                    "pose_model",
-                    options=pose_nets.choices(POSE_NETS),
-                    tooltip="auto: dw-ll_ucoco_384.onnx, fetched if it is missing. Or a DWPose or RTMW file in "
-                    "models/detection: .onnx, .pth or .safetensors.",
-                    advanced=True,
-                ),
-                io.Combo.Input(
-                    "runtime",
-                    options=[TORCH, ONNXRUNTIME],
-                    tooltip="torch runs on your GPU. Without one, an installed onnxruntime is faster.",
-                    advanced=True,
-                ),
+                *net_inputs(),
             ],
             outputs=[PoseKeypoint.Output("keypoints", display_name="keypoints")],
             hidden=[io.Hidden.unique_id],
