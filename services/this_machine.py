@@ -1,7 +1,7 @@
 """The card that ComfyUI computes on, as the planner sees it, and what runs on it have measured."""
 
-import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import comfy.model_management
 import folder_paths
@@ -9,6 +9,7 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfyui_version import __version__
 
+from ..loaders.download import room
 from ..machine import gpus, this_computer
 from ..machine.card import Card, computer
 from ..machine.memory import total_ram
@@ -66,5 +67,8 @@ def capability(device: torch.device) -> int:
 
 def host() -> Host:
     """This computer, or its container: half a GB more or less of RAM makes no other plan."""
-    disk = shutil.disk_usage(folder_paths.models_dir).free
+    try:
+        disk = room.usage(Path(folder_paths.models_dir, "any")).free  # the folder itself may not be there yet
+    except OSError:
+        disk = 0
     return Host(ram=total_ram() // STEP * STEP, disk=disk)

@@ -212,6 +212,15 @@ def nodes(comfyui, monkeypatch, tmp_path):
     return module
 
 
+def test_a_models_folder_that_is_not_there_yet(comfyui, monkeypatch, tmp_path):
+    import folder_paths
+    from steadydancer.services import this_machine
+
+    there = this_machine.host().disk
+    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "none" / "models"))
+    assert this_machine.host().disk == pytest.approx(there, rel=0.1)
+
+
 def test_only_what_the_plan_decides_loads_the_model_again(nodes, monkeypatch, tmp_path):
     from steadydancer.planning.calibration import Measurement
     from support.safetensors_header import write_hollow
