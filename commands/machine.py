@@ -1,12 +1,11 @@
 """What the commands are told of a machine: a card, a models folder, a user folder, and what is in them."""
 
 import argparse
-import shutil
 from pathlib import Path
 
 from ..base import environment
 from ..base.state import state_file
-from ..loaders.download import places
+from ..loaders.download import places, room
 from ..loaders.download.extra_paths import extra_folders
 from ..loaders.download.places import Places
 from ..machine import gpus, this_computer
@@ -123,7 +122,7 @@ def this_host(where: Places | None) -> Host:
         from ..machine.memory import total_ram
     except ImportError:
         return Host()
-    disk = shutil.disk_usage(where.models_dir).free if where and where.models_dir.is_dir() else 0
+    disk = room.usage(where.models_dir / "any").free if where else 0
     return Host(ram=total_ram(), disk=disk)
 
 

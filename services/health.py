@@ -3,7 +3,6 @@
 200, or 503 where a new prompt would fail. Whoever reaches the server may read it: no path, no name of a file, no secret.
 """
 
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import comfy.model_management
 import folder_paths
 import torch
 
+from ..loaders.download import room
 from . import r2_watch, sampling
 from .web_server import web_server
 
@@ -61,7 +61,7 @@ def usable(device: torch.device) -> bool:
 def disk_left() -> int:
     """Bytes free where results go; where less, where temporary files go."""
     folders = (folder_paths.get_output_directory(), folder_paths.get_temp_directory())
-    return min(shutil.disk_usage(next(p for p in (Path(f), *Path(f).parents) if p.is_dir())).free for f in folders)
+    return min(room.usage(Path(folder, "any")).free for folder in folders)
 
 
 def queue() -> dict[str, Any]:
